@@ -1,0 +1,27 @@
+# Every target does its own set-up; a second run needs no network.
+MAKEFLAGS += --no-print-directory
+PYTHON = .venv/bin/python
+TESTS = tests
+
+.PHONY: demo test bench setup clean help
+
+demo: ## two guests on a private bridge, in a network namespace of their own, and everything taken back
+	@.ci/setup
+	@$(PYTHON) .ci/demo
+
+test: ## all tests (one part: make test TESTS=tests/unit)
+	@.ci/setup --dev
+	@$(PYTHON) -m pytest $(TESTS)
+
+bench: ## what a start, a plug and a move cost here
+	@.ci/setup --dev
+	@$(PYTHON) -m tests.bench
+
+setup: ## packages, virtual environment and guest kernel alone
+	@.ci/setup
+
+clean: ## remove what the targets above made in this tree
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile

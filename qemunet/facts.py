@@ -1,0 +1,98 @@
+"""A photograph of the host: what was there before a plan, and what of it a plan has to know.
+
+`Wanted` says what to look at, a host takes the picture (`Facts`), everything that thinks reads it. A thing
+that was asked for and is missing in a mapping is not there. Paths are absolute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFact:
+    """One interface, as RTM_GETLINK tells it (rtnetlink(7))."""
+
+    index: int
+    name: str
+    kind: str  # IFLA_INFO_KIND: bridge, tun, veth, macvtap ...; empty for a physical one
+    mac: str
+    mtu: int
+    up: bool
+    master: str | None = None
+    group: int = 0
+    altnames: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RouteFact:
+    """One route of the main table."""
+
+    destination: str  # CIDR, or "default"
+    device: str
+    gateway: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileFact:
+    """One file that the lab names. `qcow2`: its first bytes are that format's magic.
+
+    `readable` is for the calling user himself: behind ``sudo`` the one who called it, and for root alone
+    what everybody may read, because QEMU does not run as root. `backing` is what the qcow2 header names, absolute.
+    """
+
+    path: str
+    size: int
+    regular: bool
+    readable: bool
+    qcow2: bool = False
+    backing: str | None = None
+    backing_format: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFact:
+    """Where the built-in guest lies, and the kernel arguments it always wants."""
+
+    kernel: str
+    initrd: str
+    append: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a photograph shall show; names of interfaces and sysctls, paths of files, names of programs."""
+
+    links: frozenset[str] = frozenset()
+    bridges: frozenset[str] = frozenset()  # whose forwarding databases matter
+    sysctls: frozenset[str] = frozenset()
+    files: frozenset[str] = frozenset()  # backing files that headers name are followed
+    programs: frozenset[str] = frozenset()
+    routes: bool = False  # all routes, and all interfaces that carry addresses
+    guest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The photograph. `claims`: what runs already, key (``mac/52:54:…``) to the scope that has it."""
+
+    runtime: str
+    machine_id: str
+    uid: int  # effective, 0 for root
+    can_switch_user: bool  # root, in a user namespace that has room for other users
+    links: Mapping[str, LinkFact] = field(default_factory=dict)
+    addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # interface to CIDRs
+    routes: tuple[RouteFact, ...] = ()
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    macs_on_bridge: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    files: Mapping[str, FileFact] = field(default_factory=dict)
+    programs: Mapping[str, str] = field(default_factory=dict)  # name to path
+    users: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # name to uid, gid
+    kvm_gid: int | None = None
+    tun: bool = True  # /dev/net/tun can be opened
+    vhost_net: bool = False  # /dev/vhost-net can be opened
+    kvm: Mapping[str, str] = field(default_factory=dict)  # cpu model to why KVM cannot run it, "" if it can
+    guest: GuestFact | None = None
+    claims: Mapping[str, str] = field(default_factory=dict)
+    scopes: Mapping[str, str] = field(default_factory=dict)  # shared scopes that are up, to their fingerprint

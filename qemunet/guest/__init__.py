@@ -1,0 +1,1 @@
+"""The built-in guest: a kernel and an initramfs that qemunet makes itself."""

@@ -1,0 +1,98 @@
+"""The record of what was done, written before it is done, from which everything can be undone.
+
+Theory of operation. A scope has one file of JSON lines. Before a step, a line says what will be done and what
+undoes it (``do``, ``undo``); after it, a line says that it was (``done``) or failed (``failed``); taking it back adds
+``undone``. A process may be killed between any two of these: a step without ``done`` may have happened or not, so
+its undo is owed like any other, and undoing what is not there counts as done. Each line is one write(2) to a
+file opened for appending, hence whole; a torn last line (a full disk) is as good as not written, because
+nothing was done yet. The file lives in a runtime directory, which does not outlive the kernel: no fsync.
+
+``kept`` takes an undo off the record: what a user gets for good once the guest runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from qemunet import steps
+from qemunet.steps import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """Something to be undone: the number of its record, what had been done, and what undoes it."""
+
+    number: int
+    what: str
+    undo: Step
+
+
+class Journal:
+    """A scope's journal at `path`; made if it is not there, continued if it is."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._number = sum("do" in record for record in _records(self._fd))
+
+    def intent(self, step: Step, undo: Step | None) -> int:
+        """Record that `step` is about to be done; return the number of the record."""
+        self._number += 1
+        self._write({"n": self._number, "do": step.describe(), "undo": undo and to_json(undo)})
+        return self._number
+
+    def mark(self, number: int, how: str) -> None:
+        """Record how it went: ``done``, ``failed``, ``undone`` or ``kept``."""
+        self._write({"n": number, "is": how})
+
+    def owed(self) -> list[Owed]:
+        """Return what has to be undone, newest first."""
+        owed: dict[int, Owed] = {}
+        for record in _records(self._fd):
+            if record.get("is") in ("undone", "kept"):
+                owed.pop(record["n"], None)
+            elif record.get("undo"):
+                owed[record["n"]] = Owed(record["n"], record["do"], from_json(record["undo"]))
+        return list(reversed(owed.values()))
+
+    def done(self) -> bool:
+        """Tell whether every step so far is known to be done."""
+        states = {record["n"]: record.get("is") for record in _records(self._fd)}
+        return set(states.values()) <= {"done", "kept"}
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        os.write(self._fd, json.dumps(record, separators=(",", ":")).encode() + b"\n")
+
+
+def to_json(value: Any) -> Any:
+    """Return a step as JSON values; a dataclass becomes an object with its type under ``_``."""
+    if is_dataclass(value):
+        named = {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+        return {"_": type(value).__name__, **named}
+    return [to_json(item) for item in value] if isinstance(value, tuple) else value
+
+
+def from_json(value: Any) -> Any:
+    """Return the step that `to_json` was given."""
+    if isinstance(value, dict):
+        kind = getattr(steps, value["_"])
+        return kind(**{name: from_json(item) for name, item in value.items() if name != "_"})
+    return tuple(from_json(item) for item in value) if isinstance(value, list) else value
+
+
+def _records(fd: int) -> Iterator[dict[str, Any]]:
+    """Yield the whole records of an open journal; a torn last line is left out."""
+    data = os.pread(fd, os.fstat(fd).st_size, 0)
+    for text in data.split(b"\n")[:-1]:
+        try:
+            yield json.loads(text)
+        except ValueError:
+            continue

@@ -1,0 +1,220 @@
+"""Runs a lab: one process starts the guests and becomes their keeper, the other is the user's terminal.
+
+Theory of operation. The command forks before anything heavy is loaded. The child starts the guests, tells the parent,
+and executes the keeper in its own place: the same process, so it stays QEMU's parent and sees how it ends, but
+fresh, with nothing but the descriptors it needs. The two are joined by a socket pair, the *tether*:
+
+* while the guests start, the parent's death closes it, which interrupts the child, and everything is taken back;
+* the child sends one line, ``ready`` or ``error``; the parent answers ``go``, and only then is the start final;
+* in the foreground it stays: when the terminal goes away without a word, the keeper ends the guests. With
+  ``-d`` the parent closes it and is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import typing
+from dataclasses import dataclass
+
+from qemunet import interrupts, state
+from qemunet.errors import Failed, Interrupted, QemunetError, describe_status
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from qemunet.host.linux import LinuxHost
+
+_LINE = 1 << 20  # bytes; the longest line on the tether
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the user asked for."""
+
+    file: str
+    vms: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    detach: bool = False
+    console: bool = True
+
+
+class Relayed(QemunetError):
+    """An error of the other process, to be reported as if it were ours."""
+
+    def __init__(self, report: dict[str, typing.Any]) -> None:
+        error = report["error"]
+        super().__init__(error["message"], where=error["where"], hint=error["hint"])
+        self.kind = error["kind"]
+        self.exit_status = report["status"]
+
+
+def run(order: Order, tell: Callable[[str], None]) -> int:
+    """Start the guests; in the foreground stay until they have ended. Return the exit status (SPEC, section 4)."""
+    tether, theirs = socket.socketpair()
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        tether.close()
+        os._exit(_child(order, theirs, tell))
+    theirs.close()
+    return _Parent(order, child, tether, tell).run()
+
+
+# ---------------------------------------------------------------- the child
+
+
+def _child(order: Order, tether: socket.socket, tell: Callable[[str], None]) -> int:
+    """Start the guests and become their keeper; returns only if that failed."""
+    interrupts.install()
+    interrupts.watch(tether)
+    try:
+        argv = _start(order, tether, tell)
+    except QemunetError as error:
+        _send(tether, {**error.as_json(), "status": error.exit_status})
+        return error.exit_status
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        return 1
+    os.execv(sys.executable, argv)
+
+
+def _start(order: Order, tether: socket.socket, tell: Callable[[str], None]) -> list[str]:
+    """Start the guests; return the command line of the keeper."""
+    from qemunet.host.linux import LinuxHost
+    from qemunet.live import session
+    from qemunet.live.source import Source
+
+    runtime = state.Runtime(state.locate())
+    source = Source.read(order.file, order.overrides)
+    keeper = _take_keepers_lock(runtime, source.lab_name)
+    if keeper is None:
+        _send(tether, {"elsewhere": runtime.lab(source.lab_name).path("keeper.sock")})
+        os._exit(0)
+    host = LinuxHost(runtime.path)
+    try:
+        lab = session.start(
+            runtime,
+            host,
+            source,
+            order.vms,
+            tethered=not order.detach,
+            tell=tell,
+            commit=lambda names: _commit(tether, names),
+        )
+    except BaseException:
+        runtime.leave_lab(source.lab_name, keeper)
+        raise
+    return _keeper_argv(runtime, lab.name, host, keeper, None if order.detach else tether)
+
+
+def _take_keepers_lock(runtime: state.Runtime, lab: str) -> state.Lock | None:
+    """Take the place of the lab's keeper; None if there is one."""
+    with runtime.exclusive():
+        scope = runtime.lab(lab)
+        if not scope.exists():
+            scope.create()
+        return state.Lock.take(scope.path("lock"), create=True)
+
+
+def _commit(tether: socket.socket, vms: Sequence[str]) -> None:
+    """Agree with the parent that the start is final; raises Interrupted if the parent is gone."""
+    interrupts.check()
+    _send(tether, {"ready": list(vms)})
+    if tether.recv(16) != b"go\n":
+        raise Interrupted("the process that asked for this is gone")
+
+
+def _keeper_argv(
+    runtime: state.Runtime, lab: str, host: LinuxHost, keeper: state.Lock, tether: socket.socket | None
+) -> list[str]:
+    """Return the keeper's command line; the descriptors it names stay open across the exec."""
+    guests = []
+    for guest in host.guests.values():
+        fds = {"console": guest.console.fileno(), "qmp": guest.qmp.fileno() if guest.qmp else None}
+        guests.append({"vm": guest.vm, "pid": guest.pid, "start_time": guest.start_time, **fds})
+    handover = {"runtime": runtime.path, "lab": lab, "lock": keeper.fd, "guests": guests, "tether": None}
+    if tether is not None:
+        handover["tether"] = tether.fileno()
+    numbers = [fd for guest in guests for fd in (guest["console"], guest["qmp"])]
+    for fd in (*numbers, keeper.fd, handover["tether"]):
+        if fd is not None:
+            os.set_inheritable(fd, True)
+    return [sys.executable, "-m", "qemunet.live.keeper", json.dumps(handover)]
+
+
+# ---------------------------------------------------------------- the parent
+
+
+class _Parent:
+    """The side of the terminal."""
+
+    def __init__(
+        self, order: Order, child: int, tether: socket.socket, tell: Callable[[str], None]
+    ) -> None:
+        self.order = order
+        self.child = child
+        self.tether = tether
+        self.tell = tell
+        self._asked_to_end = False
+
+    def run(self) -> int:
+        """Wait for the start, then for the end if that is wanted; return the exit status."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._pass_on)
+        reply = _receive(self.tether)
+        if "error" in reply:
+            os.waitpid(self.child, 0)
+            raise Relayed(reply)
+        if "elsewhere" in reply:
+            os.waitpid(self.child, 0)
+            return self._join(reply["elsewhere"])
+        if "ready" not in reply:
+            return self._clean_up()
+        self.tether.sendall(b"go\n")
+        return 0 if self.order.detach else self._stay(reply["ready"])
+
+    def _pass_on(self, number: int, _frame: object) -> None:
+        """A signal sent to this process alone is meant for both."""
+        self._asked_to_end = True
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.child, number)
+
+    def _clean_up(self) -> int:
+        """The child died without a word: finish what it left."""
+        from qemunet.host.linux import LinuxHost
+        from qemunet.live import session
+
+        _, status = os.waitpid(self.child, 0)
+        runtime = state.Runtime(state.locate())
+        session.gc(runtime, LinuxHost(runtime.path))
+        raise Failed(
+            f"the process that started the guests died ({describe_status(os.waitstatus_to_exitcode(status))})",
+            hint="what it had done was taken back",
+        )
+
+
+def _send(tether: socket.socket, message: dict[str, typing.Any]) -> None:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        tether.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _receive(tether: socket.socket) -> dict[str, typing.Any]:
+    """Return one message; an empty one if the other side is gone."""
+    data = b""
+    while not data.endswith(b"\n"):
+        try:
+            chunk = tether.recv(65536)
+        except ConnectionResetError:
+            chunk = b""
+        if not chunk:
+            return {}
+        data += chunk
+    message: dict[str, typing.Any] = json.loads(data)
+    return message

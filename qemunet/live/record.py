@@ -1,0 +1,58 @@
+"""What the tables show of a vm, computed once when it starts."""
+
+from __future__ import annotations
+
+from qemunet.facts import Facts
+from qemunet.model.lab import Lab
+from qemunet.model.mac import host_twin
+from qemunet.model.nic import MacvtapBackend, Nic, OnBridge, OnNetwork, PointToPoint, TapBackend, UserBackend
+from qemunet.model.vm import Accel, Vm
+from qemunet.state import NicRecord, VmRecord
+
+
+def record(lab: Lab, vm: Vm, facts: Facts) -> VmRecord:
+    """Return the record of a vm that is about to start."""
+    return VmRecord(
+        name=vm.name,
+        lab=lab.name,
+        file=lab.file,
+        machine=vm.machine.profile,
+        accel=accelerator(vm, facts),
+        nics=tuple(nic_record(nic) for nic in vm.nics),
+    )
+
+
+def accelerator(vm: Vm, facts: Facts) -> str:
+    """Return what executes the vm's instructions, ``kvm`` or ``tcg``."""
+    if vm.accel is not Accel.AUTO:
+        return vm.accel.value
+    return "kvm" if facts.kvm.get(vm.machine.cpu_kvm) == "" else "tcg"
+
+
+def nic_record(nic: Nic) -> NicRecord:
+    """Return a card's row."""
+    base = NicRecord(nic.id, _mode(nic), nic.model, nic.mac, nic.link.value, ips=nic.ips)
+    match nic.backend:
+        case UserBackend():
+            return base
+        case MacvtapBackend(ifname=ifname):
+            return _with(base, ifname=ifname, host_mac=nic.mac)
+        case TapBackend(ifname=ifname, attach=OnNetwork(network=network, bridge=bridge)):
+            return _with(base, ifname=ifname, host_mac=host_twin(nic.mac), network=network, bridge=bridge)
+        case TapBackend(ifname=ifname, attach=OnBridge(bridge=bridge)):
+            return _with(base, ifname=ifname, host_mac=host_twin(nic.mac), bridge=bridge)
+        case TapBackend(ifname=ifname, attach=PointToPoint()):
+            return _with(base, ifname=ifname, host_mac=host_twin(nic.mac))
+    raise AssertionError(nic.backend)
+
+
+def _mode(nic: Nic) -> str:
+    return {UserBackend: "user", TapBackend: "tap", MacvtapBackend: "macvtap"}[type(nic.backend)]
+
+
+def _with(
+    base: NicRecord, *, ifname: str, host_mac: str, network: str | None = None, bridge: str | None = None
+) -> NicRecord:
+    return NicRecord(
+        base.id, base.mode, base.model, base.mac, base.link, ifname, host_mac, network, bridge, base.ips
+    )

@@ -1,0 +1,247 @@
+"""Starts guests, takes them back, and finishes what a killed process left: blocking, without an event loop."""
+
+from __future__ import annotations
+
+import os
+import typing
+from dataclasses import dataclass, replace
+
+from qemunet import runner
+from qemunet.errors import NotTakenBack, Taken
+from qemunet.host.linux import LinuxHost
+from qemunet.live.record import record
+from qemunet.state import SHARED_KINDS, Lock, Runtime, Scope, write_private
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from qemunet.facts import Facts
+    from qemunet.journal import Journal
+    from qemunet.model.lab import Lab
+    from qemunet.model.vm import Vm
+    from qemunet.live.source import Source
+    from qemunet.steps import Part, Plan
+
+    Tell = Callable[[str], None]
+
+@dataclass(slots=True)
+class Work:
+    """A vm's scope while it is being made: the right to work on it, its journal, and what is for good later."""
+
+    scope: Scope
+    right: Lock
+    journal: Journal
+    lasting: list[int]
+
+
+class Start:
+    """One attempt to start vms of a lab. Either all of it comes true, or `give_up` takes all of it back."""
+
+    def __init__(self, runtime: Runtime, host: LinuxHost, *, tethered: bool) -> None:
+        self.runtime = runtime
+        self.host = host
+        self.tethered = tethered
+        self._works: dict[str, Work] = {}
+
+    def prepare(self, lab: Lab, plan: Plan, facts: Facts, vms: Sequence[Vm]) -> None:
+        """Make what is shared and each vm's own things; the runtime directory's lock must be held."""
+        for part in plan.shared:
+            self._make_shared(lab, part, facts)
+        for vm in vms:
+            self._open(lab, vm, facts)
+        for part in plan.own:
+            self._apply(part, facts)
+
+    def launch(self, plan: Plan, facts: Facts) -> None:
+        """Start the QEMUs and let the guests run; nobody else waits for this."""
+        for part in plan.start:
+            self._apply(part, facts)
+
+    def settle(self) -> None:
+        """It is final: say so on record, and let go of the scopes."""
+        for name, work in self._works.items():
+            self._settle(name, work)
+
+    def give_up(self) -> list[str]:
+        """Take back everything of this attempt; return what could not be."""
+        failures = [failure for work in self._works.values() for failure in _take_back(work, self.host)]
+        self.host.close()
+        return failures + reap_shared(self.runtime, self.host)
+
+    def _make_shared(self, lab: Lab, part: Part, facts: Facts) -> None:
+        scope = self.runtime.scope(part.scope)
+        scope.create()
+        work = _begin(scope)
+        try:
+            runner.apply(part.steps, facts, self.host, work.journal)
+            kind, name = part.scope.split("/", 1)
+            if kind == "net" and lab.network(name).keep:
+                write_private(scope.path("keep"), "")
+            scope.complete(part.fingerprint)
+        finally:
+            _end(work)
+
+    def _open(self, lab: Lab, vm: Vm, facts: Facts) -> None:
+        from qemunet.config.write import vm_toml
+
+        scope = self.runtime.scope(f"vm/{vm.name}")
+        scope.create()
+        self._works[scope.name] = _begin(scope)
+        write_private(scope.path("vm.toml"), vm_toml(lab, vm))
+        scope.save(replace(record(lab, vm, facts), tethered=self.tethered))
+        lock = Lock.take(scope.path("lock"), wait=True, create=True)
+        assert lock is not None, "a lock that is waited for is had"
+        self.host.handles[f"{vm.name}:lock"] = [lock.fd]
+
+    def _apply(self, part: Part, facts: Facts) -> None:
+        work = self._works[part.scope]
+        work.lasting += runner.apply(part.steps, facts, self.host, work.journal)
+
+    def _settle(self, name: str, work: Work) -> None:
+        for number in work.lasting:
+            work.journal.mark(number, "kept")
+        guest = self.host.guests[name.removeprefix("vm/")]
+        known = work.scope.record()
+        assert known is not None, "written when the scope was opened"
+        work.scope.save(replace(known, pid=guest.pid, start_time=guest.start_time, started=True))
+        _end(work)
+
+
+def start(
+    runtime: Runtime,
+    host: LinuxHost,
+    source: Source,
+    vms: Sequence[str],
+    *,
+    tethered: bool,
+    tell: Tell,
+    commit: Callable[[Sequence[str]], None] = lambda names: None,
+) -> Lab:
+    """Start these vms of a lab (all of them if none is named) and what they need; return the lab.
+
+    When they run, `commit` gets their names and may still raise. Raises any QemunetError; then everything was taken
+    back, or `NotTakenBack` says what was not. `host.guests` has the processes.
+    """
+    clean(runtime, host)
+    attempt = Start(runtime, host, tethered=tethered)
+    try:
+        with runtime.exclusive():
+            lab, plan, facts = source.think(runtime, host, vms, tell=tell)
+            chosen = [lab.vm(name) for name in vms] or list(lab.vms)
+            _refuse_running(runtime, chosen)
+            attempt.prepare(lab, plan, facts, chosen)
+        attempt.launch(plan, facts)
+        commit([vm.name for vm in chosen])
+    except BaseException as error:
+        failures = attempt.give_up()
+        if failures:
+            raise NotTakenBack([str(error), *failures]) from error
+        raise
+    attempt.settle()
+    return lab
+
+
+def take_back(runtime: Runtime, host: LinuxHost, names: Iterable[str]) -> list[str]:
+    """End these vms if they still run and undo all that was done for them; return what could not be undone.
+
+    Waits for whoever works on them. A vm that is not there is as good as taken back.
+    """
+    failures = []
+    for name in names:
+        scope = runtime.scope(f"vm/{name}")
+        right = scope.wait_busy()
+        if right is not None:
+            failures += _take_back(Work(scope, right, scope.journal(), []), host)
+    return failures + reap_shared(runtime, host)
+
+
+def reap_shared(runtime: Runtime, host: LinuxHost) -> list[str]:
+    """Take down what is shared and has no user any more; return what could not be undone."""
+    failures = []
+    with runtime.exclusive():
+        for scope in runtime.scopes(*SHARED_KINDS):
+            if not _in_use(scope):
+                failures += _take_back(_begin(scope), host)
+    return failures
+
+
+def clean(runtime: Runtime, host: LinuxHost) -> list[str]:
+    """Take back the vms whose QEMU is dead and on which nobody works: the cheap part of `gc`."""
+    dead = [scope for scope in runtime.scopes("vm") if not scope.alive()]
+    if not dead:
+        return []
+    failures = []
+    for scope in dead:
+        right = scope.busy()
+        if right is not None:
+            failures += _take_back(Work(scope, right, scope.journal(), []), host)
+    with runtime.exclusive():
+        for scope in dead:
+            if scope.exists() and not os.path.exists(scope.path("journal.jsonl")):
+                scope.remove()
+    return failures + reap_shared(runtime, host)
+
+
+def gc(runtime: Runtime, host: LinuxHost, *, dry_run: bool = False) -> list[str]:
+    """Finish what killed processes left; return a line for each thing that was, or would be, done.
+
+    Vms whose QEMU is dead are taken back, and so are those that nobody can be waiting for: never fully started,
+    or bound to a terminal, and without a keeper. Vms started with ``-d`` run on. Raises `NotTakenBack`.
+    """
+    names = [scope.name.removeprefix("vm/") for scope in runtime.scopes("vm") if _forsaken(runtime, scope)]
+    done = [f"take back vm {name}" for name in names]
+    unused = [scope.name for scope in runtime.scopes(*SHARED_KINDS) if not _in_use(scope)]
+    if dry_run:
+        return done + [f"take down {name}" for name in unused]
+    failures = take_back(runtime, host, names)
+    if failures:
+        raise NotTakenBack(failures)
+    return done + [f"take down {name}" for name in unused if not runtime.scope(name).exists()]
+
+
+def _forsaken(runtime: Runtime, scope: Scope) -> bool:
+    """Tell whether nobody will ever end this vm but us; waits for whoever works on it now."""
+    right = scope.wait_busy()
+    if right is not None:
+        right.release()
+    known = scope.record()
+    if known is None or known.state == "dead":
+        return scope.exists()
+    return (known.tethered or not known.started) and not runtime.lab(known.lab).alive()
+
+
+def _in_use(scope: Scope) -> bool:
+    return bool(scope.users()) or (scope.fingerprint() is not None and os.path.exists(scope.path("keep")))
+
+
+def _refuse_running(runtime: Runtime, vms: Iterable[Vm]) -> None:
+    for vm in vms:
+        scope = runtime.scope(f"vm/{vm.name}")
+        if scope.exists():
+            known = scope.record()
+            detail = f" (lab {known.lab}, pid {known.pid or 'not yet known'})" if known else ""
+            raise Taken(
+                f"a vm of the name {vm.name} is there already{detail}",
+                where=f"vm.{vm.name}",
+                hint=f"`qemunet stop {vm.name}` ends it; `qemunet status {vm.name}` shows it",
+            )
+
+
+def _begin(scope: Scope) -> Work:
+    right = Lock.take(scope.path("journal.jsonl"), wait=True, create=True)
+    assert right is not None, "a lock that is waited for is had"
+    return Work(scope, right, scope.journal(), [])
+
+
+def _end(work: Work) -> None:
+    work.journal.close()
+    work.right.release()
+
+
+def _take_back(work: Work, host: LinuxHost) -> list[str]:
+    """Undo what the scope's journal owes and remove the scope; what could not be undone stays on record."""
+    failures = runner.unwind(work.journal, host)
+    if not failures:
+        work.scope.remove()
+    _end(work)
+    return [str(failure) for failure in failures]

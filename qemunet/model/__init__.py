@@ -1,0 +1,1 @@
+"""The words of a lab: frozen, complete values without input or output."""

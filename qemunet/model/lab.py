@@ -1,0 +1,31 @@
+"""A lab: every vm and network of one file, complete."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass
+
+from qemunet.model.network import Network
+from qemunet.model.vm import Vm
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """What a lab file means on this host. `file` is its absolute path."""
+
+    name: str
+    file: str
+    vms: tuple[Vm, ...]
+    networks: tuple[Network, ...]
+
+    def vm(self, name: str) -> Vm:
+        """Return the vm of that name; raises KeyError."""
+        return next((vm for vm in self.vms if vm.name == name), None) or _missing(name)
+
+    def network(self, name: str) -> Network:
+        """Return the network of that name; raises KeyError."""
+        return next((net for net in self.networks if net.name == name), None) or _missing(name)
+
+
+def _missing(name: str) -> typing.NoReturn:
+    raise KeyError(name)

@@ -1,0 +1,129 @@
+"""A network card of a guest and what stands behind it on the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class LinkState(StrEnum):
+    """Whether the cable is plugged in."""
+
+    UP = "up"
+    DOWN = "down"
+
+
+class MacvtapMode(StrEnum):
+    """How macvtaps on one parent see each other (ip-link(8), "MACVLAN and MACVTAP Type Support")."""
+
+    BRIDGE = "bridge"
+    VEPA = "vepa"
+    PRIVATE = "private"
+    PASSTHRU = "passthru"
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """``PROTO:[ADDR]:PORT[-PORT]:[VM]:PORT[-PORT]``: ports of the host that lead into a guest.
+
+    Both ranges have the same length. `address` is empty for all addresses.
+    """
+
+    protocol: str  # tcp | udp
+    address: str
+    ports: tuple[int, int]
+    vm: str  # empty in a nic's own list
+    guest_ports: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class UserBackend:
+    """QEMU's user-mode network (slirp): no privilege needed, the guest is behind NAT inside QEMU."""
+
+    forwards: tuple[Forward, ...] = ()
+    restrict: bool = False
+    subnet: str | None = None
+    hostname: str | None = None
+    dns: str | None = None
+    tftp: str | None = None
+    bootfile: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OnNetwork:
+    """Plugged into a network of the lab; `bridge` is that network's interface."""
+
+    network: str
+    bridge: str
+
+
+@dataclass(frozen=True, slots=True)
+class OnBridge:
+    """Plugged into an existing bridge."""
+
+    bridge: str
+
+
+@dataclass(frozen=True, slots=True)
+class PointToPoint:
+    """A cable from the guest to the host: the host's addresses on it, and what it routes through the guest."""
+
+    addresses: tuple[str, ...] = ()  # CIDR
+    routes: tuple[str, ...] = ()  # CIDR
+
+
+@dataclass(frozen=True, slots=True)
+class TapBackend:
+    """A tap interface, opened by us and handed to QEMU as file descriptors (one per queue)."""
+
+    ifname: str
+    mtu: int
+    attach: OnNetwork | OnBridge | PointToPoint
+
+
+@dataclass(frozen=True, slots=True)
+class MacvtapBackend:
+    """A macvtap on a parent interface; `mac` is the guest's (passthru: the parent's)."""
+
+    ifname: str
+    parent: str
+    mode: MacvtapMode
+    mtu: int
+
+
+Backend = UserBackend | TapBackend | MacvtapBackend
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """Programs of the user's, run when the host side of a card is ready (`up`) and before it goes (`down`)."""
+
+    up: str | None = None
+    down: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """A card. `id` is the QEMU device id and the command-line handle; its netdev is ``host-<id>``.
+
+    `queues` counts pairs; `vhost` is decided (no "auto" here); `ips` are CIDR addresses the guest is known to use.
+    """
+
+    id: str
+    model: str  # QEMU's device name
+    mac: str
+    backend: Backend
+    link: LinkState = LinkState.UP
+    queues: int = 1
+    vhost: bool = False
+    guest_mtu: int | None = None  # announced to the guest (virtio host_mtu)
+    boot_index: int | None = None
+    acpi_index: int | None = None
+    ips: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+    hook: Hook = Hook()
+
+    @property
+    def netdev(self) -> str:
+        """The id of QEMU's backend; QEMU would accept the card's own, and `set_link` would be ambiguous."""
+        return f"host-{self.id}"

@@ -1,0 +1,62 @@
+"""Makes every skip visible: all are printed, and one that tests/skips.txt does not list fails the run."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+SKIPS = Path(__file__).with_name("skips.txt")
+
+
+def known_skips(text: str) -> list[str]:
+    """The globs of skips.txt; a line without a reason is refused."""
+    globs = []
+    for line in filter(None, (line.partition("#")[0].strip() for line in text.splitlines())):
+        glob, _, reason = (part.strip() for part in line.partition(" | "))
+        if not reason:
+            raise pytest.UsageError(f"{SKIPS.name}: no reason given in {line!r}")
+        globs.append(glob)
+    return globs
+
+
+def matches(test: str, globs: list[str]) -> bool:
+    """Square brackets are part of a parametrised test's id, never a character class."""
+    return any(fnmatchcase(test, glob.replace("[", "[[]")) for glob in globs)
+
+
+class Skips:
+    """Collects the skips of one run."""
+
+    def __init__(self) -> None:
+        self.known = known_skips(SKIPS.read_text())
+        self.seen: dict[str, str] = {}
+
+    def note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail"):
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            self.seen[report.nodeid] = reason.removeprefix("Skipped: ")
+
+    pytest_runtest_logreport = note
+    pytest_collectreport = note
+
+    def unlisted(self) -> list[str]:
+        return [test for test in self.seen if not matches(test, self.known)]
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.unlisted() and session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.seen:
+            terminalreporter.section("skips")
+        unlisted = self.unlisted()
+        for test, reason in self.seen.items():
+            mark = "NOT LISTED in tests/skips.txt, so this run fails: " if test in unlisted else ""
+            terminalreporter.line(f"{mark}{test}: {reason}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Skips(), "skips")
