@@ -45,9 +45,7 @@ class QemunetError(Exception):
 
     def as_json(self) -> dict[str, dict[str, str]]:
         """Return the shape that ``--json`` prints on stderr."""
-        return {
-            "error": {"kind": self.kind, "message": self.message, "where": self.where, "hint": self.hint}
-        }
+        return {"error": {"kind": self.kind, "message": self.message, "where": self.where, "hint": self.hint}}
 
 
 class UsageError(QemunetError):

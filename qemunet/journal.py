@@ -38,6 +38,8 @@ class Journal:
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._number = sum("do" in record for record in _records(self._fd))
+        if _is_torn(self._fd):
+            os.write(self._fd, b"\n")
 
     def intent(self, step: Step, undo: Step | None) -> int:
         """Record that `step` is about to be done; return the number of the record."""
@@ -86,6 +88,12 @@ def from_json(value: Any) -> Any:
         kind = getattr(steps, value["_"])
         return kind(**{name: from_json(item) for name, item in value.items() if name != "_"})
     return tuple(from_json(item) for item in value) if isinstance(value, list) else value
+
+
+def _is_torn(fd: int) -> bool:
+    """Tell whether the last line has no end."""
+    size = os.fstat(fd).st_size
+    return size > 0 and os.pread(fd, 1, size - 1) != b"\n"
 
 
 def _records(fd: int) -> Iterator[dict[str, Any]]:

@@ -81,7 +81,9 @@ def why(error: OSError) -> str:
 
 def _merged(owed: list[Owed]) -> Iterator[tuple[Step, list[Owed]]]:
     """Join neighbouring deletions of one scope's links: the kernel waits once for all of them together."""
-    for key, group in groupby(owed, key=lambda one: one.undo.mark.group if isinstance(one.undo, DelLink) else -one.number):
+    for key, group in groupby(
+        owed, key=lambda one: one.undo.mark.group if isinstance(one.undo, DelLink) else -one.number
+    ):
         members = list(group)
         links = tuple(one.undo for one in members if isinstance(one.undo, DelLink))
         yield (DelGroup(links) if key > 0 and len(links) > 1 else members[0].undo), members

@@ -41,7 +41,7 @@ def locate() -> str:
     if os.geteuid() == 0:
         return "/run/qemunet"
     base = os.environ.get("XDG_RUNTIME_DIR")
-    return os.path.join(base, "qemunet") if base else f"/tmp/qemunet-{os.geteuid()}"
+    return os.path.join(base or f"/run/user/{os.geteuid()}", "qemunet")
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def _child(order: Order, tether: socket.socket, tell: Callable[[str], None]) -> 
 
         traceback.print_exc()
         return 1
-    os.execv(sys.executable, argv)
+    os.execv(sys.executable, argv)  # noqa: S606 - there is no shell in it, which is the point
 
 
 def _start(order: Order, tether: socket.socket, tell: Callable[[str], None]) -> list[str]:
@@ -145,7 +145,7 @@ def _keeper_argv(
     numbers = [fd for guest in guests for fd in (guest["console"], guest["qmp"])]
     for fd in (*numbers, keeper.fd, handover["tether"]):
         if fd is not None:
-            os.set_inheritable(fd, True)
+            os.set_inheritable(fd, True)  # noqa: FBT003
     return [sys.executable, "-m", "qemunet.live.keeper", json.dumps(handover)]
 
 
@@ -155,9 +155,7 @@ def _keeper_argv(
 class _Parent:
     """The side of the terminal."""
 
-    def __init__(
-        self, order: Order, child: int, tether: socket.socket, tell: Callable[[str], None]
-    ) -> None:
+    def __init__(self, order: Order, child: int, tether: socket.socket, tell: Callable[[str], None]) -> None:
         self.order = order
         self.child = child
         self.tether = tether

@@ -24,6 +24,7 @@ if typing.TYPE_CHECKING:
 
     Tell = Callable[[str], None]
 
+
 @dataclass(slots=True)
 class Work:
     """A vm's scope while it is being made: the right to work on it, its journal, and what is for good later."""

@@ -1,0 +1,1 @@
+"""Telling: the command line, which says what the rooms below have done."""

@@ -1,0 +1,59 @@
+"""The commands that there are, which module has each, and what each does in one line; importing it costs nothing."""
+
+from __future__ import annotations
+
+# Name of a command (two words for one of a group): the module in this package, and what it does.
+COMMANDS = {
+    "run": ("start", "start the vms of a lab file, with their networks"),
+    "stop": ("stop", "stop vms: power button, then quit, then kill"),
+    "down": ("stop", "stop everything of a lab"),
+    "ps": ("look", "list what runs"),
+    "status": ("look", "show a vm or a lab: every card and what is behind it"),
+    "nic list": ("look", "list the cards of a vm"),
+    "net list": ("nets", "list the networks that are up"),
+    "net show": ("nets", "show one network and who is on it"),
+    "console": ("terminal", "attach to a vm's serial console"),
+    "logs": ("terminal", "print what a vm's console, or its QEMU, has said"),
+    "plan": ("lab", "print every step of a start; touches nothing"),
+    "check": ("lab", "validate a lab file; touches nothing"),
+    "show": ("lab", "print a lab with every default spelled out"),
+    "profiles": ("helpers", "list the hardware profiles"),
+    "schema": ("helpers", "print the JSON Schema of the lab file, for editors"),
+    "mac": ("helpers", "print unused Ethernet addresses for guests"),
+    "guest build": ("helpers", "build the built-in test guest"),
+    "gc": ("stop", "finish what a killed process left"),
+    "ifup": ("ifup", "put a tap that QEMU made on its bridge (-netdev tap,script=)"),
+    "ifdown": ("ifup", "take a tap off its bridge (-netdev tap,downscript=)"),
+    "completion": ("completion", "print the completion script for a shell"),
+}
+
+GROUPS = {
+    "nic": "cards",
+    "net": "networks",
+    "guest": "the built-in test guest",
+}
+
+
+def overview() -> str:
+    """Return what `qemunet --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        (
+            "usage: qemunet COMMAND [options]",
+            "",
+            "QEMU guests and their networks from one file, taken back when they stop.",
+            "",
+            *lines,
+            "",
+            "`qemunet COMMAND --help` says more. `--version` prints the version.",
+            "",
+        )
+    )
+
+
+def words(group: str) -> list[str]:
+    """Return the second words that a group takes; for "" the first words of all commands."""
+    if not group:
+        return list(dict.fromkeys(name.split()[0] for name in COMMANDS))
+    return [name.split()[1] for name in COMMANDS if name.startswith(f"{group} ")]

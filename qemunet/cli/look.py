@@ -1,0 +1,172 @@
+"""``ps``, ``status`` and ``nic list``: shows which guests run, and their cards."""
+
+from __future__ import annotations
+
+import os
+
+from qemunet import state
+from qemunet.cli import render
+from qemunet.cli.parser import add_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Sequence
+    from typing import Any
+
+    from qemunet.cli.parser import Commands, Parser
+
+_ROOTS = "/run/qemunet"
+_VM_HEADER = ("NAME", "LAB", "STATE", "PID", "ACCEL", "MACHINE", "NICS")
+_NIC_HEADER = ("NIC", "GUEST", "MAC", "HOST", "MODE", "NETWORK", "BRIDGE", "IP", "LINK", "STATE")
+
+
+# ---------------------------------------------------------------- ps
+
+
+def _ps_arguments(parser: Parser) -> None:
+    add_json(parser)
+    parser.add_argument("-q", "--quiet", action="store_true", help="print the names alone")
+
+
+def _ps(args: Namespace) -> int:
+    records = runtime().vms()
+    if args.json:
+        render.as_json([vm_json(record) for record in records])
+    elif args.quiet:
+        for record in records:
+            render.out(record.name)
+    else:
+        render.table(_VM_HEADER, [_vm_row(record) for record in records])
+        _tell_of_roots()
+    return 0
+
+
+def _vm_row(vm: state.VmRecord) -> tuple[str | None, ...]:
+    return (vm.name, vm.lab, vm.state, _text(vm.pid), vm.accel, vm.machine, str(len(vm.nics)))
+
+
+def _tell_of_roots() -> None:
+    """A user has a world of his own; if root has one too, that is what he may be looking for."""
+    if os.geteuid() == 0 or os.environ.get("QEMUNET_RUNTIME_DIR"):
+        return
+    if os.path.isdir(_ROOTS) and not os.access(_ROOTS, os.R_OK):
+        render.note("note: root has vms of its own, which you may not see: `sudo qemunet ps`")
+
+
+# ---------------------------------------------------------------- status, nic list
+
+
+def _status_arguments(parser: Parser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a vm or a lab")
+    add_json(parser)
+
+
+def _status(args: Namespace) -> int:
+    records = _of_vm_or_lab(args.name)
+    if args.json:
+        shapes = [vm_json(record) for record in records]
+        render.as_json(shapes[0] if records[0].name == args.name else shapes)
+        return 0
+    for record in records:
+        pid = f", pid {record.pid}" if record.pid else ""
+        render.out(f"{record.name}: {record.state}{pid}, {record.machine} ({record.accel}), lab {record.lab}")
+        _print_nics(record)
+    return 0
+
+
+def _nic_list_arguments(parser: Parser) -> None:
+    parser.add_argument("vm", metavar="VM", help="a vm that runs")
+    add_json(parser)
+
+
+def _nic_list(args: Namespace) -> int:
+    record = runtime().vm(args.vm)
+    if args.json:
+        render.as_json([nic_json(record, nic) for nic in record.nics])
+    else:
+        _print_nics(record)
+    return 0
+
+
+def _of_vm_or_lab(name: str) -> list[state.VmRecord]:
+    """Return the vm of that name, or all vms of the lab of that name, which cannot both be there."""
+    here = runtime()
+    known = here.vms()
+    found = [vm for vm in known if vm.name == name] or [vm for vm in known if vm.lab == name]
+    return found or [here.vm(name)]  # which says what there is
+
+
+def _print_nics(vm: state.VmRecord) -> None:
+    if not vm.nics:
+        render.out("no card")
+        return
+    render.table(_NIC_HEADER, [_nic_row(nic_json(vm, nic)) for nic in vm.nics])
+
+
+def _nic_row(nic: dict[str, Any]) -> Sequence[str | None]:
+    ips = ", ".join(ip["address"] for ip in nic["ip"])
+    return (
+        nic["id"],
+        nic["guest_ifname"],
+        nic["mac"],
+        nic["ifname"],
+        nic["mode"],
+        nic["network"],
+        nic["bridge"],
+        ips,
+        nic["link"],
+        nic["state"],
+    )
+
+
+def vm_json(vm: state.VmRecord) -> dict[str, Any]:
+    """Return a vm as `ps` and `status` print it."""
+    return {
+        "name": vm.name,
+        "lab": vm.lab,
+        "file": vm.file,
+        "state": vm.state,
+        "pid": vm.pid,
+        "accel": vm.accel,
+        "machine": vm.machine,
+        "nics": [nic_json(vm, nic) for nic in vm.nics],
+    }
+
+
+def nic_json(vm: state.VmRecord, nic: state.NicRecord) -> dict[str, Any]:
+    """Return a card as `nic list` prints it. What the guest calls it is not known as long as nobody asks it."""
+    return {
+        "id": nic.id,
+        "mode": nic.mode,
+        "model": nic.model,
+        "mac": nic.mac,
+        "ifname": nic.ifname,
+        "host_mac": nic.host_mac,
+        "network": nic.network,
+        "bridge": nic.bridge,
+        "link": nic.link,
+        "ip": [{"address": ip, "source": "file"} for ip in nic.ips],
+        "guest_ifname": None,
+        "slot": nic.slot,
+        "state": "plugged" if vm.state == "running" else vm.state,
+    }
+
+
+# ---------------------------------------------------------------- shared
+
+
+def runtime() -> state.Runtime:
+    """Return the runtime directory."""
+    return state.Runtime(state.locate())
+
+
+def _text(value: int | None) -> str | None:
+    return None if value is None else str(value)
+
+
+COMMANDS: Commands = {
+    "ps": (_ps_arguments, _ps),
+    "status": (_status_arguments, _status),
+    "nic list": (_nic_list_arguments, _nic_list),
+}

@@ -1,0 +1,1 @@
+"""Reading: from a lab file to a complete lab."""

@@ -1,0 +1,173 @@
+"""A lab as its file has it: typed and checked one by one, None for what the file leaves open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from qemunet.errors import ConfigError
+from qemunet.model.network import NetworkMode
+from qemunet.model.nic import Forward, LinkState, MacvtapMode
+from qemunet.model.vm import Accel, Firmware, NicBus
+
+AUTO = 0  # in place of a number: to be worked out
+
+
+class NicMode(StrEnum):
+    """What stands behind a card."""
+
+    USER = "user"
+    TAP = "tap"
+    MACVTAP = "macvtap"
+
+
+class Switch(StrEnum):
+    """On, off, or as the host can."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """The hardware itself; a profile has one, a vm may override parts of it."""
+
+    type: str | None = None
+    nic_bus: NicBus | None = None
+    cpu_kvm: str | None = None
+    cpu_tcg: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BootSpec:
+    """``[vm.NAME.boot]``."""
+
+    kernel: str | None = None
+    initrd: str | None = None
+    append: str | None = None
+    guest: str | None = None
+    order: tuple[str, ...] | None = None
+    firmware: Firmware | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpec:
+    """``[[vm.NAME.disk]]``. `path` is where it stands in the file."""
+
+    path: str = ""
+    file: str | None = None
+    format: str | None = None
+    backing: tuple[str, ...] | None = None
+    size: int | None = None
+    bus: str | None = None
+    snapshot: bool | None = None
+    cdrom: bool | None = None
+    readonly: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NicSpec:
+    """``[[vm.NAME.nic]]``. `mac` may be ``auto``, `queues` may be AUTO."""
+
+    path: str = ""
+    id: str | None = None
+    mode: NicMode | None = None
+    network: str | None = None
+    bridge: str | None = None
+    address: tuple[str, ...] | None = None
+    routes: tuple[str, ...] | None = None
+    parent: str | None = None
+    macvtap: MacvtapMode | None = None
+    model: str | None = None
+    mac: str | None = None
+    mac_prefix: str | None = None
+    link: LinkState | None = None
+    queues: int | None = None
+    vhost: Switch | None = None
+    mtu: int | None = None
+    boot_index: int | None = None
+    acpi_index: int | None = None
+    ip: tuple[str, ...] | None = None
+    gateway: tuple[str, ...] | None = None
+    ifname: str | None = None
+    ifup: str | None = None
+    ifdown: str | None = None
+    forward: tuple[Forward, ...] | None = None
+    restrict: bool | None = None
+    subnet: str | None = None
+    hostname: str | None = None
+    dns: str | None = None
+    tftp: str | None = None
+    bootfile: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VmSpec:
+    """``[vm.NAME]``. `nic` None: none was written, so the vm gets one in user mode."""
+
+    path: str = ""
+    name: str = ""
+    profile: str | None = None
+    memory: int | None = None
+    cpus: int | None = None
+    accel: Accel | None = None
+    hotplug_slots: int | None = None
+    user: str | None = None
+    display: str | None = None
+    qemu_args: tuple[str, ...] | None = None
+    machine: MachineSpec = MachineSpec()
+    boot: BootSpec = BootSpec()
+    disk: tuple[DiskSpec, ...] = ()
+    nic: tuple[NicSpec, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpec:
+    """``[network.NAME]``."""
+
+    path: str = ""
+    name: str = ""
+    mode: NetworkMode | None = None
+    bridge: str | None = None
+    address: tuple[str, ...] | None = None
+    stp: bool | None = None
+    forward_delay: int | None = None
+    ageing: int | None = None
+    mtu: int | None = None
+    mac: str | None = None
+    keep: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabSpec:
+    """A lab file. `file` is for messages, `path` is absolute, `overridden` are the paths that ``--set`` gave."""
+
+    file: str
+    path: str
+    name: str
+    named: bool  # in the file; else after the file
+    vms: tuple[VmSpec, ...]
+    networks: tuple[NetworkSpec, ...]
+    overridden: frozenset[str] = frozenset()
+
+    def error(self, path: str, problem: str, hint: str = "") -> ConfigError:
+        """Return the error for something at a dotted path of this lab."""
+        return ConfigError("--set" if path in self.overridden else self.file, path, problem, hint=hint)
+
+    def network(self, name: str) -> NetworkSpec | None:
+        """Return the network of that name."""
+        return next((network for network in self.networks if network.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A reusable hardware description. `reference` is a name or path by which it is found from anywhere."""
+
+    name: str
+    reference: str
+    machine: MachineSpec
+    vm: VmSpec = VmSpec()
+    nic: NicSpec = NicSpec()
+    disk: DiskSpec = DiskSpec()
+    doc: str = ""

@@ -1,0 +1,114 @@
+"""A journal says what is owed, whatever moment its writer died in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from qemunet.facts import Facts
+from qemunet.journal import Journal, from_json, to_json
+from qemunet.model.mac import host_twin
+from qemunet.steps import (
+    AddAddress,
+    BridgeLink,
+    AddLink,
+    DelLink,
+    EndQemu,
+    Mark,
+    RunHook,
+    SetLink,
+    SetMaster,
+    SetSysctl,
+    Step,
+    Unclaim,
+)
+
+MARK = Mark("net/lab", "bridge", 0x4000_0001)
+BEFORE = Facts(runtime="/run/q", machine_id="m", uid=0, can_switch_user=True)
+BRIDGE = AddLink("qn-lab", BridgeLink(host_twin("52:54:00:00:00:01"), 1500), MARK)
+
+UNDOS: list[Step] = [
+    DelLink("qn-lab", MARK),
+    SetLink("eth1", up=False, mtu=9000),
+    SetMaster("eth1", None),
+    AddAddress("eth1", "fd00::1/64"),
+    SetSysctl("net.ipv4.conf.eth1.forwarding", "0", only_if="1"),
+    Unclaim("/run/q/claims/mac/52:54:00:00:00:01", "vm/a"),
+    RunHook("/bin/down", None, "tap0", (("QEMUNET_VM", "a"),)),
+    EndQemu("a", "/run/q/vm/a"),
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "journal.jsonl")
+
+
+@pytest.mark.parametrize("step", UNDOS, ids=lambda step: type(step).__name__)
+def test_every_undo_survives_the_journal(step: Step) -> None:
+    assert from_json(to_json(step)) == step
+
+
+def test_a_step_is_owed_from_its_intent_on(path: str) -> None:
+    Journal(path).intent(BRIDGE, BRIDGE.inverse(BEFORE))
+    (owed,) = Journal(path).owed()
+    assert owed.undo == DelLink("qn-lab", MARK)
+
+
+@pytest.mark.parametrize("how", ["done", "failed"])
+def test_a_step_stays_owed_when_it_is_done_or_failed(path: str, how: str) -> None:
+    journal = Journal(path)
+    journal.mark(journal.intent(BRIDGE, BRIDGE.inverse(BEFORE)), how)
+    assert len(journal.owed()) == 1
+
+
+@pytest.mark.parametrize("how", ["undone", "kept"])
+def test_a_step_is_not_owed_once_it_is_undone_or_kept(path: str, how: str) -> None:
+    journal = Journal(path)
+    journal.mark(journal.intent(BRIDGE, BRIDGE.inverse(BEFORE)), how)
+    assert journal.owed() == []
+
+
+def test_a_step_without_an_undo_is_never_owed(path: str) -> None:
+    journal = Journal(path)
+    journal.intent(BRIDGE, None)
+    assert journal.owed() == []
+
+
+def test_what_is_owed_comes_newest_first(path: str) -> None:
+    journal = Journal(path)
+    for undo in UNDOS:
+        journal.intent(BRIDGE, undo)
+    assert [owed.undo for owed in journal.owed()] == UNDOS[::-1]
+
+
+def test_a_continued_journal_goes_on_counting(path: str) -> None:
+    first = Journal(path).intent(BRIDGE, UNDOS[0])
+    second = Journal(path).intent(BRIDGE, UNDOS[1])
+    assert second == first + 1
+    assert len(Journal(path).owed()) == 2
+
+
+@pytest.mark.parametrize("cut", [1, 10, 40])
+def test_a_torn_last_line_is_as_good_as_not_written(path: str, cut: int) -> None:
+    journal = Journal(path)
+    journal.intent(BRIDGE, UNDOS[0])
+    whole = Path(path).read_bytes()
+    journal.intent(BRIDGE, UNDOS[1])
+    Path(path).write_bytes(Path(path).read_bytes()[: len(whole) + cut])
+    assert [owed.undo for owed in Journal(path).owed()] == [UNDOS[0]]
+
+
+def test_a_journal_continued_after_a_torn_line_loses_nothing(path: str) -> None:
+    journal = Journal(path)
+    journal.intent(BRIDGE, UNDOS[0])
+    with open(path, "ab") as file:
+        file.write(b'{"n":2,"do":"half')
+    again = Journal(path)
+    again.intent(BRIDGE, UNDOS[1])
+    assert [owed.undo for owed in Journal(path).owed()] == [UNDOS[1], UNDOS[0]]
+
+
+def test_only_the_owner_may_read_it(path: str) -> None:
+    Journal(path)
+    assert Path(path).stat().st_mode & 0o777 == 0o600

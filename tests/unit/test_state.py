@@ -1,0 +1,135 @@
+"""The runtime directory: locks die with their holders, and nothing empty stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from qemunet.errors import NotFound
+from qemunet.state import Lock, NicRecord, Runtime, VmRecord, is_locked, locate
+
+RECORD = VmRecord("a", "lab", "/lab.toml", "q35", "tcg", (NicRecord("net0", "tap", "e1000", "52:54:00:00:00:01", "up"),))
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Runtime:
+    return Runtime(str(tmp_path / "run"))
+
+
+def test_a_directory_made_here_goes_when_it_is_empty(runtime: Runtime) -> None:
+    with runtime.exclusive():
+        runtime.scope("vm/a").create()
+        runtime.scope("vm/a").remove()
+    assert not os.path.exists(runtime.path)
+
+
+def test_a_directory_that_was_there_stays_as_it_was(runtime: Runtime) -> None:
+    os.mkdir(runtime.path)
+    with runtime.exclusive():
+        pass
+    assert os.listdir(runtime.path) == []
+
+
+def test_what_is_not_empty_stays(runtime: Runtime) -> None:
+    with runtime.exclusive():
+        runtime.scope("vm/a").create()
+    assert os.path.isdir(runtime.scope("vm/a").directory)
+
+
+def test_the_directory_is_private(runtime: Runtime) -> None:
+    with runtime.exclusive():
+        assert os.stat(runtime.path).st_mode & 0o777 == 0o700
+
+
+def hold(path: str) -> subprocess.Popen[bytes]:
+    """A process that holds the lock until it dies."""
+    program = f"from qemunet.state import Lock; Lock.take({path!r}, create=True); print(flush=True); input()"
+    holder = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    return holder
+
+
+def test_a_lock_is_gone_with_a_killed_holder(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    with hold(path) as holder:
+        assert is_locked(path)
+        assert Lock.take(path) is None
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        assert not is_locked(path)
+        assert Lock.take(path) is not None
+
+
+def test_a_lock_on_a_removed_file_counts_for_nothing(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    first = Lock.take(path, create=True)
+    os.unlink(path)
+    second = Lock.take(path, create=True)
+    assert first is not None
+    assert second is not None
+    assert is_locked(path)
+
+
+def test_many_processes_that_tidy_at_once_never_hold_the_lock_together(runtime: Runtime) -> None:
+    program = (
+        "import sys, os; from qemunet.state import Runtime; r = Runtime(sys.argv[1])\n"
+        "for _ in range(100):\n"
+        "  with r.exclusive():\n"
+        "    fd = os.open(sys.argv[2], os.O_CREAT | os.O_EXCL); os.close(fd); os.unlink(sys.argv[2])\n"
+    )
+    witness = runtime.path + "-witness"
+    workers = [subprocess.Popen([sys.executable, "-c", program, runtime.path, witness]) for _ in range(6)]
+    assert [worker.wait() for worker in workers] == [0] * 6
+    assert not os.path.exists(runtime.path)
+
+
+def test_a_record_reads_back_as_it_was_written() -> None:
+    assert VmRecord.from_json(RECORD.as_json()) == RECORD
+
+
+def test_a_vm_without_a_living_qemu_is_dead(runtime: Runtime) -> None:
+    with runtime.exclusive():
+        scope = runtime.scope("vm/a")
+        scope.create()
+        scope.save(RECORD)
+    assert [vm.state for vm in runtime.vms()] == ["dead"]
+
+
+def test_an_unknown_vm_is_not_found_and_the_known_ones_are_named(runtime: Runtime) -> None:
+    with runtime.exclusive():
+        runtime.scope("vm/a").create()
+        runtime.scope("vm/a").save(RECORD)
+    with pytest.raises(NotFound, match=r"no vm of the name b runs \(running: a\)"):
+        runtime.vm("b")
+
+
+def test_claims_name_their_owners(runtime: Runtime) -> None:
+    with runtime.exclusive():
+        os.makedirs(f"{runtime.path}/claims/mac")
+        Path(f"{runtime.path}/claims/mac/52:54:00:00:00:01").write_text("vm/a")
+        assert runtime.claims() == {"mac/52:54:00:00:00:01": "vm/a"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "uid", "expected"),
+    [
+        ({"QEMUNET_RUNTIME_DIR": "/x"}, 0, "/x"),
+        ({}, 0, "/run/qemunet"),
+        ({"XDG_RUNTIME_DIR": "/run/user/7"}, 7, "/run/user/7/qemunet"),
+        ({}, 7, "/run/user/7/qemunet"),
+    ],
+)
+def test_where_the_runtime_directory_is(
+    environment: dict[str, str], uid: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("QEMUNET_RUNTIME_DIR", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    assert locate() == expected
