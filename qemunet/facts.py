@@ -49,6 +49,8 @@ class FileFact:
     qcow2: bool = False
     backing: str | None = None
     backing_format: str | None = None
+    directory: bool = False
+    executable: bool = True  # some execute bit is set
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,9 +225,10 @@ class OpenTap:
         multi = ("multi_queue",) if self.queues > 1 else ()
         master = ("master", self.master) if self.master else ()
         properties = ("address", self.mac, "mtu", str(self.mtu), "group", str(self.mark.group))
-        quiet = (line("sysctl", "-qw", f"net.ipv6.conf.{sysctl_name(self.name)}.disable_ipv6=1"),)
+        quiet = (line("sysctl", "-e", "-qw", f"net.ipv6.conf.{sysctl_name(self.name)}.disable_ipv6=1"),)
+        add = line("ip", "tuntap", "add", "dev", self.name, "mode", "tap", *multi, "vnet_hdr")
         return (
-            f'ip tuntap add dev {shlex.quote(self.name)} mode tap user "$user" vnet_hdr{"".join(" " + m for m in multi)}',
+            f'{add} user "$user"',
             line("ip", "link", "property", "add", "dev", self.name, "altname", self.mark.altname),
             *(quiet if self.master else ()),
             line("ip", "link", "set", "dev", self.name, *properties, *master, "up"),
@@ -336,7 +337,10 @@ class DelRoute:
 
 @dataclass(frozen=True, slots=True)
 class SetSysctl:
-    """Write a sysctl; with `only_if`, and another value there now, somebody else has changed it and it stays."""
+    """Write a sysctl; with `only_if`, and another value there now, somebody else has changed it and it stays.
+
+    On a host without IPv6 none of ``net.ipv6`` is there, and nothing has to be written.
+    """
 
     key: str  # slash-free, sysctl(8): a dot inside an interface name is written as a slash
     value: str
@@ -350,7 +354,8 @@ class SetSysctl:
         return None if old is None or old == self.value else SetSysctl(self.key, old, only_if=self.value)
 
     def shell(self) -> tuple[str, ...]:
-        return (line("sysctl", "-qw", f"{self.key}={self.value}"),)
+        unknown = ("-e",) if self.key.startswith("net.ipv6.") else ()
+        return (line("sysctl", *unknown, "-qw", f"{self.key}={self.value}"),)
 
 
 def sysctl_name(interface: str) -> str:
@@ -369,7 +374,7 @@ class Claim:
     by: str
 
     def describe(self) -> str:
-        return f"claim {'/'.join(self.path.split('/')[-2:])} for {self.by}"
+        return f"claim {_claimed(self.path)} for {self.by}"
 
     def inverse(self, before: Facts) -> Step | None:
         return Unclaim(self.path, self.by)
@@ -386,13 +391,19 @@ class Unclaim:
     by: str
 
     def describe(self) -> str:
-        return f"give up {'/'.join(self.path.split('/')[-2:])}"
+        return f"give up {_claimed(self.path)}"
 
     def inverse(self, before: Facts) -> Step | None:
         return None
 
     def shell(self) -> tuple[str, ...]:
         return ()
+
+
+def _claimed(path: str) -> str:
+    """Say what a claim is about: ``mac/52:54:00:…``, or ``a place on net/lab``."""
+    *_, kind, name, what, key = ("", "", *path.split("/"))
+    return f"a place on {kind}/{name}" if what == "users" else f"{what}/{key}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,7 +454,8 @@ class CreateImage:
         return None if self.path in before.files else RemoveFile(self.path)
 
     def shell(self) -> tuple[str, ...]:
-        return (line("qemu-img", "create", "-q", "-f", self.format, self.path, str(self.size)),)
+        create = line("qemu-img", "create", "-q", "-f", self.format, self.path, str(self.size))
+        return (f"[ -e {shlex.quote(self.path)} ] || {create}",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,7 +495,10 @@ class LoadFile:
 
 @dataclass(frozen=True, slots=True)
 class OpenOverlay:
-    """Make a nameless qcow2 file of `size` bytes above an image, under `handle`: what is written there is thrown away."""
+    """Make a nameless qcow2 file as large as an image, under `handle`: it takes what is written in its place.
+
+    It names no backing file; QEMU is told of that.
+    """
 
     handle: str
     image: str
@@ -525,7 +540,8 @@ class Word:
 class RunHook:
     """Run a program of the user's when a card's host side is ready (`up`), and `down` before it goes.
 
-    It is called as qemu-ifup scripts are, with the interface as its argument, and finds the rest in QEMUNET_* variables.
+    It is called as qemu-ifup scripts are, with the interface as its argument, and finds the rest in variables
+    whose names begin with QEMUNET_.
     """
 
     up: str | None
@@ -583,8 +599,8 @@ class EndQemu:
         return None
 
     def shell(self) -> tuple[str, ...]:
-        pid = f"{self.directory}/pid"
-        return (f"kill \"$(cat {shlex.quote(pid)})\" && while kill -0 \"$(cat {shlex.quote(pid)})\" 2>/dev/null; do sleep 0.1; done",)
+        pid = f'"$(cat {shlex.quote(self.directory)}/pid)"'
+        return (f"kill {pid} && while kill -0 {pid} 2>/dev/null; do sleep 0.1; done",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,5 +58,9 @@ class Skips:
             terminalreporter.line(f"{mark}{test}: {reason}")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write what the golden tests found as what they expect")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Skips(), "skips")

@@ -42,7 +42,7 @@ def find(argv: Sequence[str]) -> tuple[str, list[str]]:
         return first, rest
     if first in GROUPS:
         return _find_in_group(first, rest)
-    from qemunet.cli.parser import did_you_mean
+    from qemunet.config.hints import did_you_mean
 
     kind = "option" if first.startswith("-") else "command"
     known = ["--help", "--version"] if kind == "option" else words("")
@@ -87,10 +87,10 @@ def _find_in_group(group: str, rest: list[str]) -> tuple[str, list[str]]:
         lines = [f"  qemunet {group} {word}  {COMMANDS[f'{group} {word}'][1]}" for word in known]
         print(f"usage: qemunet {group} COMMAND [options]", "", *lines, sep="\n")
         raise SystemExit(0)
-    from qemunet.cli.parser import did_you_mean
+    from qemunet.config.hints import did_you_mean
 
     what = f'unknown command "{group} {rest[0]}"' if rest else f"missing: what to do with {GROUPS[group]}"
-    raise UsageError(what, hint=did_you_mean(rest[0] if rest else "", known))
+    raise UsageError(what, hint=did_you_mean(rest[0] if rest else "", known, f"known: {', '.join(known)}"))
 
 
 def _open_standard_files() -> None:

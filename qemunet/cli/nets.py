@@ -29,7 +29,7 @@ def _list(args: Namespace) -> int:
 
 
 def _show_arguments(parser: Parser) -> None:
-    parser.add_argument("name", metavar="NAME", help="a network that is up")
+    parser.add_argument("name", metavar="NETWORK", help="a network that is up")
     add_json(parser)
 
 

@@ -10,14 +10,13 @@ from qemunet.errors import UsageError
 
 TYPE_CHECKING = False  # `typing` itself is not imported: it costs more than argparse
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
     Arguments = Callable[["Parser"], None]
     Action = Callable[[argparse.Namespace], int]
     Commands = dict[str, tuple[Arguments, Action]]
 
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _NARROWEST = 60
 
 
@@ -31,11 +30,12 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Return the arguments; raises UsageError."""
-        return self.parse_intermixed_args(list(argv))
+        return self.parse_args(self._options_first(argv))
 
     def error(self, message: str) -> NoReturn:
         """Raise `UsageError` in our words."""
-        raise UsageError(*self._translated(message))
+        problem, hint = self._translated(message)
+        raise UsageError(problem, hint=hint)
 
     def options(self) -> list[str]:
         """Return every option string."""
@@ -44,6 +44,24 @@ class Parser(argparse.ArgumentParser):
     def actions(self) -> list[argparse.Action]:
         """Return the arguments as argparse knows them, in the order of their declaration."""
         return list(self._actions)
+
+    def _options_first(self, argv: Sequence[str]) -> list[str]:
+        """Return the command line with the names behind the options; argparse takes no name after ``FILE -d``."""
+        options: list[str] = []
+        names: list[str] = []
+        words = iter(argv)
+        for word in words:
+            if word == "--":
+                names += words
+            elif not word.startswith("-") or word == "-":
+                names.append(word)
+            else:
+                options.append(word)
+                options += [value for value in (next(words, None),) if value] if self._wants_value(word) else []
+        return [*options, "--", *names] if any(name.startswith("-") for name in names) else options + names
+
+    def _wants_value(self, option: str) -> bool:
+        return any(option in action.option_strings and action.nargs != 0 for action in self._actions)
 
     def _translated(self, message: str) -> tuple[str, str]:
         """Return argparse's complaint as a message and a hint."""
@@ -56,14 +74,18 @@ class Parser(argparse.ArgumentParser):
             return f"missing: {missing[1]}", self._usage()
         if choice := re.match(r"argument (.*): invalid choice: '(.*)' \(choose from (.*)\)", message):
             known = [word.strip(" '") for word in choice[3].split(",")]
-            return f'{choice[1]}: unknown "{choice[2]}"', did_you_mean(choice[2], known)
+            return f'{choice[1]}: unknown "{choice[2]}"', _suggest(choice[2], known, f"known: {', '.join(known)}")
+        if lacking := re.match(r"argument (?:\S+/)?(\S+): expected one argument", message):
+            return f"option {lacking[1]} needs a value", self._usage()
+        if surplus := re.match(r"argument (?:\S+/)?(\S+): ignored explicit argument '(.*)'", message):
+            return f'option {surplus[1]} takes no value, and "{surplus[2]}" was given', self._usage()
         return message.removeprefix("argument "), self._usage()
 
     def _nearest(self, word: str) -> str:
-        return did_you_mean(word, [o for o in self.options() if o.startswith("--")], f"`{self.prog} --help`")
+        long = [option for option in self.options() if option.startswith("--")]
+        return _suggest(word, long, f"`{self.prog} --help` lists them")
 
     def _usage(self) -> str:
-        self.usage = None  # parsing intermixed arguments leaves a mutilated one behind
         return " ".join(self.format_usage().split())
 
 
@@ -78,26 +100,21 @@ class _Formatter(argparse.HelpFormatter):
         super().__init__(prog, width=max(width, _NARROWEST), **settings)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the known word that looks most like this one, "" if none does."""
-    from difflib import get_close_matches
+def _suggest(word: str, known: Sequence[str], otherwise: str) -> str:
+    from qemunet.config.hints import did_you_mean
 
-    return next(iter(get_close_matches(word, list(known), 1)), "")
-
-
-def did_you_mean(word: str, known: Sequence[str], otherwise: str = "") -> str:
-    """Return a hint for an unknown word: the nearest known one, and all of them if they are few."""
-    close = nearest(word, known)
-    everything = otherwise or f"known are {', '.join(known)}"
-    return f'did you mean "{close}"? {everything}' if close else everything
+    return did_you_mean(word, known, otherwise)
 
 
 def seconds(text: str) -> float:
     """Return a time such as ``30s`` in seconds; raises what argparse turns into a complaint."""
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|min|m|h)", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f'"{text}" is not a time with its unit, such as 30s or 2m')
-    return float(match[1]) * _SECONDS[match[2]]
+    from qemunet.config.hints import Bad
+    from qemunet.config.units import seconds as parsed
+
+    try:
+        return parsed(text)
+    except Bad as error:
+        raise argparse.ArgumentTypeError(f"{error.problem}: {error.hint}") from None
 
 
 def count(text: str) -> int:
@@ -110,3 +127,15 @@ def count(text: str) -> int:
 def add_json(parser: Parser) -> None:
     """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help="print JSON; errors too, on stderr")
+
+
+def add_overrides(parser: Parser) -> None:
+    """Add ``--set``."""
+    parser.add_argument(
+        "--set",
+        metavar="K=V",
+        dest="overrides",
+        action="append",
+        default=[],
+        help="another value for one key, e.g. vm.kali2.memory=1G",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qemunet.cli import render
+from qemunet.cli.parser import add_overrides
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,18 +14,11 @@ if TYPE_CHECKING:
 
 def _run_arguments(parser: Parser) -> None:
     parser.add_argument("file", metavar="FILE", help="the lab file")
-    parser.add_argument("vms", metavar="VM", nargs="*", help="only these vms of it")
+    parser.add_argument("vms", metavar="VM", nargs="*", default=[], help="only these vms of it")
     parser.add_argument(
         "-d", "--detach", action="store_true", help="return when the guests run; several vms imply it"
     )
-    parser.add_argument(
-        "--set",
-        metavar="K=V",
-        dest="overrides",
-        action="append",
-        default=[],
-        help="another value for one key, e.g. vm.kali2.memory=1G",
-    )
+    add_overrides(parser)
     parser.add_argument("--no-console", action="store_true", help="stay in the foreground without the console")
     parser.add_argument("--json", action="store_true", help="print an error as JSON")
 

@@ -39,6 +39,13 @@ def listed(words: Iterable[str], last: str = "and") -> str:
     return f"{', '.join(head)} {last} {tail}" if head else tail
 
 
+def dotted(path: str, key: str) -> str:
+    """Append a key to a dotted path, in quotes if TOML wants them."""
+    bare = key.isascii() and key.replace("-", "a").replace("_", "a").isalnum()
+    word = key if bare else quoted(key)
+    return f"{path}.{word}" if path else word
+
+
 def quoted(text: str) -> str:
     """Return `text` as a TOML basic string."""
     return f'"{text.translate(_ESCAPES)}"'

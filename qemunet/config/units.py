@@ -34,7 +34,7 @@ def size(text: str) -> int:
         )
     whole, fraction, unit = match.groups(default="")
     scaled = int(whole + fraction) << _SIZES[unit]
-    result, rest = divmod(scaled, 10 ** len(fraction))
+    result, rest = divmod(scaled, int("1" + "0" * len(fraction)))
     if rest or result % KIB:
         raise Bad(f'"{text}" is not a whole number of kibibytes')
     return result

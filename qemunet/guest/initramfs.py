@@ -9,20 +9,40 @@ from qemunet.guest import cpio, modules
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-DIRECTORIES = ("bin", "dev", "etc", "lib", "lib/guest", "lib/modules", "proc", "root", "root/www", "run", "sys", "tmp", "var")
+DIRECTORIES = (
+    "bin",
+    "dev",
+    "etc",
+    "lib",
+    "lib/guest",
+    "lib/modules",
+    "proc",
+    "root",
+    "root/www",
+    "run",
+    "sys",
+    "tmp",
+    "var",
+)
 LINKS = {"sbin": "bin", "usr": ".", "var/run": "/run", "etc/mtab": "/proc/self/mounts"}
+# The last line: login tells each login to the console when there is no system log.
 FSTAB = """\
 proc /proc proc defaults 0 0
 sysfs /sys sysfs defaults 0 0
 devtmpfs /dev devtmpfs defaults 0 0
+/dev/null /dev/console none bind 0 0
 """
-PASSWD = "root::0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
+ACCOUNTS = "root::0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
 GROUP = "root:x:0:\nnogroup:x:65534:\n"
 CURSOR_QUESTION = b"\x1b[6n\0"
 
 
 def build(
-    release: str, chosen: Mapping[str, modules.Module], busybox: bytes, applets: Sequence[str], scripts: Mapping[str, str]
+    release: str,
+    chosen: Mapping[str, modules.Module],
+    busybox: bytes,
+    applets: Sequence[str],
+    scripts: Mapping[str, str],
 ) -> bytes:
     """Return the archive: `release` is the kernel's, `scripts` are our files by name."""
     return cpio.archive(
@@ -63,7 +83,7 @@ def _settings(scripts: Mapping[str, str]) -> Iterator[cpio.Entry]:
     yield cpio.File("lib/guest/hotplug", scripts["hotplug.sh"].encode(), 0o755)
     yield cpio.File("etc/profile", scripts["profile.sh"].encode())
     yield cpio.File("etc/fstab", FSTAB.encode())
-    yield cpio.File("etc/passwd", PASSWD.encode())
+    yield cpio.File("etc/passwd", ACCOUNTS.encode())
     yield cpio.File("etc/group", GROUP.encode())
 
 

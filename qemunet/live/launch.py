@@ -23,13 +23,13 @@ from dataclasses import dataclass
 
 from qemunet import interrupts, state
 from qemunet.errors import Failed, Interrupted, QemunetError, describe_status
+from qemunet.live import control, stay
+from qemunet.live.reach import reach
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from qemunet.host.linux import LinuxHost
-
-_LINE = 1 << 20  # bytes; the longest line on the tether
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +41,6 @@ class Order:
     overrides: tuple[str, ...] = ()
     detach: bool = False
     console: bool = True
-
-
-class Relayed(QemunetError):
-    """An error of the other process, to be reported as if it were ours."""
-
-    def __init__(self, report: dict[str, typing.Any]) -> None:
-        error = report["error"]
-        super().__init__(error["message"], where=error["where"], hint=error["hint"])
-        self.kind = error["kind"]
-        self.exit_status = report["status"]
 
 
 def run(order: Order, tell: Callable[[str], None]) -> int:
@@ -75,7 +65,7 @@ def _child(order: Order, tether: socket.socket, tell: Callable[[str], None]) -> 
     try:
         argv = _start(order, tether, tell)
     except QemunetError as error:
-        _send(tether, {**error.as_json(), "status": error.exit_status})
+        _send(tether, error.as_json())
         return error.exit_status
     except BaseException:
         import traceback
@@ -93,25 +83,26 @@ def _start(order: Order, tether: socket.socket, tell: Callable[[str], None]) -> 
 
     runtime = state.Runtime(state.locate())
     source = Source.read(order.file, order.overrides)
-    keeper = _take_keepers_lock(runtime, source.lab_name)
+    keeper = _take_keepers_lock(runtime, source.spec.name)
     if keeper is None:
-        _send(tether, {"elsewhere": runtime.lab(source.lab_name).path("keeper.sock")})
+        _send(tether, {"elsewhere": source.spec.name})
         os._exit(0)
     host = LinuxHost(runtime.path)
+    tethered = not order.detach and len(source.chosen(order.vms)) == 1
     try:
-        lab = session.start(
+        session.start(
             runtime,
             host,
             source,
             order.vms,
-            tethered=not order.detach,
+            tethered=tethered,
             tell=tell,
-            commit=lambda names: _commit(tether, names),
+            commit=lambda names: _commit(tether, names, tethered=tethered),
         )
     except BaseException:
-        runtime.leave_lab(source.lab_name, keeper)
+        runtime.leave_lab(source.spec.name, keeper)
         raise
-    return _keeper_argv(runtime, lab.name, host, keeper, None if order.detach else tether)
+    return _keeper_argv(runtime, source.spec.name, host, keeper, tether if tethered else None)
 
 
 def _take_keepers_lock(runtime: state.Runtime, lab: str) -> state.Lock | None:
@@ -123,10 +114,10 @@ def _take_keepers_lock(runtime: state.Runtime, lab: str) -> state.Lock | None:
         return state.Lock.take(scope.path("lock"), create=True)
 
 
-def _commit(tether: socket.socket, vms: Sequence[str]) -> None:
+def _commit(tether: socket.socket, vms: Sequence[str], *, tethered: bool) -> None:
     """Agree with the parent that the start is final; raises Interrupted if the parent is gone."""
     interrupts.check()
-    _send(tether, {"ready": list(vms)})
+    _send(tether, {"ready": list(vms), "tethered": tethered})
     if tether.recv(16) != b"go\n":
         raise Interrupted("the process that asked for this is gone")
 
@@ -146,7 +137,7 @@ def _keeper_argv(
     for fd in (*numbers, keeper.fd, handover["tether"]):
         if fd is not None:
             os.set_inheritable(fd, True)  # noqa: FBT003
-    return [sys.executable, "-m", "qemunet.live.keeper", json.dumps(handover)]
+    return [sys.executable, "-P", "-m", "qemunet.live.keeper", json.dumps(handover)]
 
 
 # ---------------------------------------------------------------- the parent
@@ -160,40 +151,64 @@ class _Parent:
         self.child = child
         self.tether = tether
         self.tell = tell
-        self._asked_to_end = False
 
     def run(self) -> int:
         """Wait for the start, then for the end if that is wanted; return the exit status."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._pass_on)
         reply = _receive(self.tether)
+        if "ready" in reply:
+            return self._go_on(reply)
+        _, status = os.waitpid(self.child, 0)
         if "error" in reply:
-            os.waitpid(self.child, 0)
-            raise Relayed(reply)
+            raise control.error_from(reply["error"])
         if "elsewhere" in reply:
-            os.waitpid(self.child, 0)
             return self._join(reply["elsewhere"])
-        if "ready" not in reply:
-            return self._clean_up()
-        self.tether.sendall(b"go\n")
-        return 0 if self.order.detach else self._stay(reply["ready"])
+        return self._clean_up(os.waitstatus_to_exitcode(status))
 
     def _pass_on(self, number: int, _frame: object) -> None:
         """A signal sent to this process alone is meant for both."""
-        self._asked_to_end = True
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.child, number)
 
-    def _clean_up(self) -> int:
+    def _go_on(self, reply: dict[str, typing.Any]) -> int:
+        try:
+            self.tether.sendall(b"go\n")
+        except BrokenPipeError:
+            return self._clean_up(os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1]))
+        if not reply["tethered"]:
+            return 0
+        return stay.stay(
+            state.Runtime(state.locate()), reply["ready"][0], control.Control(self.tether), self.order.console
+        )
+
+    def _join(self, lab: str) -> int:
+        """The lab has a keeper already: let that start these vms."""
+        interrupts.install()
+        runtime = state.Runtime(state.locate())
+        keeper = reach(runtime, lab)
+        vms = keeper.ask(
+            "start",
+            within=None,
+            file=os.path.abspath(self.order.file),
+            vms=list(self.order.vms),
+            overrides=list(self.order.overrides),
+            tether=not self.order.detach,
+        )["vms"]
+        assert isinstance(vms, list), "the keeper names what it started"
+        if self.order.detach or len(vms) > 1:
+            return 0
+        return stay.stay(runtime, vms[0], keeper, self.order.console)
+
+    def _clean_up(self, status: int) -> int:
         """The child died without a word: finish what it left."""
         from qemunet.host.linux import LinuxHost
         from qemunet.live import session
 
-        _, status = os.waitpid(self.child, 0)
         runtime = state.Runtime(state.locate())
         session.gc(runtime, LinuxHost(runtime.path))
         raise Failed(
-            f"the process that started the guests died ({describe_status(os.waitstatus_to_exitcode(status))})",
+            f"the process that started the guests died ({describe_status(status)})",
             hint="what it had done was taken back",
         )
 

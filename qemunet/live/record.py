@@ -53,6 +53,4 @@ def _mode(nic: Nic) -> str:
 def _with(
     base: NicRecord, *, ifname: str, host_mac: str, network: str | None = None, bridge: str | None = None
 ) -> NicRecord:
-    return NicRecord(
-        base.id, base.mode, base.model, base.mac, base.link, ifname, host_mac, network, bridge, base.ips
-    )
+    return NicRecord(base.id, base.mode, base.model, base.mac, base.link, ifname, host_mac, network, bridge, base.ips)

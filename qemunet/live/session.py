@@ -19,8 +19,8 @@ if typing.TYPE_CHECKING:
     from qemunet.journal import Journal
     from qemunet.model.lab import Lab
     from qemunet.model.vm import Vm
-    from qemunet.live.source import Source
-    from qemunet.steps import Part, Plan
+    from qemunet.live.source import Source, Thought
+    from qemunet.steps import Part
 
     Tell = Callable[[str], None]
 
@@ -44,19 +44,19 @@ class Start:
         self.tethered = tethered
         self._works: dict[str, Work] = {}
 
-    def prepare(self, lab: Lab, plan: Plan, facts: Facts, vms: Sequence[Vm]) -> None:
+    def prepare(self, thought: Thought, vms: Sequence[Vm]) -> None:
         """Make what is shared and each vm's own things; the runtime directory's lock must be held."""
-        for part in plan.shared:
-            self._make_shared(lab, part, facts)
+        for part in thought.plan.shared:
+            self._make_shared(thought.lab, part, thought.facts)
         for vm in vms:
-            self._open(lab, vm, facts)
-        for part in plan.own:
-            self._apply(part, facts)
+            self._open(thought.lab, vm, thought.facts)
+        for part in thought.plan.own:
+            self._apply(part, thought.facts)
 
-    def launch(self, plan: Plan, facts: Facts) -> None:
+    def launch(self, thought: Thought) -> None:
         """Start the QEMUs and let the guests run; nobody else waits for this."""
-        for part in plan.start:
-            self._apply(part, facts)
+        for part in thought.plan.start:
+            self._apply(part, thought.facts)
 
     def settle(self) -> None:
         """It is final: say so on record, and let go of the scopes."""
@@ -127,19 +127,18 @@ def start(
     attempt = Start(runtime, host, tethered=tethered)
     try:
         with runtime.exclusive():
-            lab, plan, facts = source.think(runtime, host, vms, tell=tell)
-            chosen = [lab.vm(name) for name in vms] or list(lab.vms)
-            _refuse_running(runtime, chosen)
-            attempt.prepare(lab, plan, facts, chosen)
-        attempt.launch(plan, facts)
-        commit([vm.name for vm in chosen])
+            _refuse_running(runtime, source.chosen(vms))
+            thought = source.think(runtime, vms, host=host, tell=tell)
+            attempt.prepare(thought, [thought.lab.vm(name) for name in source.chosen(vms)])
+        attempt.launch(thought)
+        commit(source.chosen(vms))
     except BaseException as error:
         failures = attempt.give_up()
         if failures:
             raise NotTakenBack([str(error), *failures]) from error
         raise
     attempt.settle()
-    return lab
+    return thought.lab
 
 
 def take_back(runtime: Runtime, host: LinuxHost, names: Iterable[str]) -> list[str]:
@@ -215,16 +214,16 @@ def _in_use(scope: Scope) -> bool:
     return bool(scope.users()) or (scope.fingerprint() is not None and os.path.exists(scope.path("keep")))
 
 
-def _refuse_running(runtime: Runtime, vms: Iterable[Vm]) -> None:
-    for vm in vms:
-        scope = runtime.scope(f"vm/{vm.name}")
+def _refuse_running(runtime: Runtime, names: Iterable[str]) -> None:
+    for name in names:
+        scope = runtime.scope(f"vm/{name}")
         if scope.exists():
             known = scope.record()
             detail = f" (lab {known.lab}, pid {known.pid or 'not yet known'})" if known else ""
             raise Taken(
-                f"a vm of the name {vm.name} is there already{detail}",
-                where=f"vm.{vm.name}",
-                hint=f"`qemunet stop {vm.name}` ends it; `qemunet status {vm.name}` shows it",
+                f"a vm of the name {name} is there already{detail}",
+                where=f"vm.{name}",
+                hint=f"`qemunet stop {name}` ends it; `qemunet status {name}` shows it",
             )
 
 

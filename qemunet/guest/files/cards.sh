@@ -3,8 +3,9 @@
 # by DHCP, and follows them while they come and go.
 #
 # What is known of a card lies in /run: CARD.index (the kernel's number: another one means another card of the same
-# name), CARD.ups (how often it had gained its carrier when DHCP was last asked), CARD.dhcp (the client's process),
-# CARD.addresses (the comma separated addresses that it was given).
+# name), CARD.ups (how often it had gained its carrier when DHCP was last asked, "none" before), CARD.dhcp (the
+# client's process), CARD.addresses (the comma separated addresses that it was given), CARD.six (it has a fixed IPv6
+# address).
 
 SYS=${SYS:-/sys} # the tests put other trees here
 RUN=${RUN:-/run}
@@ -92,7 +93,7 @@ forget_card() {
 # that those of two cards do not clash.
 set_addresses() {
     # With duplicate detection an IPv6 address would be unusable for more than a second after the ready line.
-    case $wish in *:*/*) echo 0 >"/proc/sys/net/ipv6/conf/$1/dad_transmits" ;; esac
+    case $wish in *:*/*) echo 0 >"/proc/sys/net/ipv6/conf/$1/dad_transmits" && echo >"$RUN/$1.six" ;; esac
     ip link set "$1" up
     given=
     for word in $(IFS=,; echo $wish); do # shellcheck disable=SC2086
@@ -141,11 +142,27 @@ stop_dhcp() {
     rm -f "$RUN/$1.dhcp"
 }
 
-# Whether every card that waits for a lease has one.
+# Whether no card is to be waited for any longer.
 all_settled() {
-    for record in "$RUN"/*.ups; do
-        [ "$record" = "$RUN/*.ups" ] || [ -e "${record%.ups}.addresses" ] || return 1
+    for record in "$RUN"/*.ups "$RUN"/*.six; do
+        case $record in *\*.*) continue ;; esac
+        card=${record##*/}
+        card=${card%.*}
+        card_settled "$card" "${record##*.}" || return 1
     done
+}
+
+# A card that has no carrier by the time $carriers_due has no cable in it, or takes seconds (the e1000 family: 2 to
+# 3): it gets its lease when it can. Else it needs a lease ($2 is ups), or a link that the kernel has noticed ($2 is
+# six): it does so once per second, and until then it does not use an IPv6 address.
+card_settled() {
+    carrier=0
+    read -r carrier 2>/dev/null <"$SYS/class/net/$1/carrier"
+    [ "$carrier" = 0 ] && [ "$now" -ge "$carriers_due" ] && return 0
+    case $2 in
+    ups) [ -e "$RUN/$1.addresses" ] ;;
+    six) read -r state <"$SYS/class/net/$1/operstate" && [ "$state" != down ] ;;
+    esac
 }
 
 # The time in centiseconds, in $now. (1 before the digits, because 08 would be an octal number.)
@@ -154,11 +171,12 @@ read_clock() {
     now=$((${uptime%.*} * 100 + 1${uptime#*.} - 100))
 }
 
-# Waits until all cards are settled, but no longer than $1 centiseconds.
+# Waits until all cards are settled, but no longer than $1 centiseconds, or $2 for cards without a carrier.
 settle_cards() {
     exec 3<>"$RUN/events" # both ways, so that it never ends
     read_clock
     deadline=$((now + $1))
+    carriers_due=$((now + $2))
     follow_carriers
     until all_settled || [ "$now" -ge "$deadline" ]; do
         read -r -t 0.05 event <&3 # lease writes here

@@ -5,7 +5,9 @@
 # writes them with `echo`, and passes values in variables instead of `$(…)`.
 # shellcheck disable=SC2034  # name and cmdline are read by cards.sh
 
-SETTLE=100 # centiseconds that the ready line waits for DHCP answers
+# Centiseconds that the ready line waits for DHCP answers, and for cards that have no carrier yet.
+DHCP_PATIENCE=100
+CARRIER_PATIENCE=20
 
 . /lib/guest/cards.sh
 
@@ -42,7 +44,8 @@ obey_signals() {
     trap 'reboot -f' TERM
 }
 
-say_ready() {
+# The first shell prints the line, just before its prompt: then whatever is typed after it reaches the shell.
+prepare_ready_line() {
     line="qemunet guest ready: $name"
     for path in /sys/class/net/*/device; do
         card=${path%/device}
@@ -52,8 +55,7 @@ say_ready() {
         [ -e "/run/$card.addresses" ] && read -r addresses <"/run/$card.addresses"
         line="$line $card=$addresses"
     done
-    # The firmware or the kernel may have left the cursor in the middle of a line.
-    printf '\n%s\n' "$line" >"$console"
+    echo "$line" >/run/ready
 }
 
 # In the background, because only `wait` lets a trap run at once. A shell started so has ^C ignored, and so has all
@@ -72,10 +74,11 @@ obey_signals
 start_kernel_interfaces
 load_drivers
 adopt_cards
+follow_carriers # asks for the leases; what comes until settle_cards is done while they are on their way
 modprobe -aq button evdev
 watch_power_button
 serve_web
-settle_cards "$SETTLE"
-say_ready
+settle_cards "$DHCP_PATIENCE" "$CARRIER_PATIENCE"
+prepare_ready_line
 watch_cards &
 keep_shell

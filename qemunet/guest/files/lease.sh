@@ -10,8 +10,12 @@ write_resolver() {
     for server in $dns; do echo "nameserver $server"; done
 }
 
+# With the shell's own means: a program more is 10 ms later.
 merge_resolvers() {
-    cat /run/*.resolv 2>/dev/null >/etc/resolv.conf
+    for part in /run/*.resolv; do
+        [ -e "$part" ] || continue
+        while read -r line; do echo "$line"; done <"$part"
+    done >/etc/resolv.conf
 }
 
 drop() {
@@ -40,7 +44,7 @@ take() {
     before=
     [ -e "$record" ] && read -r before <"$record"
     if [ "$before" != "$ip" ]; then
-        ip -4 addr flush dev "$interface"
+        [ -z "$before" ] || ip -4 addr flush dev "$interface"
         ip addr add "$ip/${mask:-24}" broadcast + dev "$interface"
     fi
     [ -z "$mtu" ] || ip link set "$interface" mtu "$mtu"

@@ -1,0 +1,105 @@
+"""``mac``, ``profiles``, ``schema`` and ``guest build``: small things that help to write and try a lab."""
+
+from __future__ import annotations
+
+import os
+
+from qemunet.cli import render
+from qemunet.cli.parser import add_json, count
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Collection
+
+    from qemunet.cli.parser import Commands, Parser
+
+_TRIES = 100  # at an address that is not taken
+
+
+def _mac_arguments(parser: Parser) -> None:
+    parser.add_argument("-n", metavar="N", type=count, default=1, dest="count", help="how many (default 1)")
+    parser.add_argument(
+        "--prefix", metavar="P", default=None, help="first one to five octets (default 52:54:00, QEMU's own)"
+    )
+    add_json(parser)
+
+
+def _mac(args: Namespace) -> int:
+    from qemunet.errors import UsageError
+    from qemunet.model import mac
+    from qemunet.state import Runtime, locate
+
+    try:
+        prefix = mac.normalize_prefix(args.prefix or mac.DEFAULT_PREFIX)
+    except ValueError as error:
+        raise UsageError(f'--prefix "{args.prefix}": {error}') from None
+    try:
+        taken = {key.removeprefix("mac/") for key in Runtime(locate()).claims()}
+    except PermissionError:
+        taken = set()  # somebody else's world
+    found = random_macs(args.count, prefix, taken)
+    if args.json:
+        render.as_json(found)
+    else:
+        render.out("\n".join(found))
+    return 0
+
+
+def random_macs(wanted: int, prefix: str, taken: Collection[str]) -> list[str]:
+    """Return that many different addresses below a prefix, none of them taken; raises UsageError if there are too few."""
+    from qemunet.errors import UsageError
+
+    octets = 6 - len(prefix.split(":"))
+    found: dict[str, None] = {}
+    for _ in range(wanted + _TRIES):
+        address = f"{prefix}:{os.urandom(octets).hex(':')}"
+        if address not in taken and address != "00:00:00:00:00:00":
+            found[address] = None
+        if len(found) == wanted:
+            return list(found)
+    raise UsageError(f"there are not {wanted} free addresses below {prefix}", hint="a shorter --prefix leaves room for more")
+
+
+# ---------------------------------------------------------------- profiles, schema, guest build
+
+
+def _profiles(args: Namespace) -> int:
+    from qemunet.config import profiles
+
+    found = profiles.available(os.getcwd())
+    if args.json:
+        render.as_json([{"name": one.name, "machine": one.machine.type, "doc": one.doc} for one in found])
+    else:
+        render.table(("NAME", "MACHINE", "WHAT"), [(one.name, one.machine.type, one.doc) for one in found])
+    return 0
+
+
+def _schema_arguments(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="as without it: a schema is JSON")
+
+
+def _schema(_args: Namespace) -> int:
+    from qemunet.config.keys import json_schema
+
+    render.as_json(json_schema())
+    return 0
+
+
+def _guest_build(args: Namespace) -> int:
+    from qemunet.guest import image
+
+    built = image.build(render.note)
+    if args.json:
+        render.as_json({"kernel": built.kernel, "initrd": built.initrd, "append": built.append})
+    else:
+        render.out(f"{built.kernel}\n{built.initrd}")
+    return 0
+
+
+COMMANDS: Commands = {
+    "mac": (_mac_arguments, _mac),
+    "profiles": (add_json, _profiles),
+    "schema": (_schema_arguments, _schema),
+    "guest build": (add_json, _guest_build),
+}

@@ -1,0 +1,174 @@
+"""``stop``, ``down`` and ``gc``: ends guests, and finishes what a killed process left."""
+
+from __future__ import annotations
+
+from qemunet.cli import render
+from qemunet.cli.parser import add_json, seconds
+from qemunet.errors import NotFound, QemunetError
+from qemunet.state import Runtime, locate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable, Sequence
+
+    from qemunet.cli.parser import Commands, Parser
+    from qemunet.state import VmRecord
+
+_DEAD = "dead"
+_HOW = {
+    "powerdown": "powered off",
+    "quit": "QEMU was told to quit",
+    "kill": "QEMU was killed",
+    _DEAD: "was dead already; what it had left was taken back",
+}
+_DEFAULT_TIMEOUT = 30.0
+
+
+def _ending_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "--timeout",
+        metavar="TIME",
+        type=seconds,
+        default=_DEFAULT_TIMEOUT,
+        help="how long a guest may take after the power button was pressed (default 30s)",
+    )
+    parser.add_argument("--force", action="store_true", help="do not press the power button first")
+    add_json(parser)
+
+
+def _stop_arguments(parser: Parser) -> None:
+    parser.add_argument("vms", metavar="VM", nargs="+", help="a vm that runs")
+    _ending_arguments(parser)
+
+
+def _stop(args: Namespace) -> int:
+    here = Runtime(locate())
+    return _end([here.vm(name) for name in dict.fromkeys(args.vms)], args, here)
+
+
+def _down_arguments(parser: Parser) -> None:
+    parser.add_argument("names", metavar="LAB", nargs="+", help="a lab, or its file")
+    _ending_arguments(parser)
+
+
+def _down(args: Namespace) -> int:
+    here = Runtime(locate())
+    known = here.vms()
+    chosen: dict[str, VmRecord] = {}
+    for name in args.names:
+        found = of_lab(name, known)
+        if not found:
+            labs = ", ".join(sorted({vm.lab for vm in known})) or "none"
+            raise NotFound(f'no vm of a lab "{name}" runs (labs: {labs})', where=here.path)
+        chosen |= {vm.name: vm for vm in found}
+    return _end(list(chosen.values()), args, here)
+
+
+def of_lab(name: str, vms: Sequence[VmRecord]) -> list[VmRecord]:
+    """Return the vms of a lab, which is named by its name or by its file."""
+    from os.path import abspath
+
+    return [vm for vm in vms if vm.lab == name] or [vm for vm in vms if vm.file == abspath(name)]
+
+
+# ---------------------------------------------------------------- ending vms
+
+
+def _end(vms: Sequence[VmRecord], args: Namespace, here: Runtime) -> int:
+    """End all of them at the same time; tell of each how, or what went wrong."""
+    results = at_once([lambda vm=vm: _end_one(vm, args, here) for vm in vms])
+    done = [(vm.name, how) for vm, how in zip(vms, results, strict=True) if isinstance(how, str)]
+    failed = [how for how in results if isinstance(how, QemunetError)]
+    if args.json:
+        render.as_json([{"vm": name, "how": how} for name, how in done])
+    else:
+        for name, how in done:
+            render.note(f"{name}: {_HOW.get(how, how)}")
+    for error in failed[:-1]:
+        render.note(f"error: {error}")
+    if failed:
+        raise failed[-1]
+    return 0
+
+
+def _end_one(vm: VmRecord, args: Namespace, here: Runtime) -> str:
+    """End a vm and return how; raises QemunetError. What was dead already is taken back."""
+    if vm.state == "dead":
+        return _take_back(vm, here)
+    from qemunet.cli.keeper import reach
+
+    control = reach(here, vm.lab)
+    try:
+        reply = control.ask("stop", within=None, vm=vm.name, timeout=args.timeout, force=args.force)
+    finally:
+        control.close()
+    return str(reply["how"])
+
+
+def _take_back(vm: VmRecord, here: Runtime) -> str:
+    from qemunet.errors import NotTakenBack
+    from qemunet.host.linux import LinuxHost
+    from qemunet.live import session
+
+    failures = session.take_back(here, LinuxHost(here.path), [vm.name])
+    if failures:
+        raise NotTakenBack(failures)
+    return _DEAD
+
+
+def at_once(actions: Sequence[Callable[[], str]]) -> list[str | QemunetError]:
+    """Do all actions at the same time; return their results or errors in order."""
+    results: dict[int, str | QemunetError] = {}
+
+    def do(number: int) -> None:
+        try:
+            results[number] = actions[number]()
+        except QemunetError as error:
+            results[number] = error
+        except OSError as error:
+            results[number] = QemunetError(error.strerror or str(error))
+
+    if len(actions) == 1:
+        do(0)
+    else:
+        from threading import Thread
+
+        threads = [Thread(target=do, args=(number,), daemon=True) for number in range(len(actions))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return [results[number] for number in range(len(actions))]
+
+
+# ---------------------------------------------------------------- gc
+
+
+def _gc_arguments(parser: Parser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    add_json(parser)
+
+
+def _gc(args: Namespace) -> int:
+    from qemunet import interrupts
+    from qemunet.host.linux import LinuxHost
+    from qemunet.live import session
+
+    interrupts.install()  # ^C must not fall into the middle of an undo
+    here = Runtime(locate())
+    done = session.gc(here, LinuxHost(here.path), dry_run=args.dry_run)
+    if args.json:
+        render.as_json(done)
+    elif done:
+        render.out("\n".join(done))
+    else:
+        render.note("nothing was left behind")
+    return 0
+
+
+COMMANDS: Commands = {
+    "stop": (_stop_arguments, _stop),
+    "down": (_down_arguments, _down),
+    "gc": (_gc_arguments, _gc),
+}

@@ -1,0 +1,285 @@
+"""What must be right in a lab file whatever the host is: references, and that nothing is given away twice."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass, field
+
+from qemunet.config import modes, units
+from qemunet.config.hints import did_you_mean, listed
+from qemunet.config.spec import DiskSpec, LabSpec, NetworkSpec, NicMode, NicSpec, VmSpec
+from qemunet.model import names
+from qemunet.model.network import NetworkMode
+from qemunet.model.vm import VncDisplay
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qemunet.model.nic import Forward
+
+SLIRP_SUBNET = "10.0.2.0/24"
+_ANY = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared, not bound
+
+
+def check(spec: LabSpec) -> None:
+    """Raise ConfigError for the first thing in the file that cannot be."""
+    _names(spec)
+    for network in spec.networks:
+        modes.check_network(spec, network)
+        _network(spec, network)
+    for vm in spec.vms:
+        modes.check_boot(spec, f"{vm.path}.boot", vm.boot)
+        _cards(spec, vm)
+        for disk in vm.disk:
+            _disk(spec, disk)
+    _macs(spec)
+    _interfaces(spec)
+    _addresses(spec)
+    _listeners(spec)
+
+
+def nics(vm: VmSpec) -> tuple[NicSpec, ...]:
+    """Return a vm's cards: the one in user mode, if its file says nothing of cards."""
+    return (NicSpec(f"{vm.path}.nic[0]"),) if vm.nic is None else vm.nic
+
+
+def nic_id(index: int, nic: NicSpec) -> str:
+    """Return a card's id."""
+    return nic.id or f"net{index}"
+
+
+def ifname(vm: VmSpec, index: int, nic: NicSpec) -> str:
+    """Return the name of a card's host side."""
+    return nic.ifname or names.ifname(vm.name, nic_id(index, nic))
+
+
+def bridge_name(network: NetworkSpec) -> str:
+    """Return the interface name of a network's bridge."""
+    return network.bridge or names.ifname(network.name)
+
+
+# ---------------------------------------------------------------- one thing at a time
+
+
+@dataclass(frozen=True, slots=True)
+class _Once:
+    """Things that only one may have."""
+
+    spec: LabSpec
+    what: str
+    owners: dict[object, str] = field(default_factory=dict)
+
+    def take(self, key: object, path: str, owner: str, hint: str = "") -> None:
+        """Note the owner; raise ConfigError at `path` if there is one already."""
+        if key in self.owners:
+            raise self.spec.error(path, f'{self.what} "{key}" is also that of {self.owners[key]}', hint)
+        self.owners[key] = owner
+
+
+def _names(spec: LabSpec) -> None:
+    hint = "vms, networks and the lab share one set of names"
+    once = _Once(spec, "the name")
+    if spec.named:
+        once.take(spec.name, "lab.name", "the lab")
+    for name, path in [(vm.name, vm.path) for vm in spec.vms] + [(net.name, net.path) for net in spec.networks]:
+        once.take(name, path, path, hint)
+
+
+def _network(spec: LabSpec, network: NetworkSpec) -> None:
+    foreign = modes.network_mode(network) is NetworkMode.BRIDGE
+    if not foreign and not names.is_ifname(bridge_name(network)):
+        problem = f'"{network.bridge}" is longer than the {names.IFNAMSIZ} bytes of an interface name'
+        raise spec.error(f"{network.path}.bridge", problem)
+    delay = network.forward_delay
+    if delay is not None and not (2 if network.stp else 0) <= delay <= 30:
+        low = "2s, the least with stp," if network.stp else "0"
+        raise spec.error(f"{network.path}.forward-delay", f"{delay}s is not between {low} and 30s")
+
+
+def _cards(spec: LabSpec, vm: VmSpec) -> None:
+    ids, boot, acpi = (_Once(spec, what) for what in ("the id", "boot-index", "acpi-index"))
+    for index, nic in enumerate(nics(vm)):
+        modes.check_nic(spec, nic)
+        ids.take(nic_id(index, nic), f"{nic.path}.id", nic.path)
+        if nic.boot_index is not None:
+            boot.take(nic.boot_index, f"{nic.path}.boot-index", nic.path)
+        if nic.acpi_index is not None:
+            acpi.take(nic.acpi_index, f"{nic.path}.acpi-index", nic.path)
+        if nic.network is not None and spec.network(nic.network) is None:
+            known = [network.name for network in spec.networks]
+            every = f"networks are {listed(known)}" if known else f"there is no [network.{nic.network}] in this file"
+            hint = did_you_mean(nic.network, known, every)
+            raise spec.error(f"{nic.path}.network", f'unknown network "{nic.network}"', hint)
+        _gateways(spec, nic)
+        _user(spec, nic)
+
+
+def _gateways(spec: LabSpec, nic: NicSpec) -> None:
+    families = [units.bits(gateway) for gateway in nic.gateway or ()]
+    if len(families) != len({*families}):
+        raise spec.error(
+            f"{nic.path}.gateway", "more than one gateway of a kind", "at most one for IPv4 and one for IPv6"
+        )
+
+
+def _user(spec: LabSpec, nic: NicSpec) -> None:
+    """Refuse what QEMU's user mode cannot do."""
+    for forward in nic.forward or ():
+        text = units.format_forward(forward, own=not forward.vm)
+        if forward.vm:
+            hint = f'here it is "{units.format_forward(forward, own=True)}"'
+            raise spec.error(
+                f"{nic.path}.forward", f'"{text}" names a vm; in a card\'s own list that is left out', hint
+            )
+        if ":" in forward.address:
+            hint = "an IPv4 address, or none for all of them"
+            problem = f'"{text}" listens on IPv6, which QEMU\'s user mode cannot'
+            raise spec.error(f"{nic.path}.forward", problem, hint)
+    subnet = nic.subnet or SLIRP_SUBNET
+    if nic.dns is not None and not units.inside(nic.dns, subnet):
+        problem = f"{nic.dns} is not in the card's subnet {subnet}, as QEMU's user mode wants"
+        raise spec.error(
+            f"{nic.path}.dns", problem, "it is an address inside QEMU that passes questions on to the host's servers"
+        )
+
+
+def _disk(spec: LabSpec, disk: DiskSpec) -> None:
+    if disk.file is None:
+        raise spec.error(
+            f"{disk.path}.file", "a disk needs a file", 'as in file = "disk.qcow2"; with size = "10G" it is made'
+        )
+    if disk.cdrom:
+        for name, value in (("size", disk.size), ("backing", disk.backing)):
+            if value is not None:
+                raise spec.error(f"{disk.path}.{name}", f"a cdrom has no {name}")
+        if disk.bus == "virtio":
+            raise spec.error(
+                f"{disk.path}.bus", 'a cdrom cannot be on bus "virtio"', "buses for it are ide, sata and scsi"
+            )
+    if disk.backing is not None and disk.size is not None:
+        hint = f"make it once: qemu-img create -f qcow2 -F FORMAT -b {disk.backing[0]} {disk.file} SIZE"
+        raise spec.error(f"{disk.path}.size", "an image with a backing file is not made here", hint)
+
+
+# ---------------------------------------------------------------- the file as a whole
+
+
+def _macs(spec: LabSpec) -> None:
+    once = _Once(spec, "the address")
+    given = [(network.mac, network.path) for network in spec.networks]
+    given += [(nic.mac, nic.path) for vm in spec.vms for nic in nics(vm)]
+    for mac, path in given:
+        if mac not in (None, "auto"):
+            once.take(mac, f"{path}.mac", path)
+
+
+def _interfaces(spec: LabSpec) -> None:
+    """No interface is made twice, and none is made that is expected to be there."""
+    made = _Once(spec, "the interface")
+    used: dict[str, str] = {}
+    for network in spec.networks:
+        if modes.network_mode(network) is NetworkMode.BRIDGE:
+            used.setdefault(bridge_name(network), f"{network.path}.bridge")
+        else:
+            made.take(bridge_name(network), f"{network.path}.bridge", network.path)
+    for vm in spec.vms:
+        for index, nic in enumerate(nics(vm)):
+            if modes.nic_mode(nic) is not NicMode.USER:
+                made.take(ifname(vm, index, nic), f"{nic.path}.ifname", nic.path)
+            if nic.bridge is not None:
+                used.setdefault(nic.bridge, f"{nic.path}.bridge")
+            if nic.parent is not None:
+                used.setdefault(nic.parent, f"{nic.path}.parent")
+    _only_used(spec, made, used)
+    _parents(spec)
+
+
+def _only_used(spec: LabSpec, made: _Once, used: dict[str, str]) -> None:
+    for name, path in used.items():
+        if name in made.owners:
+            owner = made.owners[name]
+            network = owner.removeprefix("network.")
+            hint = f'to plug into it: network = "{network}"' if owner.startswith("network.") and ".nic[" in path else ""
+            raise spec.error(path, f'"{name}" is the interface that {owner} makes, not an existing one', hint)
+
+
+def _parents(spec: LabSpec) -> None:
+    """A parent with a macvtap in mode passthru has no other."""
+    by_parent: dict[str, list[NicSpec]] = {}
+    for vm in spec.vms:
+        for nic in nics(vm):
+            if nic.parent is not None:
+                by_parent.setdefault(nic.parent, []).append(nic)
+    for parent, several in by_parent.items():
+        exclusive = [nic for nic in several if nic.macvtap == "passthru"]
+        if exclusive and len(several) > 1:
+            other = next(nic for nic in several if nic is not exclusive[0])
+            problem = f"passthru takes {parent} for itself, and {other.path} is on it too"
+            raise spec.error(f"{exclusive[0].path}.macvtap", problem)
+
+
+def _addresses(spec: LabSpec) -> None:
+    """No IP address is there twice on one switch."""
+    switches: dict[str, _Once] = {}
+
+    def take(switch: str, address: str, path: str, owner: str) -> None:
+        once = switches.setdefault(switch, _Once(spec, "the address"))
+        once.take(units.plain(address), path, owner)
+
+    for network in spec.networks:
+        for address in network.address or ():
+            take(bridge_name(network), address, f"{network.path}.address", network.path)
+    for vm in spec.vms:
+        for index, nic in enumerate(nics(vm)):
+            for address in nic.address or ():
+                take(ifname(vm, index, nic), address, f"{nic.path}.address", f"the host on {nic.path}")
+            for address in nic.ip or ():
+                take(_switch(spec, vm, index, nic), address, f"{nic.path}.ip", nic.path)
+
+
+def _switch(spec: LabSpec, vm: VmSpec, index: int, nic: NicSpec) -> str:
+    """Return what is the same for cards that see each other."""
+    network = spec.network(nic.network) if nic.network is not None else None
+    if network is not None:
+        return bridge_name(network)
+    return nic.bridge or nic.parent or ifname(vm, index, nic)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    protocol: str
+    address: str
+    ports: tuple[int, int]
+    path: str
+
+
+def _listeners(spec: LabSpec) -> None:
+    """No port of the host is listened on twice."""
+    seen: list[_Listener] = []
+    for one in _all_listeners(spec):
+        for other in seen:
+            if _collide(one, other):
+                port = max(one.ports[0], other.ports[0])
+                raise spec.error(one.path, f"{one.protocol} port {port} is also that of {other.path}")
+        seen.append(one)
+
+
+def _all_listeners(spec: LabSpec) -> Iterator[_Listener]:
+    for vm in spec.vms:
+        screen = units.display(vm.display or "none")
+        if isinstance(screen, VncDisplay):
+            port = units.VNC_PORT + screen.number
+            yield _Listener("tcp", screen.address, (port, port), f"{vm.path}.display")
+        for nic in nics(vm):
+            for forward in nic.forward or ():
+                yield _listener(forward, f"{nic.path}.forward")
+
+
+def _listener(forward: Forward, path: str) -> _Listener:
+    return _Listener(forward.protocol, forward.address, forward.ports, path)
+
+
+def _collide(one: _Listener, other: _Listener) -> bool:
+    same = one.address == other.address or one.address in _ANY or other.address in _ANY
+    apart = one.ports[1] < other.ports[0] or other.ports[1] < one.ports[0]
+    return one.protocol == other.protocol and same and not apart

@@ -1,0 +1,243 @@
+"""All keys of a lab file and of a profile in one table; reading, hints, schema and documentation come from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qemunet.config import kinds
+from qemunet.config.kinds import Kind
+from qemunet.config.spec import NicMode, Switch
+from qemunet.model.network import NetworkMode
+from qemunet.model.nic import LinkState, MacvtapMode
+from qemunet.model.vm import Accel, Firmware, NicBus
+
+# To what a key of a card or of a network belongs, in the words of a message. A key without any belongs to all.
+USER = 'mode "user"'
+TAP = 'mode "tap"'
+MACVTAP = 'mode "macvtap"'
+POINT_TO_POINT = 'a point-to-point card (mode "tap" without network or bridge)'
+ON_NETWORK = 'a card on a network (network = "…", without mode or with mode "tap")'
+PRIVATE = 'mode "private"'
+ISOLATED = 'mode "isolated"'
+BRIDGE = 'mode "bridge"'
+DIRECT = "a boot with kernel"
+FROM_FIRMWARE = "a boot without kernel and guest"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key. `default` is text for people; `belongs` to what it is limited; `profile`: a profile may preset it.
+
+    `derived`: the default is worked out from other things.
+    """
+
+    name: str
+    kind: Kind
+    doc: str
+    default: str = ""
+    belongs: tuple[str, ...] = ()
+    profile: bool = False
+    derived: bool = False
+
+    @property
+    def field(self) -> str:
+        """The name of the attribute that holds the value."""
+        return self.name.replace("-", "_")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One kind of table. `tables` are its sub-tables, `lists` its arrays of tables, by key."""
+
+    title: str  # as it is written in a file
+    doc: str
+    keys: dict[str, Key]
+    tables: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
+
+    def known(self) -> list[str]:
+        """Return every key that may stand in the table."""
+        return [*self.keys, *self.tables, *self.lists]
+
+
+def _keys(*keys: Key) -> dict[str, Key]:
+    return {key.name: key for key in keys}
+
+
+LAB = Table(
+    "[lab]",
+    "What concerns the file as a whole.",
+    _keys(Key("name", kinds.NAME, "the lab's name", "the file's stem")),
+)
+
+VM = Table(
+    "[vm.NAME]",
+    "A guest. Without any [[vm.NAME.nic]] it gets one card in user mode; nic = [] is none.",
+    _keys(
+        Key("profile", kinds.TEXT, "hardware description: a name (`qemunet profiles`) or a path to a TOML file", "q35"),
+        Key("memory", kinds.MEMORY, "main memory", "512M", profile=True),
+        Key("cpus", kinds.whole(1, 288), "processors", "1", profile=True),
+        Key("accel", kinds.choice(Accel), "what executes the guest; auto: KVM where it works", "auto", profile=True),
+        Key("hotplug-slots", kinds.whole(0, 128), "spare PCIe root ports for cards added live", "8", profile=True),
+        Key(
+            "user", kinds.USER, "whom QEMU runs as when root starts it: auto, a name, or UID:GID", "auto", profile=True
+        ),
+        Key("display", kinds.DISPLAY, "a screen: none, vnc=ADDR:N or gtk", "none", profile=True),
+        Key("qemu-args", kinds.texts("an argument"), "passed to QEMU untouched, last", "[]", profile=True),
+    ),
+    tables=("boot", "machine"),
+    lists=("disk", "nic"),
+)
+
+MACHINE = Table(
+    "[vm.NAME.machine]",
+    "The hardware itself, as a profile describes it; in a lab file only to differ from the profile.",
+    _keys(
+        Key("type", kinds.TEXT, "QEMU's -machine type with its own options", "the profile's", profile=True),
+        Key("nic-bus", kinds.choice(NicBus), "where cards are plugged", "the profile's", profile=True),
+        Key("cpu-kvm", kinds.TEXT, "QEMU's -cpu under KVM", "host", profile=True),
+        Key("cpu-tcg", kinds.TEXT, "QEMU's -cpu without KVM; empty: QEMU's default", "empty", profile=True),
+    ),
+)
+
+BOOT = Table(
+    "[vm.NAME.boot]",
+    "What is booted: a kernel, the built-in guest, or what the firmware finds.",
+    _keys(
+        Key("kernel", kinds.PATH, "kernel that QEMU loads itself", "none"),
+        Key("initrd", kinds.PATH, "its initial file system", "none", (DIRECT,)),
+        Key("append", kinds.TEXT, "its command line", "empty", (DIRECT,)),
+        Key("guest", kinds.words("guest", ("tiny",)), "the built-in test guest instead of a kernel", "none"),
+        Key("order", kinds.ORDER, "where the firmware looks", "disk, network, cdrom", (FROM_FIRMWARE,)),
+        Key("firmware", kinds.choice(Firmware), "what starts the machine", "bios"),
+    ),
+)
+
+DISK = Table(
+    "[[vm.NAME.disk]]",
+    "A disk.",
+    _keys(
+        Key("file", kinds.PATH, "the image, or a block device"),
+        Key(
+            "format",
+            kinds.words("format", ("qcow2", "raw")),
+            "how it is written; never guessed from contents",
+            "by suffix; qcow2 with size",
+        ),
+        Key(
+            "backing",
+            kinds.PATHS,
+            "the image below it, and those below that one; to be named where you may not read them",
+            "as the image says",
+        ),
+        Key("size", kinds.SIZE, "create the file, of this size, when it is not there"),
+        Key(
+            "bus",
+            kinds.words("bus", ("virtio", "ide", "sata", "scsi")),
+            "how it is attached",
+            "virtio; a cdrom: ide, sata or scsi",
+            profile=True,
+        ),
+        Key("snapshot", kinds.BOOL, "throw away what the guest writes", "false"),
+        Key("cdrom", kinds.BOOL, "it is a CD", "false"),
+        Key("readonly", kinds.BOOL, "the guest may not write", "false"),
+    ),
+)
+
+NIC = Table(
+    "[[vm.NAME.nic]]",
+    "A network card.",
+    _keys(
+        Key("id", kinds.NAME, "handle on the command line and QEMU's device id", "net0, net1 … in file order"),
+        Key("mode", kinds.choice(NicMode), "what is behind it", "by its other keys, else user"),
+        Key("network", kinds.NAME, "plug it into this network of the file", "", (ON_NETWORK,)),
+        Key("bridge", kinds.IFNAME, "plug it into this existing bridge", "", (TAP,)),
+        Key("address", kinds.INTERFACES, "addresses of the host on a point-to-point card", "none", (POINT_TO_POINT,)),
+        Key("routes", kinds.SUBNETS, "what the host routes through the guest", "none", (POINT_TO_POINT,)),
+        Key("parent", kinds.IFNAME, "the interface below a macvtap", "", (MACVTAP,)),
+        Key("macvtap", kinds.choice(MacvtapMode), "how macvtaps of one parent see each other", "bridge", (MACVTAP,)),
+        Key("model", kinds.TEXT, "the card: virtio, e1000, e1000e, rtl8139 …", "virtio", profile=True),
+        Key("mac", kinds.MAC, "its address; auto: stable, made of machine, lab, vm and id", "auto"),
+        Key("mac-prefix", kinds.MAC_PREFIX, "what an automatic address begins with", "52:54:00", profile=True),
+        Key("link", kinds.choice(LinkState), "whether its cable is plugged in", "up", profile=True),
+        Key(
+            "queues",
+            kinds.QUEUES,
+            "pairs of queues (virtio); auto: one per processor, at most 8",
+            "1",
+            (TAP, MACVTAP),
+            profile=True,
+        ),
+        Key(
+            "vhost",
+            kinds.choice(Switch),
+            "let the host's kernel move the packets (virtio)",
+            "auto",
+            (TAP, MACVTAP),
+            profile=True,
+        ),
+        Key(
+            "mtu",
+            kinds.MTU,
+            "largest packet: told to a virtio guest, set on a point-to-point tap",
+            "that of its network",
+            profile=True,
+        ),
+        Key("boot-index", kinds.whole(0, 2**31 - 1), "its turn when the firmware looks for a system", "none"),
+        Key(
+            "acpi-index",
+            kinds.whole(1, 16383),
+            "its number, from which Linux guests make a name (eno1)",
+            "1, 2 … in file order",
+        ),
+        Key("ip", kinds.INTERFACES, "addresses that the guest is known to use; the built-in guest sets them", "none"),
+        Key("gateway", kinds.IPS, "the guest's way out, likewise", "none"),
+        Key("ifname", kinds.IFNAME, "the name of its host side", "qn-VM-ID", (TAP, MACVTAP)),
+        Key("ifup", kinds.PATH, "program to run when the host side is ready", "none", (TAP, MACVTAP)),
+        Key("ifdown", kinds.PATH, "program to run before the host side goes", "none", (TAP, MACVTAP)),
+        Key("forward", kinds.FORWARDS, "ports of the host that lead into the guest", "none", (USER,)),
+        Key("restrict", kinds.BOOL, "nothing gets out", "false", (USER,)),
+        Key("subnet", kinds.SLIRP_SUBNET, "network inside QEMU", "10.0.2.0/24", (USER,)),
+        Key("hostname", kinds.HOSTNAME, "the name that DHCP gives to the guest", "none", (USER,)),
+        Key("dns", kinds.IP4, "address at which the guest finds a name server", "third of subnet", (USER,)),
+        Key("tftp", kinds.PATH, "directory that the guest can read by TFTP", "none", (USER,)),
+        Key("bootfile", kinds.TEXT, "what the guest boots from there", "none", (USER,)),
+    ),
+)
+
+NETWORK = Table(
+    "[network.NAME]",
+    "A switch that cards plug into.",
+    _keys(
+        Key(
+            "mode",
+            kinds.choice(NetworkMode),
+            "private: guests only; isolated: the host too; bridge: an existing bridge",
+            "isolated",
+        ),
+        Key("bridge", kinds.IFNAME, "interface name of the bridge; in mode bridge, of the existing one", "qn-NAME"),
+        Key("address", kinds.INTERFACES, "addresses of the host on it", "none", (ISOLATED,)),
+        Key("stp", kinds.BOOL, "spanning tree protocol", "false", (PRIVATE, ISOLATED)),
+        Key(
+            "forward-delay",
+            kinds.SECONDS,
+            "how long a new port waits; with stp 2s to 30s",
+            "0, with stp 2s",
+            (PRIVATE, ISOLATED),
+        ),
+        Key("ageing", kinds.SECONDS, "how long an address is remembered", "300s", (PRIVATE, ISOLATED)),
+        Key("mtu", kinds.MTU, "largest packet", "1500", (PRIVATE, ISOLATED)),
+        Key("mac", kinds.MAC, "the bridge's own address; auto: stable", "auto", (PRIVATE, ISOLATED)),
+        Key("keep", kinds.BOOL, "it stays when its last guest stops", "false", (PRIVATE, ISOLATED)),
+    ),
+)
+
+SUB_TABLES = {"boot": BOOT, "machine": MACHINE, "disk": DISK, "nic": NIC}
+PROFILE_TABLES = {"machine": MACHINE, "vm": VM, "nic": NIC, "disk": DISK}
+
+
+def json_schema() -> dict[str, object]:
+    """Return a JSON Schema (draft 2020-12) of lab files, for editors."""
+    from qemunet.config.schema import lab_schema  # editors wait longer than guests
+
+    return lab_schema()

@@ -1,0 +1,276 @@
+"""Kinds of values: how each is written in TOML, what it becomes, and its JSON Schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from qemunet.config import units
+from qemunet.config.hints import Bad, did_you_mean, listed
+from qemunet.config.spec import AUTO
+from qemunet.model import mac, names
+
+_ADDRESS = r"^[0-9A-Fa-f.:]+(/\d+)?$"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """`read` turns a TOML value into ours or raises Bad; `key` is what the value belongs to, for the message."""
+
+    read: Callable[[str, object], object]
+    schema: dict[str, object]
+
+
+def _type(value: object) -> str:
+    names_of = {bool: "true or false", int: "a number", float: "a number with a fraction", str: "text", list: "a list"}
+    return names_of.get(type(value), "a table" if isinstance(value, dict) else "a date or time")
+
+
+def _wrong(what: str, value: object, hint: str = "") -> Bad:
+    return Bad(f"{what} belongs here, not {_type(value)}", hint)
+
+
+def string(key: str, value: object) -> str:
+    """Take text without NUL and line breaks; raises Bad."""
+    if not isinstance(value, str):
+        example = str(value).lower() if isinstance(value, bool | int | float) else ""
+        raise _wrong("text", value, f'put it in quotes: {key} = "{example}"' if example else "")
+    if any(c in value for c in "\0\n\r"):
+        raise Bad("a line break or NUL does not belong here")
+    return value
+
+
+def _of_text(convert: Callable[[str], object], **schema: object) -> Kind:
+    return Kind(lambda key, value: convert(string(key, value)), {"type": "string", **schema})
+
+
+def _filled(text: str) -> str:
+    if not text:
+        raise Bad("it is empty", "leave the line out for the default")
+    return text
+
+
+# ---------------------------------------------------------------- one value
+
+
+def _bool(key: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        word = value.lower() if isinstance(value, str) else ""
+        known = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false"}
+        raise _wrong("true or false", value, f"write {key} = {known[word]}" if word in known else "")
+    return value
+
+
+def _int(key: str, value: object, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        plain = isinstance(value, str) and value.isdecimal()
+        raise _wrong("a whole number", value, f"without quotes: {key} = {value}" if plain else "")
+    if not low <= value <= high:
+        raise Bad(f"{value} is not between {low} and {high}")
+    return value
+
+
+def whole(low: int, high: int) -> Kind:
+    """Return the kind of whole numbers from `low` to `high`."""
+    schema = {"type": "integer", "minimum": low, "maximum": high}
+    return Kind(lambda key, value: _int(key, value, low, high), schema)
+
+
+def words(what: str, known: tuple[str, ...]) -> Kind:
+    """Return the kind of some fixed words; `what` they are."""
+    return _of_text(lambda text: _word(what, text, known), enum=list(known))
+
+
+def choice(enum: type[StrEnum]) -> Kind:
+    """Return the kind of the values of an enumeration."""
+    known = tuple(str(one) for one in enum)
+    return Kind(lambda key, value: enum(_word(key, string(key, value), known)), {"type": "string", "enum": list(known)})
+
+
+# Words from elsewhere that are put in place of ours.
+_INSTEAD = {
+    ("mode", "bridge"): 'a card on an existing bridge has bridge = "br0"',
+    ("mode", "private"): 'that is a mode of networks; a card joins one by network = "NAME"',
+    ("mode", "isolated"): 'that is a mode of networks; a card joins one by network = "NAME"',
+    ("mode", "slirp"): 'did you mean "user"?',
+    ("mode", "macvlan"): 'did you mean "macvtap"?',
+    ("mode", "host-only"): 'did you mean "isolated"?',
+    ("format", "img"): 'did you mean "raw"?',
+    ("accel", "hvm"): 'did you mean "kvm"?',
+    ("accel", "qemu"): 'did you mean "tcg"?',
+    ("firmware", "efi"): 'did you mean "uefi"?',
+    ("firmware", "ovmf"): 'did you mean "uefi"?',
+    ("macvtap", "passthrough"): 'did you mean "passthru"?',
+}
+
+
+def _word(what: str, text: str, known: Iterable[str]) -> str:
+    if text in known:
+        return text
+    plural = f"{what}es" if what.endswith("s") else f"{what}s"
+    every = f"{plural} are {listed(known)}" if len([*known]) > 1 else f"the only {what} is {listed(known)}"
+    instead = _INSTEAD.get((what, text.lower()))
+    hint = f"{instead} {every}" if instead and instead.endswith("?") else instead or did_you_mean(text, known, every)
+    raise Bad(f'unknown {what} "{text}"', hint)
+
+
+def _name(text: str) -> str:
+    if not names.is_name(text):
+        raise Bad(f'"{text}" cannot be a name', "a letter, then up to 62 letters, digits and hyphens")
+    return text
+
+
+def _ifname(text: str) -> str:
+    if len(text.encode()) > names.IFNAMSIZ:
+        raise Bad(f'"{text}" is longer than the {names.IFNAMSIZ} bytes of an interface name')
+    if not names.is_ifname(text):
+        raise Bad(f'"{text}" cannot be the name of an interface', "no blanks, slashes, colons or percent signs")
+    return text
+
+
+def _mac(text: str) -> str:
+    if text == "auto":
+        return text
+    try:
+        return mac.normalize(text)
+    except ValueError as error:
+        raise Bad(f'"{text}" is {error}') from None
+
+
+def _mac_prefix(text: str) -> str:
+    try:
+        return mac.normalize_prefix(text)
+    except ValueError as error:
+        raise Bad(f'"{text}" is {error}') from None
+
+
+def _memory(text: str) -> int:
+    value = units.size(text)
+    if value < 1 << 20 or value % (1 << 20):
+        raise Bad(f'"{text}" is not a whole number of mebibytes')
+    return value
+
+
+def _size(text: str) -> int:
+    value = units.size(text)
+    if not value:
+        raise Bad(f'"{text}" is no size for a disk')
+    return value
+
+
+def _display(text: str) -> str:
+    units.display(text)
+    return text
+
+
+def _user(text: str) -> str:
+    uid, colon, gid = text.partition(":")
+    numbers = uid.isdecimal() and (gid.isdecimal() or not colon)
+    if numbers and max(int(uid), int(gid or 0)) < 2**32 - 1:
+        return text
+    if not text or colon or text[0].isdecimal():
+        raise Bad(f'"{text}" is not a user', '"auto", a name, or numbers as in "1000:1000"')
+    return text
+
+
+def _ip4(text: str) -> str:
+    if ":" in text:
+        raise Bad(f'"{text}" is an IPv6 address; QEMU\'s user mode takes an IPv4 one here')
+    return units.ip(text)
+
+
+def _slirp_subnet(text: str) -> str:
+    cidr = units.subnet(text)
+    if ":" in cidr or not 4 <= int(cidr.partition("/")[2]) <= 28:
+        raise Bad(f'"{text}" is not an IPv4 network of /4 to /28, as QEMU\'s user mode wants', 'as in "10.0.2.0/24"')
+    return cidr
+
+
+def _hostname(text: str) -> str:
+    labels = text.split(".")
+    if len(text) > 253 or not all(_is_label(label) for label in labels):
+        raise Bad(f'"{text}" cannot be a host name', "letters, digits and hyphens, not at the ends")
+    return text
+
+
+def _is_label(label: str) -> bool:
+    plain = label.replace("-", "a")
+    return 0 < len(label) < 64 and plain.isascii() and plain.isalnum() and label[0] != "-" != label[-1]
+
+
+def _seconds(key: str, value: object) -> int:
+    if value == 0 and not isinstance(value, bool):
+        return 0
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise Bad(f"{value} is a time without a unit", f'write {key} = "{value}s"')
+    return units.seconds(string(key, value))
+
+
+def _sized(convert: Callable[[str], int]) -> Kind:
+    def read(key: str, value: object) -> int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            raise Bad(f"{value} is a size without a unit", f'write {key} = "{value}M"')
+        return convert(string(key, value))
+
+    return Kind(read, {"type": "string", "pattern": r"^\d+(\.\d+)?[KMGT](iB)?$"})
+
+
+def _queues(key: str, value: object) -> int:
+    return AUTO if value == "auto" else _int(key, value, 1, 256)
+
+
+# ---------------------------------------------------------------- lists
+
+
+def _several(convert: Callable[[str], object], what: str, *, alone: bool = True, **schema: object) -> Kind:
+    """Return the kind of a list; `alone`: one of its members may stand without brackets."""
+
+    def read(key: str, value: object) -> tuple[object, ...]:
+        if alone and isinstance(value, str):
+            value = [value]
+        if not isinstance(value, list):
+            raise _wrong(f"a list, each {what},", value, f'put it in brackets: {key} = ["…"]')
+        found = tuple(convert(string(key, one)) for one in value)
+        twice = next((one for i, one in enumerate(value) if found[i] in found[:i]), None)
+        if twice is not None and alone:
+            raise Bad(f'"{twice}" is there twice')
+        return found
+
+    one: dict[str, object] = {"type": "string", **schema}
+    many: dict[str, object] = {"type": "array", "items": one}
+    return Kind(read, {"anyOf": [one, many]} if alone else many)
+
+
+def texts(what: str) -> Kind:
+    """Return the kind of lists of any text."""
+    return _several(lambda text: text, what, alone=False)
+
+
+def _order(text: str) -> str:
+    return _word("source", text, ("disk", "network", "cdrom"))
+
+
+BOOL = Kind(_bool, {"type": "boolean"})
+TEXT = _of_text(lambda text: text)
+PATH = _of_text(_filled)
+PATHS = _several(_filled, "a path")
+NAME = _of_text(_name, pattern=f"^{names.NAME.pattern}$")
+IFNAME = _of_text(_ifname, minLength=1, maxLength=names.IFNAMSIZ)
+MAC = _of_text(_mac, pattern="^(auto|([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2})$")
+MAC_PREFIX = _of_text(_mac_prefix, pattern="^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){0,4}$")
+MEMORY = _sized(_memory)
+SIZE = _sized(_size)
+SECONDS = Kind(_seconds, {"anyOf": [{"const": 0}, {"type": "string", "pattern": r"^\d+(s|m|min|h)$"}]})
+DISPLAY = _of_text(_display, pattern="^(none|gtk|vnc=.*:[0-9]+)$")
+USER = _of_text(_user, minLength=1)
+MTU = whole(68, 65535)
+QUEUES = Kind(_queues, {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 256}]})
+IPS = _several(units.ip, "an address", pattern=_ADDRESS)
+IP4 = _of_text(_ip4, format="ipv4")
+INTERFACES = _several(units.interface, "an address with its prefix length", pattern=_ADDRESS)
+SUBNETS = _several(units.subnet, "a network", pattern=_ADDRESS)
+SLIRP_SUBNET = _of_text(_slirp_subnet, pattern=_ADDRESS)
+HOSTNAME = _of_text(_hostname)
+FORWARDS = _several(units.forward, "a forward", pattern="^(tcp|udp):")
+ORDER = _several(_order, "a source", enum=["disk", "network", "cdrom"])

@@ -1,0 +1,274 @@
+"""Resolves cards: what stands behind each, its address, and what its model can do."""
+
+from __future__ import annotations
+
+import typing
+
+from qemunet.config import cards, check, modes
+from qemunet.config.hints import Bad
+from qemunet.config.scene import Scene, absolute, first
+from qemunet.config.spec import AUTO, NicMode, NicSpec, Switch, VmSpec
+from qemunet.errors import ConfigError, Taken
+from qemunet.model import mac
+from qemunet.model.nic import (
+    Backend,
+    Hook,
+    LinkState,
+    MacvtapBackend,
+    MacvtapMode,
+    Nic,
+    OnBridge,
+    OnNetwork,
+    PointToPoint,
+    TapBackend,
+    UserBackend,
+)
+from qemunet.model.vm import NicBus
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from qemunet.facts import LinkFact
+    from qemunet.model.network import Network
+
+USUAL_MTU = 1500
+MAX_QUEUES = 8
+RIGHTS = 'run it with sudo; mode = "user" needs no rights'
+
+
+def nics(scene: Scene, vm: VmSpec, bus: NicBus, cpus: int, networks: Mapping[str, Network]) -> Iterator[Nic]:
+    """Yield a vm's cards; raises ConfigError and Taken."""
+    found = check.nics(vm)
+    indices = _acpi_indices(found) if bus is not NicBus.MMIO else [None] * len(found)
+    for index, spec in enumerate(found):
+        if bus is NicBus.MMIO and spec.acpi_index is not None:
+            problem = f"profile {vm.profile} has no PCI, and so no acpi-index"
+            raise scene.spec.error(f"{spec.path}.acpi-index", problem, "leave it out")
+        yield _Card(scene, vm, index, spec).nic(bus, cpus, networks, indices[index])
+
+
+def files(scene: Scene, vm: VmSpec) -> Iterator[str]:
+    """Yield the files that a vm's cards name."""
+    for nic in check.nics(vm):
+        yield from (absolute(scene.spec, name) for name in (nic.ifup, nic.ifdown, nic.tftp) if name is not None)
+
+
+def bridge(scene: Scene, path: str, name: str) -> tuple[str, int]:
+    """Return name and MTU of an existing bridge, the same and the usual one if it is not there; raises ConfigError."""
+    link = scene.link(name)
+    if link is None:
+        scene.lack(f"the bridge {name}", 'qemunet makes one itself for a network of mode "isolated" or "private"')
+        return name, USUAL_MTU
+    if link.kind != "bridge":
+        kind = f"a {link.kind}" if link.kind else "a plain interface"
+        raise scene.spec.error(path, f"{name} is {kind}, not a bridge")
+    return link.name, link.mtu
+
+
+def _acpi_indices(nics: tuple[NicSpec, ...]) -> list[int | None]:
+    """Return the index of each card: its own, or the lowest that is free from its position on."""
+    taken = {nic.acpi_index for nic in nics if nic.acpi_index is not None}
+    found: list[int | None] = []
+    for position, nic in enumerate(nics, 1):
+        index = nic.acpi_index or next(one for one in range(position, 2 * position + len(nics)) if one not in taken)
+        taken.add(index)
+        found.append(index)
+    return found
+
+
+class _Card:
+    """One card that is being resolved."""
+
+    def __init__(self, scene: Scene, vm: VmSpec, index: int, spec: NicSpec) -> None:
+        self.scene = scene
+        self.vm = vm
+        self.spec = spec
+        self.preset = scene.profile(vm).nic
+        self.id = check.nic_id(index, spec)
+        self.ifname = check.ifname(vm, index, spec)
+        self.mode = modes.nic_mode(spec)
+
+    def error(self, key: str, problem: str, hint: str = "") -> ConfigError:
+        return self.scene.spec.error(f"{self.spec.path}.{key}", problem, hint)
+
+    def nic(self, bus: NicBus, cpus: int, networks: Mapping[str, Network], acpi_index: int | None) -> Nic:
+        model = self.model(bus)
+        backend = self.backend(networks)
+        address = self.mac(backend)
+        self.free(address, backend)
+        return Nic(
+            id=self.id,
+            model=model,
+            mac=address,
+            backend=backend,
+            link=first(self.spec.link, self.preset.link, otherwise=LinkState.UP),
+            queues=self.queues(model, cpus),
+            vhost=self.vhost(model),
+            guest_mtu=self.mtu(model, backend),
+            boot_index=self.spec.boot_index,
+            acpi_index=acpi_index,
+            ips=self.spec.ip or (),
+            gateways=self.spec.gateway or (),
+            hook=Hook(self.program("ifup", self.spec.ifup), self.program("ifdown", self.spec.ifdown)),
+        )
+
+    def model(self, bus: NicBus) -> str:
+        name = first(self.spec.model, self.preset.model, otherwise="virtio")
+        try:
+            return cards.device(name, bus, self.vm.profile or "q35")
+        except Bad as bad:
+            raise self.error("model", bad.problem, bad.hint) from None
+
+    # ---------------------------------------------------------------- what is behind it
+
+    def backend(self, networks: Mapping[str, Network]) -> Backend:
+        match self.mode:
+            case NicMode.USER:
+                return self.user()
+            case NicMode.TAP:
+                self.needs_rights("a tap")
+                return self.tap(networks)
+            case NicMode.MACVTAP:
+                self.needs_rights("a macvtap")
+                return self.macvtap()
+
+    def needs_rights(self, what: str) -> None:
+        facts = self.scene.facts
+        if facts.uid != 0:
+            self.scene.lack(f"the right to make {what} (you are not root)", RIGHTS)
+        if not facts.tun and self.mode is NicMode.TAP:
+            self.scene.lack("/dev/net/tun", "`modprobe tun` makes it; a container must be given it")
+
+    def user(self) -> UserBackend:
+        spec = self.spec
+        tftp = None if spec.tftp is None else absolute(self.scene.spec, spec.tftp)
+        if tftp is not None and not self.scene.file(f"{spec.path}.tftp", tftp).directory:
+            raise self.error("tftp", f"{tftp} is not a directory")
+        return UserBackend(
+            forwards=spec.forward or (),
+            restrict=bool(spec.restrict),
+            subnet=spec.subnet,
+            hostname=spec.hostname,
+            dns=spec.dns,
+            tftp=tftp,
+            bootfile=spec.bootfile,
+        )
+
+    def tap(self, networks: Mapping[str, Network]) -> TapBackend:
+        spec = self.spec
+        if spec.network is not None:
+            switch = networks[spec.network].switch
+            return TapBackend(self.ifname, switch.mtu, OnNetwork(spec.network, switch.ifname))
+        if spec.bridge is not None:
+            name, mtu = bridge(self.scene, f"{spec.path}.bridge", spec.bridge)
+            return TapBackend(self.ifname, mtu, OnBridge(name))
+        mtu = first(spec.mtu, self.preset.mtu, otherwise=USUAL_MTU)
+        return TapBackend(self.ifname, mtu, PointToPoint(spec.address or (), spec.routes or ()))
+
+    def macvtap(self) -> MacvtapBackend:
+        link = self.parent()
+        mode = self.spec.macvtap or MacvtapMode.BRIDGE
+        if link is None:
+            return MacvtapBackend(self.ifname, self.spec.parent or "", mode, USUAL_MTU)
+        if link.master is not None and self.scene.strict:
+            hint = f'plug the card into that instead: bridge = "{link.master}"'
+            raise Taken(f"{link.name} is a port of {link.master}", where=self.where("parent"), hint=hint)
+        return MacvtapBackend(self.ifname, link.name, mode, link.mtu)
+
+    def parent(self) -> LinkFact | None:
+        assert self.spec.parent is not None, "checked with the file"
+        link = self.scene.link(self.spec.parent)
+        if link is None:
+            self.scene.lack(
+                f"the interface {self.spec.parent}", f"`ip link` lists those there are ({self.spec.path}.parent)"
+            )
+        return link
+
+    # ---------------------------------------------------------------- its address
+
+    def mac(self, backend: Backend) -> str:
+        given = None if self.spec.mac == "auto" else self.spec.mac
+        if isinstance(backend, MacvtapBackend) and backend.mode is MacvtapMode.PASSTHRU:
+            link = self.parent()
+            if link is not None and given not in (None, link.mac):
+                problem = f"in mode passthru a card has the address of {link.name}, which is {link.mac}"
+                raise self.error("mac", problem, "leave it out")
+            if link is not None:
+                return link.mac
+        if given is not None:
+            return given
+        identity = (self.scene.facts.machine_id, self.scene.spec.name, self.vm.name, self.id)
+        prefix = first(self.spec.mac_prefix, self.preset.mac_prefix, otherwise=mac.DEFAULT_PREFIX)
+        return mac.stable(*identity, prefix=prefix)
+
+    def free(self, address: str, backend: Backend) -> None:
+        """Raise Taken if somebody else has the address: another vm that runs, or a host on the same bridge."""
+        if not self.scene.strict:
+            return
+        facts = self.scene.facts
+        owner = facts.claims.get(f"mac/{address}")
+        if owner == f"vm/{self.vm.name}":
+            return
+        hint = 'give the card another one with mac = "…"'
+        if owner is not None:
+            problem = f"{address} is the address of a card of {owner.replace('/', ' ')}, which runs"
+            raise Taken(problem, where=self.where("mac"), hint=hint)
+        attach = backend.attach if isinstance(backend, TapBackend) else None
+        switch = attach.bridge if isinstance(attach, OnNetwork | OnBridge) else ""
+        if address in facts.macs_on_bridge.get(switch, ()):
+            raise Taken(f"somebody on {switch} has the address {address}", where=self.where("mac"), hint=hint)
+
+    def where(self, key: str) -> str:
+        return self.error(key, "").where
+
+    # ---------------------------------------------------------------- what its model can do
+
+    def queues(self, model: str, cpus: int) -> int:
+        wanted = first(self.spec.queues, self.preset.queues, otherwise=1)
+        able = cards.is_virtio(model) and self.mode is not NicMode.USER
+        if wanted == AUTO:
+            return min(cpus, MAX_QUEUES) if able else 1
+        if wanted > 1 and not able and self.spec.queues is not None:
+            raise self.error("queues", f"a {model} has one queue", 'only model = "virtio" has more')
+        return wanted if able else 1
+
+    def vhost(self, model: str) -> bool:
+        wanted = first(self.spec.vhost, self.preset.vhost, otherwise=Switch.AUTO)
+        able = cards.is_virtio(model) and self.mode is not NicMode.USER
+        if wanted is Switch.ON and not able and self.spec.vhost is not None:
+            raise self.error("vhost", f"a {model} cannot use vhost", 'only model = "virtio" can')
+        if wanted is Switch.ON and able and not self.scene.facts.vhost_net:
+            self.scene.lack("/dev/vhost-net", '`modprobe vhost_net` makes it; or vhost = "auto"')
+        return able and (wanted is Switch.ON or (wanted is Switch.AUTO and self.scene.facts.vhost_net))
+
+    def mtu(self, model: str, backend: Backend) -> int | None:
+        """Return the MTU to announce to the guest: what the file has, or that of its network if it is unusual."""
+        given = self.spec.mtu
+        behind = USUAL_MTU if isinstance(backend, UserBackend) else backend.mtu
+        if given is not None and given > behind:
+            raise self.error("mtu", f"{given} is more than the {behind} of what is behind the card")
+        if not cards.is_virtio(model):
+            if given not in (None, behind):
+                raise self.error(
+                    "mtu", f"a {model} cannot tell the guest", 'only model = "virtio" can; or set it in the guest'
+                )
+            return None
+        wanted = first(given, self.preset.mtu, otherwise=behind)
+        return None if given is None and wanted == USUAL_MTU else min(wanted, behind)
+
+    # ---------------------------------------------------------------- programs of the user's
+
+    def program(self, key: str, name: str | None) -> str | None:
+        if name is None:
+            return None
+        path = absolute(self.scene.spec, name)
+        fact = self.scene.file(f"{self.spec.path}.{key}", path)
+        if not fact.regular or not fact.executable:
+            hint = f"chmod +x {path}" if fact.regular else ""
+            raise self.error(key, f"{path} is not a program", hint)
+        return path
+
+
+def stable_bridge_mac(scene: Scene, network: str) -> str:
+    """Return an address for a network's own bridge: the same for every lab file that declares it."""
+    return mac.stable(scene.facts.machine_id, "network", network)

@@ -1,0 +1,58 @@
+"""Where each value of a resolved lab came from: the file, the command line, a profile, a default, or derived."""
+
+from __future__ import annotations
+
+import typing
+
+from qemunet.config import check, keys
+from qemunet.config.hints import dotted
+from qemunet.config.spec import DiskSpec, LabSpec, MachineSpec, NicSpec, Profile, VmSpec
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from qemunet.config.keys import Key, Table
+
+
+def origins(spec: LabSpec, profiles: Mapping[str, Profile]) -> dict[str, str]:
+    """Return the origin of every key of every table, by dotted path: ``file``, ``profile q35`` and so on."""
+    return dict(_all(spec, profiles))
+
+
+def _all(spec: LabSpec, profiles: Mapping[str, Profile]) -> Iterator[tuple[str, str]]:
+    yield "lab.name", _origin(spec, "lab.name", spec.named, "", "derived")
+    for network in spec.networks:
+        yield from _table(spec, network.path, network, keys.NETWORK, None, "")
+    for vm in spec.vms:
+        profile = profiles[vm.profile or "q35"]
+        named = f"profile {profile.name}"
+        yield from _table(spec, vm.path, vm, keys.VM, profile.vm, named)
+        yield from _table(spec, dotted(vm.path, "machine"), vm.machine, keys.MACHINE, profile.machine, named)
+        yield from _table(spec, dotted(vm.path, "boot"), vm.boot, keys.BOOT, None, "")
+        for disk in vm.disk:
+            yield from _table(spec, disk.path, disk, keys.DISK, profile.disk, named)
+        for nic in check.nics(vm):
+            yield from _table(spec, nic.path, nic, keys.NIC, profile.nic, named)
+
+
+_Values = VmSpec | NicSpec | DiskSpec | MachineSpec
+
+
+def _table(
+    spec: LabSpec, path: str, values: object, table: Table, preset: _Values | None, profile: str
+) -> Iterator[tuple[str, str]]:
+    for key in table.keys.values():
+        given = getattr(values, key.field, None) is not None
+        by_profile = profile if preset is not None and getattr(preset, key.field, None) is not None else ""
+        where = dotted(path, key.name)
+        yield where, _origin(spec, where, given, by_profile, _default(key))
+
+
+def _origin(spec: LabSpec, path: str, given: object, profile: str, default: str) -> str:
+    if path in spec.overridden:
+        return "--set"
+    return "file" if given else profile or default
+
+
+def _default(key: Key) -> str:
+    return "derived" if key.derived else "default"

@@ -1,0 +1,229 @@
+"""Resolves a lab file against a photograph of the host: every default decided, every reference followed. Pure."""
+
+from __future__ import annotations
+
+import typing
+
+from qemunet.config import check, disks, modes, nics, units
+from qemunet.config.hints import did_you_mean, listed
+from qemunet.config.scene import Scene, first
+from qemunet.config.spec import LabSpec, NetworkSpec, NicMode, Profile, VmSpec
+from qemunet.errors import NotFound
+from qemunet.facts import Facts, Wanted
+from qemunet.model.lab import Lab
+from qemunet.model.names import altname
+from qemunet.model.network import ForeignBridge, Network, NetworkMode, OwnBridge
+from qemunet.model.vm import Accel, Firmware, Machine, NicBus, RunAs, Vm
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+QEMU = "qemu-system-x86_64"
+QEMU_IMG = "qemu-img"
+MEMORY = 512 << 20
+SLOTS = 8
+STP_DELAY = 2  # seconds, the least that the kernel takes with STP
+AGEING = 300  # seconds, the kernel's own
+FIRST_UID = 0x7000_0000  # far above what systems give to users, subordinate users and containers
+NOBODY_KNOWS = Facts("", "", 0, can_switch_user=False)
+
+
+def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
+    """Return what a photograph must show to resolve this lab."""
+    scene = Scene(spec, profiles, NOBODY_KNOWS, strict=False)
+    bridges = {check.bridge_name(network) for network in spec.networks}
+    links = bridges | {altname(f"net/{network.name}", "bridge") for network in spec.networks}
+    files: set[str] = set()
+    for vm in spec.vms:
+        files |= {*disks.files(scene, vm), *nics.files(scene, vm)}
+        for index, nic in enumerate(check.nics(vm)):
+            bridges |= {nic.bridge} if nic.bridge else set()
+            links |= {nic.parent} if nic.parent else set()
+            if modes.nic_mode(nic) is not NicMode.USER:
+                links |= {check.ifname(vm, index, nic), altname(f"vm/{vm.name}", check.nic_id(index, nic))}
+    cards = [nic for vm in spec.vms for nic in check.nics(vm)]
+    return Wanted(
+        links=frozenset(links | bridges),
+        bridges=frozenset(bridges),
+        files=frozenset(files),
+        programs=frozenset({QEMU, QEMU_IMG} if any(map(_needs_images, spec.vms)) else {QEMU}),
+        routes=any(modes.is_point_to_point(nic) for nic in cards),
+        guest=any(vm.boot.guest is not None for vm in spec.vms),
+    )
+
+
+def resolve(
+    spec: LabSpec,
+    profiles: Mapping[str, Profile],
+    facts: Facts,
+    vms: Sequence[str] = (),
+    *,
+    strict: bool = True,
+) -> Lab:
+    """Return the lab with the vms of these names and what they need; with all of the file if none is named.
+
+    Raises ConfigError, NotFound for an unknown vm, and, if it is `strict` because the lab is to be run, Taken and
+    HostLacks with everything that is lacking at once.
+    """
+    check.check(spec)
+    scene = Scene(spec, profiles, facts, strict=strict)
+    chosen = [vm for vm in spec.vms if vm.name in vms] if vms else list(spec.vms)
+    _all_known(spec, vms)
+    used = {nic.network for vm in chosen for nic in check.nics(vm)}
+    every = len(chosen) == len(spec.vms)
+    networks = {one.name: _network(scene, one) for one in spec.networks if every or one.name in used}
+    _programs(scene, chosen)
+    lab = Lab(spec.name, spec.path, tuple(_vm(scene, vm, networks) for vm in chosen), tuple(networks.values()))
+    _distinct(spec, lab)
+    scene.settle()
+    return lab
+
+
+def _all_known(spec: LabSpec, vms: Sequence[str]) -> None:
+    known = [vm.name for vm in spec.vms]
+    for name in vms:
+        if name not in known:
+            hint = did_you_mean(name, known, f"it has {listed(known)}" if known else "it has no vm")
+            raise NotFound(f'there is no vm "{name}" in this lab', where=spec.file, hint=hint)
+
+
+def _programs(scene: Scene, vms: Sequence[VmSpec]) -> None:
+    if vms and QEMU not in scene.facts.programs:
+        scene.lack(QEMU, "Debian has it in qemu-system-x86")
+    if any(map(_needs_images, vms)) and QEMU_IMG not in scene.facts.programs:
+        scene.lack(QEMU_IMG, "Debian has it in qemu-utils")
+
+
+def _needs_images(vm: VmSpec) -> bool:
+    return any(disk.size is not None or disk.snapshot for disk in vm.disk)
+
+
+# ---------------------------------------------------------------- networks
+
+
+def _network(scene: Scene, spec: NetworkSpec) -> Network:
+    mode = modes.network_mode(spec)
+    if mode is NetworkMode.BRIDGE:
+        assert spec.bridge is not None, "checked with the file"
+        return Network(spec.name, mode, ForeignBridge(*nics.bridge(scene, f"{spec.path}.bridge", spec.bridge)))
+    if scene.facts.uid != 0:
+        scene.lack("the right to make a bridge (you are not root)", nics.RIGHTS)
+    return Network(spec.name, mode, _own_bridge(scene, spec), keep=bool(spec.keep))
+
+
+def _own_bridge(scene: Scene, spec: NetworkSpec) -> OwnBridge:
+    stp = bool(spec.stp)
+    return OwnBridge(
+        ifname=check.bridge_name(spec),
+        mac=nics.stable_bridge_mac(scene, spec.name) if spec.mac in (None, "auto") else spec.mac,
+        mtu=first(spec.mtu, otherwise=nics.USUAL_MTU),
+        stp=stp,
+        forward_delay=first(spec.forward_delay, otherwise=STP_DELAY if stp else 0),
+        ageing=first(spec.ageing, otherwise=AGEING),
+        addresses=spec.address or (),
+    )
+
+
+# ---------------------------------------------------------------- vms
+
+
+def _vm(scene: Scene, spec: VmSpec, networks: Mapping[str, Network]) -> Vm:
+    preset = scene.profile(spec).vm
+    machine = _machine(scene, spec)
+    cpus = first(spec.cpus, preset.cpus, otherwise=1)
+    accel = first(spec.accel, preset.accel, otherwise=Accel.AUTO)
+    if accel is Accel.KVM and (why := scene.facts.kvm.get(machine.cpu_kvm)):
+        scene.lack(f"a KVM that runs {spec.path} ({why})", 'accel = "auto" takes tcg where KVM does not work')
+    return Vm(
+        name=spec.name,
+        machine=machine,
+        memory=first(spec.memory, preset.memory, otherwise=MEMORY),
+        cpus=cpus,
+        accel=accel,
+        boot=disks.boot(scene, spec),
+        firmware=spec.boot.firmware or Firmware.BIOS,
+        disks=tuple(disks.disk(scene, spec, one, machine.nic_bus) for one in spec.disk),
+        nics=tuple(nics.nics(scene, spec, machine.nic_bus, cpus, networks)),
+        display=units.display(first(spec.display, preset.display, otherwise="none")),
+        run_as=_run_as(scene, spec),
+        qemu_args=first(spec.qemu_args, preset.qemu_args, otherwise=()),
+    )
+
+
+def _machine(scene: Scene, spec: VmSpec) -> Machine:
+    profile = scene.profile(spec)
+    own, preset = spec.machine, profile.machine
+    bus = first(own.nic_bus, preset.nic_bus, otherwise=NicBus.ROOT_PORTS)
+    if spec.hotplug_slots and bus is not NicBus.ROOT_PORTS:
+        problem = f"profile {profile.name} has no root ports"
+        hint = (
+            "its cards sit on the PCI bus, where any free slot takes one"
+            if bus is NicBus.PCI
+            else "its cards are fixed"
+        )
+        raise scene.spec.error(f"{spec.path}.hotplug-slots", problem, f"leave it out: {hint}")
+    slots = first(spec.hotplug_slots, profile.vm.hotplug_slots, otherwise=SLOTS)
+    return Machine(
+        profile=profile.reference,
+        type=first(own.type, preset.type, otherwise="q35"),
+        nic_bus=bus,
+        hotplug_slots=slots if bus is NicBus.ROOT_PORTS else 0,
+        cpu_kvm=first(own.cpu_kvm, preset.cpu_kvm, otherwise="host"),
+        cpu_tcg=first(own.cpu_tcg, preset.cpu_tcg, otherwise=""),
+    )
+
+
+def _run_as(scene: Scene, spec: VmSpec) -> RunAs | None:
+    """Return whom QEMU runs as; None: as the calling user, whom nobody but root can leave."""
+    name = first(spec.user, scene.profile(spec).vm.user, otherwise="auto")
+    facts = scene.facts
+    if name == "auto":
+        return _own_user(scene, spec) if facts.can_switch_user else None
+    if name[0].isdecimal():
+        uid, _, gid = name.partition(":")
+        user = RunAs(int(uid), int(gid or uid))
+    elif name in facts.users:
+        user = RunAs(*facts.users[name])
+    else:
+        known = did_you_mean(name, facts.users, '"auto" gives QEMU a number of its own, which needs no user')
+        raise scene.spec.error(f"{spec.path}.user", f'there is no user "{name}" on this host', known)
+    if facts.can_switch_user:
+        return user
+    if user.uid != facts.uid:
+        scene.lack(
+            f"the right to run QEMU as {name} (you are not root)", f'run it with sudo, or {spec.path}.user = "auto"'
+        )
+    return None
+
+
+def _own_user(scene: Scene, spec: VmSpec) -> RunAs:
+    claims = scene.facts.claims
+    mine = (key for key, owner in claims.items() if key.startswith("uid/") and owner == f"vm/{spec.name}")
+    uid = next((int(key.removeprefix("uid/")) for key in mine), FIRST_UID)
+    while uid in scene.uids or claims.get(f"uid/{uid}") not in (None, f"vm/{spec.name}"):
+        uid += 1
+    scene.uids.add(uid)
+    return RunAs(uid, uid)
+
+
+# ---------------------------------------------------------------- the lab as a whole
+
+
+def _distinct(spec: LabSpec, lab: Lab) -> None:
+    """Refuse equal addresses that were made, and images that two would write."""
+    owners: dict[str, str] = {}
+    writers: dict[str, tuple[str, bool]] = {}
+    for vm in lab.vms:
+        for index, nic in enumerate(vm.nics):
+            path = f"vm.{vm.name}.nic[{index}]"
+            if nic.mac in owners:
+                problem = f"the address {nic.mac} is also that of {owners[nic.mac]}"
+                raise spec.error(f"{path}.mac", problem, 'give one of them another by mac = "…"')
+            owners[nic.mac] = path
+        for index, disk in enumerate(vm.disks):
+            path = f"vm.{vm.name}.disk[{index}]"
+            writes = not (disk.readonly or disk.snapshot)
+            other, other_writes = writers.setdefault(disk.image.path, (path, writes))
+            if other != path and (writes or other_writes):
+                hint = "both need readonly = true or snapshot = true"
+                raise spec.error(f"{path}.file", f"{disk.image.path} is also {other}, and one would write it", hint)

@@ -1,0 +1,120 @@
+"""Finds the built-in guest in the caches, and makes it.
+
+A cache holds ``index.json`` (what is there and from what it was made), one directory per image, named by its
+fingerprint, and the downloaded kernel. Everything is written under another name first and renamed when complete, the
+index last; so whatever is named by an index is whole. `find` is on the way of every start: it reads one small file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SYSTEM_CACHE = "/var/cache/qemunet/guest"
+INDEX = "index.json"
+# What decides on the content beside kernel and busybox.
+RECIPE = ("image.py", "initramfs.py", "modules.py", "elf.py", "cpio.py", "kernel.py")
+SCRIPTS = ("init.sh", "cards.sh", "lease.sh", "hotplug.sh", "profile.sh")
+# The self-tests and the write protection of a guest that lives for minutes cost a fifth of its boot under emulation:
+# rodata=off leaves out a walk through all page tables, the initcalls are two self-tests and a list of certificates.
+APPEND = (
+    "console=ttyS0 loglevel=1 cryptomgr.notests rodata=off"
+    " initcall_blacklist=crypto_kdf108_init,init_kprobe_trace,load_system_certificate_list"
+)
+
+Stamp: TypeAlias = tuple[str, int, int]  # path, size, time of change in nanoseconds
+
+
+@dataclass(frozen=True, slots=True)
+class GuestImage:
+    """A built guest: two paths, the kernel arguments that it always wants, and a name for its content."""
+
+    kernel: str
+    initrd: str
+    append: str
+    fingerprint: str
+
+
+def find() -> GuestImage | None:
+    """Return the image of the user's own cache, else of the system's; None when neither has one that is up to date."""
+    for cache in dict.fromkeys((own_cache(), SYSTEM_CACHE)):
+        if (image := find_in(cache)) is not None:
+            return image
+    return None
+
+
+def build(report: Callable[[str], None]) -> GuestImage:
+    """Return the image, made now if need be (seconds, and a download of some 70 MB where no kernel is at hand).
+
+    `report` is told what takes time. Raises HostLacks, with the command that helps, when no kernel or no busybox can
+    be had.
+    """
+    image = find()
+    if image is not None:
+        return image
+    from qemunet.guest.build import build_in
+
+    return build_in(own_cache(), report)
+
+
+def own_cache() -> str:
+    """Return the caller's cache directory: root's is the one that everybody may read."""
+    if os.geteuid() == 0:
+        return SYSTEM_CACHE
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return f"{base}/qemunet/guest"
+
+
+def find_in(cache: str) -> GuestImage | None:
+    """Return the image of one cache, None when it has none that is whole and up to date."""
+    try:
+        with open(f"{cache}/{INDEX}", encoding="utf-8") as file:
+            index = json.load(file)
+        return _image_of(cache, index)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def recipe() -> str:
+    """Return a number for our own part of the content: what is written, and the scripts in it."""
+    here = os.path.dirname(__file__)
+    checksum = 0
+    for name in (*RECIPE, *(f"files/{script}" for script in SCRIPTS)):
+        with open(f"{here}/{name}", "rb") as file:
+            checksum = zlib.crc32(file.read(), checksum)
+    return f"{checksum:08x}"
+
+
+def stamp(path: str) -> Stamp:
+    """Return how a file looks from outside; OSError when it is not there."""
+    status = os.stat(path)
+    return path, status.st_size, status.st_mtime_ns
+
+
+def _image_of(cache: str, index: dict[str, object]) -> GuestImage | None:
+    fingerprint = str(index["fingerprint"])
+    image = GuestImage(
+        f"{cache}/{fingerprint}/vmlinux", f"{cache}/{fingerprint}/initrd", str(index["append"]), fingerprint
+    )
+    sizes = [os.stat(path).st_size for path in (image.kernel, image.initrd)]
+    readable = os.access(image.kernel, os.R_OK) and os.access(image.initrd, os.R_OK)
+    fresh = index["recipe"] == recipe() and not _changed(index["made_from"])
+    return image if readable and fresh and sizes == index["sizes"] else None
+
+
+def _changed(made_from: object) -> bool:
+    """Whether a file that went into the image is another one now; one that is gone takes nothing from the image."""
+    assert isinstance(made_from, list)
+    for path, size, time in made_from:
+        try:
+            if stamp(path) != (path, size, time):
+                return True
+        except FileNotFoundError:
+            continue
+    return False

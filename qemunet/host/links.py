@@ -1,0 +1,266 @@
+"""Makes, finds, changes and deletes interfaces by netlink; nothing that is not marked as ours is ever deleted."""
+
+from __future__ import annotations
+
+import errno
+import struct
+import typing
+
+from qemunet.errors import Gone, Taken
+from qemunet.facts import LinkFact
+from qemunet.host import netlink as nl
+from qemunet.model.nic import MacvtapMode
+from qemunet.steps import BridgeLink, MacvtapLink
+
+if typing.TYPE_CHECKING:
+    from qemunet.host.netlink import Netlink
+    from qemunet.steps import AddLink, DelGroup, DelLink, Mark, SetLink, SetMaster
+
+ADDRESS, IFNAME, MTU, LINK, MASTER, LINKINFO, GROUP = 1, 3, 4, 5, 10, 18, 27
+_EXT_MASK, _PROP_LIST, _ALT_IFNAME = 29, 52, 53
+_INFO_KIND, _INFO_DATA = 1, 2
+_BR_FORWARD_DELAY, _BR_AGEING, _BR_STP = 1, 4, 5
+_MACVLAN_MODE = 1
+_SKIP_STATS = 8
+UP = 1
+OURS = 0x4000_0000  # link groups from here up are derived from scopes (model.names.group)
+
+_MODES = {
+    MacvtapMode.PRIVATE: 1,
+    MacvtapMode.VEPA: 2,
+    MacvtapMode.BRIDGE: 4,
+    MacvtapMode.PASSTHRU: 8,
+}
+_INFO = struct.Struct("=BxHiII")  # struct ifinfomsg: family, device type, index, flags, change
+
+
+class Vanished(Gone, OSError):
+    """What should be changed is not there: an error on the way there, as good as done on the way back."""
+
+
+def ifinfo(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
+    """Return a struct ifinfomsg."""
+    return _INFO.pack(0, 0, index, flags, change)
+
+
+# ---------------------------------------------------------------- finding
+
+
+def find(net: Netlink, name: str) -> LinkFact | None:
+    """Return the interface of that name or alternative name, or None."""
+    key = nl.text(IFNAME if len(name.encode()) <= 15 else _ALT_IFNAME, name)
+    try:
+        body = net.ask(nl.Request(nl.GETLINK, 0, ifinfo() + key + nl.number(_EXT_MASK, _SKIP_STATS)))
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return None
+        raise
+    return parse(net, body)
+
+
+def everything(net: Netlink) -> list[LinkFact]:
+    """Return all interfaces; what that costs grows with the host."""
+    request = nl.Request(nl.GETLINK, 0, ifinfo() + nl.number(_EXT_MASK, _SKIP_STATS))
+    return [parse(net, body) for body in net.dump(request)]
+
+
+def parse(net: Netlink, body: bytes) -> LinkFact:
+    """Return the interface that an RTM_NEWLINK message describes."""
+    _family, _type, index, flags, _change = _INFO.unpack_from(body)
+    values = nl.attributes(body[_INFO.size :])
+    info = nl.attributes(values.get(LINKINFO, b""))
+    names = nl.each_attribute(values.get(_PROP_LIST, b""))
+    return LinkFact(
+        index=index,
+        name=nl.string(values[IFNAME]),
+        kind=nl.string(info.get(_INFO_KIND, b"")),
+        mac=nl.colons(values.get(ADDRESS, b"")),
+        mtu=nl.integer(values[MTU]),
+        up=bool(flags & UP),
+        master=_name(net, nl.integer(values[MASTER])) if MASTER in values else None,
+        group=nl.integer(values.get(GROUP, b"")),
+        altnames=tuple(nl.string(value) for kind, value in names if kind == _ALT_IFNAME),
+    )
+
+
+def is_ours(link: LinkFact, mark: Mark) -> bool:
+    """Tell whether a link carries the mark. The altname may be missing: it is the second of two messages."""
+    readable = [name for name in link.altnames if name.startswith("qemunet.")]
+    return link.group == mark.group >= OURS and (not readable or mark.altname in readable)
+
+
+def holder(link: LinkFact | None, name: str) -> str:
+    """Say what has a name: ``qn-lab is a bridge already, of qemunet.net-lab.bridge``."""
+    if link is None:
+        return f"{name} is in use"
+    whose = [alias for alias in link.altnames if alias.startswith("qemunet.")]
+    kind = {"": "an interface", "tun": "a tap"}.get(link.kind, f"a {link.kind}")
+    other = "" if link.name == name else f" ({link.name})"
+    return f"{name} is {kind} already{other}{', of ' + whose[0] if whose else ''}"
+
+
+def _name(net: Netlink, index: int) -> str | None:
+    try:
+        return net.name(index)
+    except OSError:  # gone since the answer was made, or in another namespace
+        return None
+
+
+# ---------------------------------------------------------------- making
+
+
+def add(net: Netlink, step: AddLink) -> None:
+    """Make a bridge or a macvtap with its mark. Raises Taken if its name is; then nothing was made."""
+    try:
+        net.do(nl.Request(nl.NEWLINK, nl.CREATE | nl.EXCLUSIVE, ifinfo() + _creation(net, step)))
+    except OSError as error:
+        raise _refusal(net, step, error) from error
+    try:
+        net.do(altname(step.name, step.mark), *_afterwards(step))
+    except OSError as error:
+        net.do(nl.Request(nl.DELLINK, 0, ifinfo() + nl.text(IFNAME, step.name)))
+        if error.errno == errno.EEXIST:
+            raise Taken(holder(find(net, step.mark.altname), step.mark.altname)) from error
+        raise
+
+
+def altname(name: str, mark: Mark) -> nl.Request:
+    """Return the request for the readable half of a mark; no message that creates a link can carry it."""
+    properties = nl.nested(_PROP_LIST, nl.text(_ALT_IFNAME, mark.altname))
+    body = ifinfo() + nl.text(IFNAME, name) + properties
+    return nl.Request(nl.NEWLINKPROP, nl.CREATE | nl.EXCLUSIVE | nl.APPEND, body)
+
+
+def _creation(net: Netlink, step: AddLink) -> bytes:
+    base = nl.text(IFNAME, step.name) + nl.number(GROUP, step.mark.group)
+    match step.link:
+        case BridgeLink(mac=mac, mtu=mtu):
+            # An MTU counts as chosen, and is not lowered by a port, only if setting it changes it (see _afterwards).
+            return base + nl.mac(ADDRESS, mac) + nl.number(MTU, mtu ^ 1) + _bridge(step.link)
+        case MacvtapLink(parent=parent, mode=mode, mac=mac, mtu=mtu):
+            data = nl.nested(_INFO_DATA, nl.number(_MACVLAN_MODE, _MODES[mode]))
+            kind = nl.nested(LINKINFO, nl.text(_INFO_KIND, "macvtap"), data)
+            own = b"" if mode is MacvtapMode.PASSTHRU else nl.mac(ADDRESS, mac)
+            return base + nl.number(LINK, net.index(parent)) + nl.number(MTU, mtu) + own + kind
+
+
+def _bridge(link: BridgeLink) -> bytes:
+    """The kernel takes these in this order: with STP on it would refuse a short delay, so it gets the delay before."""
+    data = nl.nested(
+        _INFO_DATA,
+        nl.number(_BR_FORWARD_DELAY, link.forward_delay * 100),
+        nl.number(_BR_AGEING, link.ageing * 100),
+        nl.number(_BR_STP, int(link.stp)),
+    )
+    return nl.nested(LINKINFO, nl.text(_INFO_KIND, "bridge"), data)
+
+
+def _afterwards(step: AddLink) -> tuple[nl.Request, ...]:
+    if isinstance(step.link, BridgeLink):
+        return (nl.Request(nl.NEWLINK, 0, ifinfo() + nl.text(IFNAME, step.name) + nl.number(MTU, step.link.mtu)),)
+    return ()
+
+
+def _refusal(net: Netlink, step: AddLink, error: OSError) -> Exception:
+    """Say who stands in the way."""
+    if error.errno == errno.EEXIST:
+        return Taken(holder(find(net, step.name), step.name))
+    if isinstance(step.link, MacvtapLink) and error.errno in (errno.EBUSY, errno.EINVAL):
+        parent = find(net, step.link.parent)
+        if parent is not None and parent.master:
+            return Taken(f"{parent.name} cannot carry a macvtap: it is a port of {parent.master}")
+        others = _on_parent(net, parent)
+        if others:
+            return Taken(
+                f"{step.link.parent} cannot carry a macvtap in mode {step.link.mode} beside {', '.join(others)}",
+                hint="mode passthru needs the parent for itself; bridge, vepa and private go together",
+            )
+    return error
+
+
+def _on_parent(net: Netlink, parent: LinkFact | None) -> list[str]:
+    """Return the names of the macvlans and macvtaps on an interface."""
+    found = []
+    for body in net.dump(nl.Request(nl.GETLINK, 0, ifinfo() + nl.number(_EXT_MASK, _SKIP_STATS))):
+        values = nl.attributes(body[_INFO.size :])
+        kind = nl.string(nl.attributes(values.get(LINKINFO, b"")).get(_INFO_KIND, b""))
+        if parent and kind in ("macvlan", "macvtap") and nl.integer(values.get(LINK, b"")) == parent.index:
+            found.append(nl.string(values[IFNAME]))
+    return found
+
+
+# ---------------------------------------------------------------- changing
+
+
+def change(net: Netlink, step: SetLink) -> None:
+    """Set properties of an interface. Raises Vanished if it is not there, Taken if another card has its address."""
+    properties = b"" if step.mac is None else nl.mac(ADDRESS, step.mac)
+    properties += b"" if step.mtu is None else nl.number(MTU, step.mtu)
+    flags, mask = (0, 0) if step.up is None else (UP * step.up, UP)
+    try:
+        _set(net, step.name, properties, flags, mask)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise Taken(f"{step.name} cannot go up: its address is in use on the same parent") from error
+
+
+def enslave(net: Netlink, step: SetMaster) -> None:
+    """Plug an interface into a bridge or out of it. Raises Vanished if one of them is not there."""
+    try:
+        master = net.index(step.master) if step.master else 0
+    except OSError as error:
+        raise _vanished(error) from error
+    _set(net, step.name, nl.number(MASTER, master))
+
+
+def _set(net: Netlink, name: str, properties: bytes, flags: int = 0, mask: int = 0) -> None:
+    try:
+        net.do(nl.Request(nl.NEWLINK, 0, ifinfo(net.index(name), flags, mask) + properties))
+    except OSError as error:
+        raise _vanished(error) from error
+
+
+def _vanished(error: OSError) -> OSError:
+    return Vanished(*error.args) if error.errno == errno.ENODEV else error
+
+
+# ---------------------------------------------------------------- deleting
+
+
+def delete(net: Netlink, step: DelLink) -> None:
+    """Delete a link of ours; raises Vanished if there is none."""
+    link = find(net, step.name)
+    if link is None or not is_ours(link, step.mark):
+        link = find(net, step.mark.altname)  # somebody may have renamed it
+    if link is None or not is_ours(link, step.mark):
+        raise Vanished(errno.ENODEV, f"there is no {step.name} of {step.mark.scope}")
+    _delete(net, ifinfo(link.index))
+
+
+def delete_group(net: Netlink, step: DelGroup) -> None:
+    """Delete the links of a scope: in one message if the group holds nothing else. Raises Vanished if none is there."""
+    group = step.links[0].mark.group
+    members = [link for link in everything(net) if link.group == group]
+    expected = {link.mark.altname for link in step.links}
+    if members and group >= OURS and all(expected.intersection(link.altnames) for link in members):
+        _delete(net, ifinfo() + nl.number(GROUP, group))
+        return
+    gone = [_already_gone(net, link) for link in step.links]
+    if all(gone):
+        raise Vanished(errno.ENODEV, f"nothing of group {group:#x} is there")
+
+
+def _already_gone(net: Netlink, link: DelLink) -> bool:
+    try:
+        delete(net, link)
+    except Vanished:
+        return True
+    return False
+
+
+def _delete(net: Netlink, body: bytes) -> None:
+    try:
+        net.do(nl.Request(nl.DELLINK, 0, body))
+    except OSError as error:
+        raise _vanished(error) from error

@@ -1,0 +1,193 @@
+"""Does steps on a Linux host, and takes its photograph."""
+
+from __future__ import annotations
+
+import os
+import typing
+
+from qemunet.errors import Failed, NotFound
+from qemunet.host import addresses, files, links, netlink, sysctls, taps
+from qemunet.host.netns import Place
+from qemunet.steps import (
+    AddAddress,
+    AddLink,
+    AddRoute,
+    AwaitQemu,
+    Claim,
+    CreateImage,
+    DelAddress,
+    DelGroup,
+    DelLink,
+    DelRoute,
+    EndQemu,
+    LoadFile,
+    OpenFile,
+    OpenMacvtap,
+    OpenOverlay,
+    OpenTap,
+    RemoveFile,
+    Resume,
+    RunHook,
+    SetGuestLink,
+    SetLink,
+    SetMaster,
+    SetSysctl,
+    StartQemu,
+    Unclaim,
+    WriteFile,
+)
+
+if typing.TYPE_CHECKING:
+    from qemunet.facts import Facts, Wanted
+    from qemunet.host.guests import RunningQemu
+    from qemunet.steps import Step
+
+
+class LinuxHost:
+    """This machine, seen from one network namespace. `handles`: open descriptors by name; `guests`: QEMUs by vm."""
+
+    def __init__(self, runtime: str, place: Place | None = None) -> None:
+        self.runtime = runtime
+        self.place = place or Place()
+        self.handles: dict[str, list[int]] = {}
+        self.guests: dict[str, RunningQemu] = {}
+        self._net: netlink.Netlink | None = None
+
+    def photograph(self, wanted: Wanted) -> Facts:
+        """Look at what is wanted; `claims`, `scopes`, `kvm` and `guest` are for others to fill in."""
+        from qemunet.host.photograph import photograph
+
+        return photograph(self.net, self.place, wanted, self.runtime)
+
+    def perform(self, step: Step) -> None:
+        """Do one step.
+
+        Raises OSError, a QemunetError, or Gone for an undo that finds nothing of ours. After `Taken` nothing was done.
+        """
+        match step:
+            case AddLink() | DelLink() | DelGroup() | SetLink() | SetMaster():
+                self._links(step)
+            case AddAddress() | DelAddress() | AddRoute() | DelRoute():
+                self._addresses(step)
+            case SetSysctl():
+                self.place.inside(lambda: sysctls.set_if_unchanged(step))
+            case OpenTap() | OpenMacvtap() | OpenFile() | LoadFile() | OpenOverlay():
+                self._open(step)
+            case Claim() | Unclaim() | WriteFile() | RemoveFile() | CreateImage():
+                self._files(step)
+            case RunHook():
+                from qemunet.host import hooks
+
+                self.place.inside(lambda: hooks.run(step))
+            case StartQemu() | EndQemu() | AwaitQemu() | SetGuestLink() | Resume():
+                self._guests(step)
+            case _:
+                typing.assert_never(step)
+
+    def close(self) -> None:
+        """Close every descriptor and socket; processes stay."""
+        for name in list(self.handles):
+            self.release(name)
+        for guest in self.guests.values():
+            guest.close()
+        self.guests.clear()
+        if self._net is not None:
+            self._net.close()
+            self._net = None
+
+    def release(self, handle: str) -> None:
+        """Close the descriptors of a handle."""
+        for fd in self.handles.pop(handle):
+            os.close(fd)
+
+    @property
+    def net(self) -> netlink.Netlink:
+        """The netlink socket of our place, opened when it is first needed."""
+        if self._net is None:
+            self._net = netlink.Netlink(self.place.inside(netlink.open_socket))
+        return self._net
+
+    def _links(self, step: AddLink | DelLink | DelGroup | SetLink | SetMaster) -> None:
+        match step:
+            case AddLink():
+                links.add(self.net, step)
+            case DelLink():
+                links.delete(self.net, step)
+            case DelGroup():
+                links.delete_group(self.net, step)
+            case SetLink():
+                links.change(self.net, step)
+            case SetMaster():
+                links.enslave(self.net, step)
+
+    def _addresses(self, step: AddAddress | DelAddress | AddRoute | DelRoute) -> None:
+        match step:
+            case AddAddress():
+                addresses.add_address(self.net, step)
+            case DelAddress():
+                addresses.delete_address(self.net, step)
+            case AddRoute():
+                addresses.add_route(self.net, step)
+            case DelRoute():
+                addresses.delete_route(self.net, step)
+
+    def _open(self, step: OpenTap | OpenMacvtap | OpenFile | LoadFile | OpenOverlay) -> None:
+        if step.handle in self.handles:
+            raise Failed(f"the handle {step.handle} is in use")
+        match step:
+            case OpenTap():
+                opened = taps.open_tap(self.net, self.place, step)
+            case OpenMacvtap():
+                opened = taps.open_macvtap(self.place, step)
+            case OpenFile():
+                opened = [files.open_file(step)]
+            case LoadFile():
+                opened = [files.load(step)]
+            case OpenOverlay():
+                from qemunet.host import images
+
+                opened = [images.open_overlay(step, self.runtime)]
+        self.handles[step.handle] = opened
+
+    def _files(self, step: Claim | Unclaim | WriteFile | RemoveFile | CreateImage) -> None:
+        match step:
+            case Claim():
+                files.claim(step)
+            case Unclaim():
+                files.unclaim(step)
+            case WriteFile():
+                files.write(step)
+            case RemoveFile():
+                files.remove(step)
+            case CreateImage():
+                from qemunet.host import images
+
+                images.create(step)
+
+    def _guests(self, step: StartQemu | EndQemu | AwaitQemu | SetGuestLink | Resume) -> None:
+        from qemunet.host import guests
+
+        match step:
+            case StartQemu():
+                self.guests[step.vm] = guests.start(step, self.handles)
+                for name in [name for name in self.handles if name.startswith(f"{step.vm}:")]:
+                    self.release(name)
+            case EndQemu():
+                self._forget(step.vm)
+                guests.end(step)
+            case AwaitQemu():
+                guests.await_answer(self._guest(step.vm))
+            case SetGuestLink():
+                guests.set_link(self._guest(step.vm), step)
+            case Resume():
+                guests.resume(self._guest(step.vm), step)
+
+    def _guest(self, vm: str) -> RunningQemu:
+        if vm not in self.guests:
+            raise NotFound(f"no QEMU of {vm} was started here")
+        return self.guests[vm]
+
+    def _forget(self, vm: str) -> None:
+        guest = self.guests.pop(vm, None)
+        if guest is not None:
+            guest.close()

@@ -1,0 +1,88 @@
+"""Knows processes: waits for their end, ends them, and tells one from another that got its number."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+import typing
+
+from qemunet import interrupts
+from qemunet.errors import TimedOut
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SLICE = 0.1  # seconds between looks at the interrupts; a signal does not end a poll by itself
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process started (field 22 of proc_pid_stat(5)): with its number, its identity. None if it is gone.
+
+    A zombie is gone: it has let go of everything, and whoever should reap it may take his time.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def all_pids() -> Iterator[int]:
+    """Yield the numbers of all processes that can be seen."""
+    return (int(entry) for entry in os.listdir("/proc") if entry.isdecimal())
+
+
+def writes_errors_to(pid: int, file: os.stat_result) -> bool:
+    """Tell whether the standard error of a process is that file."""
+    try:
+        return os.path.samestat(os.stat(f"/proc/{pid}/fd/2"), file)
+    except OSError:
+        return False
+
+
+class Ending:
+    """The end of a process, waited for by a descriptor of it, so that no other can be meant. Use as a context."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._fd = -1
+
+    def __enter__(self) -> typing.Self:
+        """Take hold of the process; raises ProcessLookupError."""
+        self._fd = os.pidfd_open(self.pid)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def kill(self) -> None:
+        """End it at once."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+
+    def wait(self, seconds: float) -> int | None:
+        """Wait until it has ended and reap it if it is a child; return its exit status if that can be known.
+
+        Raises TimedOut.
+        """
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        deadline = time.monotonic() + seconds
+        while not poll.poll(_SLICE * 1000):
+            interrupts.check()
+            if time.monotonic() > deadline:
+                raise TimedOut(f"process {self.pid} has not ended within {seconds:g} s")
+        return reap(self.pid)
+
+
+def reap(pid: int) -> int | None:
+    """Return the exit status of a child that has ended (negative: the signal); None if it is not ours or still runs."""
+    try:
+        done, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return os.waitstatus_to_exitcode(status) if done else None

@@ -1,0 +1,296 @@
+"""A guest's serial console: read always, logged byte for byte, and shared by any number of clients.
+
+Theory of operation. QEMU's end of the console blocks the guest when nobody reads it, so this end is read
+whenever there is anything, and what was read is written to ``console.log`` before anybody else gets it.
+``console.sock`` takes clients (socat will do): each gets the bytes from the moment it came, and what any of
+them types goes to the guest. Somebody who wants to see what was before reads the log, or asks the control
+socket (``console`` with ``replay``, ``tail``).
+
+Nobody can hold up the guest, the log or another client: what a client does not take is kept up to
+`CLIENT_BUFFER`, then it is dropped, with a line in the keeper's log. In the other direction nothing is dropped:
+while the guest does not take its input, no client is read, so a long paste waits in its sender.
+
+When QEMU has ended, all that it wrote before is still read and logged (`drain`). The log is bounded: from
+`LOG_LIMIT` on it becomes ``console.log.1``, in place of an older one, and a new one is begun; a runtime
+directory is memory.
+
+Plain readiness callbacks instead of asyncio's streams: those would read on for a guest that does not take its
+input, and buffer without bound for a client that does not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import select
+import typing
+
+from qemunet.live.control import listen
+
+if typing.TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+CHUNK = 65536  # bytes read at a time
+CLIENT_BUFFER = 1 << 20  # bytes that a client may be behind
+INPUT_BUFFER = 65536  # bytes that may wait for the guest
+LAST_WORDS = 1.0  # seconds that a client has for what it is behind when the guest has ended
+CLIENTS = 64  # at the same console
+LOG_LIMIT = 64 << 20  # bytes
+
+Say = typing.Callable[[str], None]
+
+
+class Log:
+    """The console log at `path`: appended to, and moved aside when it is full."""
+
+    def __init__(self, path: str, say: Say) -> None:
+        self.path = path
+        self._say = say
+        self._fd = self._open()
+        self._size = os.fstat(self._fd).st_size
+        self._failed = False
+
+    def write(self, data: bytes) -> None:
+        """Append; a disk that is full costs the log, never the guest."""
+        if self._size + len(data) > LOG_LIMIT:
+            self._turn()
+        self._size += len(data)
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+            self._failed = False
+        except OSError as error:
+            if not self._failed:
+                self._say(f"{self.path}: bytes are missing from here on: {error.strerror}")
+            self._failed = True
+
+    def tail(self, size: int) -> bytes:
+        """Return the last bytes, at most `size`."""
+        size = max(0, min(size, os.fstat(self._fd).st_size))
+        return os.pread(self._fd, size, os.fstat(self._fd).st_size - size)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _turn(self) -> None:
+        with contextlib.suppress(OSError):
+            os.rename(self.path, f"{self.path}.1")
+            os.close(self._fd)
+            self._fd = self._open()
+            self._size = 0
+
+
+class Client:
+    """Somebody at the console: what he has not taken yet, and whether he still types."""
+
+    def __init__(self, sock: socket.socket, name: str) -> None:
+        self.sock = sock
+        self.name = name
+        self.waiting = bytearray()
+        self.types = True
+
+
+class Console:
+    """One guest's console: `sock` is QEMU's end, `directory` is where the log and the socket belong."""
+
+    def __init__(self, sock: socket.socket, directory: str, say: Say) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._guest = sock
+        self._say = say
+        self._clients: dict[int, Client] = {}
+        self._count = 0
+        self._input = bytearray()
+        self._path = os.path.join(directory, "console.sock")
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self.log = Log(os.path.join(directory, "console.log"), say)
+        self._listener = listen(self._path)
+        sock.settimeout(0)
+        self._open_door()
+        self._loop.add_reader(sock, self._from_guest)
+
+    def mark(self, text: str) -> None:
+        """Put a line of ours into the log; clients do not see it."""
+        self.log.write(f"\r\n[qemunet: {text}]\r\n".encode())
+
+    def add(self, sock: socket.socket, replay: int = 0, name: str = "") -> int:
+        """Take somebody in; first he gets the last `replay` bytes of the log, whose number is returned."""
+        self._count += 1
+        sock.settimeout(0)
+        client = Client(sock, name or f"client {self._count}")
+        self._clients[sock.fileno()] = client
+        tail = self.log.tail(replay) if replay else b""
+        if len(self._input) < INPUT_BUFFER:
+            self._loop.add_reader(sock, self._from_client, client)
+        self._give(client, tail)
+        return len(tail)
+
+    async def drain(self, seconds: float = 5.0) -> None:
+        """Wait until all that an ended QEMU wrote is logged."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.shield(self.ended)
+
+    async def close(self) -> None:
+        """Send the clients away, with their last bytes if they take them soon, and close everything."""
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        self._end()
+        await asyncio.gather(*(self._last_words(client) for client in list(self._clients.values())))
+        self.log.close()
+
+    # ------------------------------------------------------------ the guest's side
+
+    def _from_guest(self) -> None:
+        try:
+            data = self._guest.recv(CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._end()
+            return
+        self.log.write(data)
+        for client in list(self._clients.values()):
+            self._give(client, data)
+
+    def _end(self) -> None:
+        """QEMU's end is gone."""
+        if not self.ended.done():
+            self._loop.remove_reader(self._guest)
+            self._loop.remove_writer(self._guest)
+            self._guest.close()
+            self.ended.set_result(None)
+
+    def _to_guest(self) -> None:
+        """Pass on what was typed, as far as QEMU takes it."""
+        if self.ended.done():
+            self._input.clear()
+            return
+        full = len(self._input) >= INPUT_BUFFER
+        sent = _send(self._guest, self._input)
+        if sent is None:
+            return  # broken: reading will find that out, after the last bytes
+        self._watch(self._guest, bool(self._input), self._to_guest)
+        if full and len(self._input) < INPUT_BUFFER:
+            self._hear_again()
+
+    # ------------------------------------------------------------ the clients' side
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # would be ready again at once, and for ever
+                self._loop.remove_reader(self._listener)
+                self._loop.call_later(1, self._open_door)
+            return
+        for client in list(self._clients.values()):
+            if not client.types and _hung_up(client.sock):
+                self._drop(client)
+        if len(self._clients) >= CLIENTS:
+            self._say(f"{self._path}: {CLIENTS} clients are there already, no more are taken")
+            sock.close()
+            return
+        self.add(sock)
+
+    def _open_door(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.add_reader(self._listener, self._accept)
+
+    def _from_client(self, client: Client) -> None:
+        try:
+            data = client.sock.recv(CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._drop(client)
+            return
+        if not data:
+            self._typed_all(client)
+            return
+        self._input += data
+        self._to_guest()
+        if len(self._input) >= INPUT_BUFFER:
+            for one in self._clients.values():
+                self._loop.remove_reader(one.sock)
+
+    def _typed_all(self, client: Client) -> None:
+        """He types no more; unless he hung up, he still listens (`socat -u`, a pipe at its end)."""
+        client.types = False
+        self._loop.remove_reader(client.sock)
+        if _hung_up(client.sock):
+            self._drop(client)
+
+    def _hear_again(self) -> None:
+        for client in self._clients.values():
+            if client.types:
+                self._loop.add_reader(client.sock, self._from_client, client)
+
+    def _give(self, client: Client, data: bytes) -> None:
+        client.waiting += data
+        self._to_client(client)
+        if len(client.waiting) > CLIENT_BUFFER:
+            self._say(f"{self._path}: {client.name} does not read and was dropped")
+            self._drop(client)
+
+    def _to_client(self, client: Client) -> None:
+        if client.sock.fileno() < 0:
+            return
+        if _send(client.sock, client.waiting) is None:
+            self._drop(client)
+        else:
+            self._watch(client.sock, bool(client.waiting), self._to_client, client)
+
+    def _drop(self, client: Client) -> None:
+        if self._clients.pop(client.sock.fileno(), None) is not None:
+            self._loop.remove_reader(client.sock)
+            self._loop.remove_writer(client.sock)
+            client.waiting.clear()
+            client.sock.close()
+
+    async def _last_words(self, client: Client) -> None:
+        self._loop.remove_reader(client.sock)
+        self._loop.remove_writer(client.sock)
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(LAST_WORDS):
+                await self._loop.sock_sendall(client.sock, bytes(client.waiting))
+        self._drop(client)
+
+    def _watch(self, sock: socket.socket, wanted: bool, callback: Callable[..., None], *args: object) -> None:
+        if wanted:
+            self._loop.add_writer(sock, callback, *args)
+        else:
+            self._loop.remove_writer(sock)
+
+
+def _send(sock: socket.socket, data: bytearray) -> int | None:
+    """Send what the socket takes now, and remove it from `data`; None if the connection is broken."""
+    total = 0
+    try:
+        while data:
+            sent = sock.send(data[:CHUNK])
+            del data[:sent]
+            total += sent
+    except (BlockingIOError, InterruptedError):
+        pass
+    except OSError:
+        return None
+    return total
+
+
+def _hung_up(sock: socket.socket) -> bool:
+    """Tell whether the other end is closed altogether, not only for writing."""
+    poll = select.poll()
+    poll.register(sock, 0)
+    return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))

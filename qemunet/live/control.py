@@ -1,0 +1,234 @@
+"""The private control socket of a keeper: framing, and the blocking client that every command uses.
+
+One JSON object per line, both ways. A request is ``{"do": verb, …}``; its reply is ``{"ok": …}`` or ``{"error":
+{kind, message, where, hint}}``, and carries the request's ``id`` if it had one. Requests of one connection are done
+one after the other; whoever wants two at once opens two. Lines that nobody asked for are events, ``{"event": name,
+…}``; only a connection that asked for a watch or a tether gets them.
+
+=============  =================================  =============================================================
+verb           takes                              gives
+=============  =================================  =============================================================
+``ping``                                          ``pid``, ``lab``, ``vms``
+``status``     ``vm`` or nothing                  ``vms``: for each ``vm pid state since adopted``
+``stop``       ``vm``, ``timeout`` (s), ``force``  ``how`` (powerdown, quit, kill), when all is taken back
+``powerdown``  ``vm``                             at once: the power button is pressed, nothing else
+``start``      ``file``, ``vms``, ``overrides``,  ``vms``; meanwhile events ``said`` with ``text``; with a true
+               ``tether``                         ``tether`` they are bound to this connection
+``tether``     ``vms``                            the vms end when this connection closes without a ``detach``
+``watch``      ``vms``                            the events of a tether, without being one
+``detach``                                        this connection is neither a tether nor a watch any more
+``console``    ``vm``, ``replay`` (bytes)         nothing; after that line this connection is the console
+``tail``       ``vm``, ``bytes``                  ``text``: the end of the console, bad bytes replaced
+``qmp``        ``vm``, ``execute``, ``arguments``  ``return``
+``adopt``                                         ``vms``: those that were taken in now
+=============  =================================  =============================================================
+
+Events: ``watching`` (``vms``) when a tether or a watch begins, ``ended`` (``vm``, ``status``, ``reason``, ``text``)
+for each vm, and ``over`` (``failures``) when the last of them has ended and everything was taken back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import time
+import typing
+
+from qemunet import interrupts
+from qemunet.errors import NotFound, QemunetError, TimedOut
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_LINE = 1 << 20  # bytes; a longer line is an error
+_ANSWER = 30.0  # seconds that a keeper may take for what it does at once
+_GLANCE = 0.2  # seconds between two looks at whether the user interrupted
+
+Message = dict[str, object]
+
+
+class Lost(QemunetError):
+    """The keeper closed the connection or is not there."""
+
+    kind = "keeper-lost"
+
+
+class Control:
+    """A blocking connection to a keeper."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._data = b""
+        self._events: list[Message] = []
+
+    @classmethod
+    def open(cls, path: str) -> Control:
+        """Connect to ``keeper.sock`` at `path`; raises `Lost` if nobody listens there."""
+        try:
+            return cls(connect(path))
+        except OSError as error:
+            raise Lost(f"no keeper answers ({error.strerror})", where=path) from error
+
+    def ask(self, do: str, *, within: float | None = _ANSWER, **arguments: object) -> Message:
+        """Send a request and return what ``ok`` holds; raises what the keeper reports, `Lost`, or `TimedOut`.
+
+        Events that arrive meanwhile are kept for `events`. `within` (s) None waits as long as the keeper lives.
+        """
+        self._send({"do": do, **arguments})
+        deadline = None if within is None else time.monotonic() + within
+        while True:
+            reply = self._wait(deadline, f"the keeper's answer to {do!r}")
+            if "event" in reply:
+                self._events.append(reply)
+            elif "error" in reply:
+                raise error_from(reply["error"])
+            else:
+                ok = reply.get("ok")
+                return ok if isinstance(ok, dict) else {}
+
+    def events(self) -> list[Message]:
+        """Return the events that have arrived, without waiting; raises `Lost` when there will be no more."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._receive(socket.MSG_DONTWAIT)
+                self._sort()
+        return self._taken()
+
+    def wait(self, timeout: float | None = None) -> Message:
+        """Return the next event; raises `Lost` or `TimedOut`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._events:
+            message = self._wait(deadline, "an event from the keeper")
+            if "event" in message:
+                return message
+        return self._events.pop(0)
+
+    def console(self, vm: str, replay: int = 0) -> tuple[socket.socket, bytes]:
+        """Turn this connection into the console of `vm`; return its socket and the bytes that came already.
+
+        The first `replay` bytes at most are the end of what the console showed before; nothing is lost or doubled
+        between them and the rest.
+        """
+        self.ask("console", vm=vm, replay=replay)
+        data, self._data = self._data, b""
+        return self.sock, data
+
+    def fileno(self) -> int:
+        """Return the descriptor, for select(2): readable when there may be events."""
+        return self.sock.fileno()
+
+    def close(self) -> None:
+        """Hang up."""
+        self.sock.close()
+
+    def _send(self, message: Message) -> None:
+        try:
+            self.sock.sendall(json.dumps(message).encode() + b"\n")
+        except OSError as error:
+            raise Lost(f"the keeper is gone ({error.strerror})") from error
+
+    def _wait(self, deadline: float | None, what: str) -> Message:
+        while (message := self._next()) is None:
+            interrupts.check()
+            left = _GLANCE if deadline is None else min(_GLANCE, deadline - time.monotonic())
+            if left <= 0:
+                raise TimedOut(f"waited too long for {what}", hint="its log is keeper.log beside its socket")
+            if select.select([self.sock], [], [], left)[0]:
+                self._receive(0)
+        return message
+
+    def _receive(self, flags: int) -> None:
+        try:
+            data = self.sock.recv(65536, flags)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            if self._events:
+                raise BlockingIOError  # what came before the end is told first
+            raise Lost("the keeper has gone", hint="the guests run on; the next command finds them")
+        self._data += data
+
+    def _next(self) -> Message | None:
+        line, newline, rest = self._data.partition(b"\n")
+        if not newline:
+            return None
+        self._data = rest
+        message = json.loads(line)
+        return message if isinstance(message, dict) else {}
+
+    def _sort(self) -> None:
+        while (message := self._next()) is not None:
+            if "event" in message:
+                self._events.append(message)
+
+    def _taken(self) -> list[Message]:
+        events, self._events = self._events, []
+        return events
+
+
+def connect(path: str) -> socket.socket:
+    """Connect to a Unix socket whose path may be longer than the 108 bytes of sockaddr_un; raises OSError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with _short(path) as short:
+            sock.connect(short)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def listen(path: str) -> socket.socket:
+    """Return a non-blocking Unix socket (mode 0600) that listens at `path`; raises OSError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        os.fchmod(sock.fileno(), 0o600)  # before it has a name: bind(2) gives the name these bits
+        with _short(path) as short:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            sock.bind(short)
+        sock.listen(128)
+        sock.settimeout(0)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def error_from(report: object) -> QemunetError:
+    """Return the exception that an ``error`` object stands for, of the class that its kind names.
+
+    Only what every `QemunetError` has is filled in.
+    """
+    told = report if isinstance(report, dict) else {}
+    kind = str(told.get("kind", ""))
+    words = {key: str(told.get(key, "")) for key in ("where", "hint")}
+    found = next((one for one in _tree(QemunetError) if one.kind == kind), QemunetError)
+    error = found.__new__(found)
+    QemunetError.__init__(error, str(told.get("message", "the keeper reports an error")), **words)
+    return error
+
+
+def no_such_vm(vm: object, known: list[str]) -> NotFound:
+    """Return the error for a vm that a keeper does not have."""
+    return NotFound(f"no vm of the name {vm} runs here (running: {', '.join(known) or 'none'})")
+
+
+@contextlib.contextmanager
+def _short(path: str) -> Iterator[str]:
+    """Give a name of any length a short one, by way of an open directory."""
+    directory, name = os.path.split(path)
+    fd = os.open(directory or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)
+
+
+def _tree(top: type[QemunetError]) -> Iterator[type[QemunetError]]:
+    yield top
+    for below in top.__subclasses__():
+        yield from _tree(below)

@@ -1,0 +1,52 @@
+"""Reaches the keeper of a lab, and starts a new one for guests that have lost theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+import time
+import typing
+
+from qemunet import interrupts
+from qemunet.errors import NotFound, TimedOut
+from qemunet.live.control import Control, Lost
+
+if typing.TYPE_CHECKING:
+    from qemunet.state import Runtime
+
+_START = 15.0  # seconds for a keeper to answer
+_GLANCE = 0.02  # seconds between two looks whether it does
+
+
+def reach(here: Runtime, lab: str) -> Control:
+    """Return a connection to the lab's keeper; raises NotFound if there is no guest to keep, TimedOut.
+
+    A keeper that holds the lab but does not listen yet is waited for; where there is none, one is begun.
+    """
+    socket = here.lab(lab).path("keeper.sock")
+    deadline = time.monotonic() + _START
+    begun: int | None = None
+    while time.monotonic() < deadline:
+        interrupts.check()
+        try:
+            return Control.open(socket)
+        except Lost as lost:
+            if begun is not None and _ended(begun):
+                raise NotFound(f"nothing of the lab {lab} runs any more", hint="`qemunet gc` clears up") from lost
+            if begun is None and not here.lab(lab).alive():
+                begun = _begin(here, lab)
+        select.select([], [], [], _GLANCE)
+    raise TimedOut(f"the keeper of the lab {lab} does not answer after {_START:g} s", where=socket)
+
+
+def _begin(here: Runtime, lab: str) -> int:
+    """Start a keeper that takes in the guests of the lab that run; return its process."""
+    handover = json.dumps({"runtime": here.path, "lab": lab, "guests": [], "adopt": True})
+    argv = [sys.executable, "-P", "-m", "qemunet.live.keeper", handover]
+    return os.posix_spawn(sys.executable, argv, os.environ, setsid=True)
+
+
+def _ended(pid: int) -> bool:
+    return os.waitpid(pid, os.WNOHANG)[0] == pid

@@ -1,0 +1,106 @@
+"""From a lab file to a plan on this host: reads, photographs, resolves and plans; changes nothing."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass, replace
+
+from qemunet.config import profiles, read, resolve
+from qemunet.errors import NotFound
+from qemunet.facts import GuestFact
+from qemunet.host.linux import LinuxHost
+from qemunet.model.vm import Accel
+from qemunet.plan import build
+from qemunet.state import Runtime
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from qemunet.config.spec import LabSpec, Profile
+    from qemunet.facts import Facts, Wanted
+    from qemunet.model.lab import Lab
+    from qemunet.steps import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """What a lab file means here and now, and what would be done for the chosen vms."""
+
+    lab: Lab
+    plan: Plan
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A lab file that was read, with the profiles that it names."""
+
+    spec: LabSpec
+    profiles: Mapping[str, Profile]
+
+    @classmethod
+    def read(cls, file: str, overrides: Sequence[str] = ()) -> Source:
+        """Read a lab file; raises ConfigError or UsageError."""
+        spec = read.load(file, overrides)
+        return cls(spec, profiles.load_all(spec))
+
+    def chosen(self, vms: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of the vms that are meant, all of the file if none is named; raises NotFound."""
+        known = tuple(vm.name for vm in self.spec.vms)
+        for name in vms:
+            if name not in known:
+                raise NotFound(
+                    f"no vm of the name {name} in this lab", where=self.spec.file, hint=f"it has {', '.join(known)}"
+                )
+        return tuple(dict.fromkeys(vms)) or known
+
+    def think(
+        self,
+        runtime: Runtime,
+        vms: Sequence[str] = (),
+        *,
+        strict: bool = True,
+        host: LinuxHost | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> Thought:
+        """Photograph the host and work out what to do for these vms.
+
+        `strict`: for real, so what the host lacks is an error, and KVM is tried if a vm leaves that open; `tell`
+        gets a line if it does not work.
+        """
+        names = self.chosen(vms)
+        wanted = resolve.wanted(self.spec, self.profiles)
+        facts = photograph(runtime, wanted, host or LinuxHost(runtime.path))
+        lab = resolve.resolve(self.spec, self.profiles, facts, names, strict=strict)
+        if strict:
+            facts = _with_kvm(facts, lab, names, tell)
+        return Thought(lab, build(lab, facts, names), facts)
+
+
+def photograph(runtime: Runtime, wanted: Wanted, host: LinuxHost) -> Facts:
+    """Return what the host shows and what the runtime directory and the cache know."""
+    facts = host.photograph(wanted)
+    guest = _guest() if wanted.guest else None
+    return replace(facts, claims=runtime.claims(), scopes=runtime.shared(), guest=guest)
+
+
+def _guest() -> GuestFact | None:
+    from qemunet.guest import image
+
+    found = image.find()
+    return found and GuestFact(found.kernel, found.initrd, found.append)
+
+
+def _with_kvm(facts: Facts, lab: Lab, names: Sequence[str], tell: Callable[[str], None] | None) -> Facts:
+    """Find out whether KVM runs the processor models of the vms that leave that open."""
+    models = {vm.machine.cpu_kvm for vm in lab.vms if vm.name in names and vm.accel is Accel.AUTO}
+    if not models:
+        return facts
+    from qemunet.live import accel
+
+    qemu = facts.programs["qemu-system-x86_64"]
+    verdicts = {model: accel.kvm_verdict(qemu, model) for model in models}
+    for model, why in verdicts.items():
+        if why and tell:
+            tell(f"accel: tcg, for KVM cannot run a {model} processor: {why}")
+    return replace(facts, kvm=verdicts)

@@ -1,0 +1,191 @@
+"""What a keeper does for whoever asks on its control socket, verb by verb (the table: `qemunet.live.control`)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import traceback
+import typing
+
+from qemunet.errors import Failed, QemunetError, UsageError
+from qemunet.live import power
+from qemunet.live.control import Message, no_such_vm
+from qemunet.live.server import Peer, Takeover
+from qemunet.live.worker import Wish
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from qemunet.live.console import Console
+    from qemunet.live.keeper import Keeper
+    from qemunet.live.process import Guest
+
+    Answer = Message | Takeover
+
+MAX_TAIL = 65536  # bytes of the console's past
+MAX_TIMEOUT = 86400.0  # seconds
+
+
+class Verbs:
+    """Answers the requests to `keeper`."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper = keeper
+        self._verbs: dict[str, Callable[[Peer, Message], Awaitable[Answer]]] = {
+            "ping": self._ping,
+            "status": self._status,
+            "stop": self._stop,
+            "powerdown": self._powerdown,
+            "start": self._start,
+            "tether": self._tether,
+            "watch": self._watch,
+            "detach": self._detach,
+            "console": self._console,
+            "tail": self._tail,
+            "qmp": self._qmp,
+            "adopt": self._adopt,
+        }
+
+    async def answer(self, peer: Peer, request: Message) -> Answer:
+        """Do what is asked; raises QemunetError, and nothing else whatever was asked."""
+        verb = self._verbs.get(str(request.get("do")))
+        if verb is None:
+            known = ", ".join(self._verbs)
+            raise UsageError(f"unknown verb {str(request.get('do'))[:80]!r}", hint=f"known are {known}")
+        with self.keeper.busy():
+            try:
+                return await verb(peer, request)
+            except QemunetError:
+                raise
+            except Exception as error:  # a mistake of ours must not end the keeper
+                self.keeper.say(traceback.format_exc())
+                raise Failed(f"{type(error).__name__}: {error}", hint="keeper.log has the details") from error
+
+    def lost(self, peer: Peer) -> None:
+        """A connection has ended."""
+        self.keeper.lost(peer)
+
+    async def _ping(self, peer: Peer, request: Message) -> Answer:
+        return {"pid": os.getpid(), "lab": self.keeper.lab, "vms": sorted(self.keeper.guests)}
+
+    async def _status(self, peer: Peer, request: Message) -> Answer:
+        guests = [self._guest(request)] if "vm" in request else list(self.keeper.guests.values())
+        states = await asyncio.gather(*(guest.run_state() for guest in guests))
+        rows = zip(guests, states, strict=True)
+        return {"vms": [_row(guest, run_state) for guest, run_state in rows]}
+
+    async def _stop(self, peer: Peer, request: Message) -> Answer:
+        timeout = _number(request, "timeout", power.TIMEOUT, MAX_TIMEOUT)
+        how = await self.keeper.stop(self._guest(request), timeout, force=request.get("force") is True)
+        return {"how": how.value}
+
+    async def _powerdown(self, peer: Peer, request: Message) -> Answer:
+        await self._guest(request).execute("system_powerdown")
+        return {}
+
+    async def _start(self, peer: Peer, request: Message) -> Answer:
+        tethered = request.get("tether") is True
+        wish = Wish(
+            file=_text(request, "file"),
+            vms=tuple(_texts(request, "vms")),
+            overrides=tuple(_texts(request, "overrides")),
+            tethered=tethered,
+            tell=_teller(peer),
+            wanted=lambda: not (peer.gone() or self.keeper.leaving),
+        )
+        names = await self.keeper.start(wish)
+        if tethered:
+            self.keeper.bind(peer, names, holds=True)
+        return {"vms": names}
+
+    async def _tether(self, peer: Peer, request: Message) -> Answer:
+        return await self._bind(peer, request, holds=True)
+
+    async def _watch(self, peer: Peer, request: Message) -> Answer:
+        return await self._bind(peer, request, holds=False)
+
+    async def _bind(self, peer: Peer, request: Message, *, holds: bool) -> Answer:
+        vms = [self._guest({"vm": vm}).vm for vm in _texts(request, "vms")]
+        if holds:
+            await self.keeper.blocking(self.keeper.worker.tie, vms)
+        self.keeper.bind(peer, [vm for vm in vms if vm in self.keeper.guests], holds=holds)
+        return {"vms": vms}
+
+    async def _detach(self, peer: Peer, request: Message) -> Answer:
+        vms, held = sorted(peer.vms), peer.holds
+        peer.vms, peer.holds = set(), False
+        if held:
+            await self.keeper.blocking(self.keeper.worker.untie, vms)
+        return {"vms": vms}
+
+    async def _console(self, peer: Peer, request: Message) -> Answer:
+        replay = int(_number(request, "replay", 0, MAX_TAIL))
+        return Takeover(self._console_of(request), replay, "a client of the control socket")
+
+    async def _tail(self, peer: Peer, request: Message) -> Answer:
+        size = int(_number(request, "bytes", 4096, MAX_TAIL))
+        return {"text": self._console_of(request).log.tail(size).decode(errors="replace")}
+
+    async def _qmp(self, peer: Peer, request: Message) -> Answer:
+        arguments = request.get("arguments", {})
+        if not isinstance(arguments, dict):
+            raise UsageError("`arguments` is an object")
+        guest = self._guest(request)
+        return {"return": await guest.execute(_text(request, "execute"), arguments=arguments)}
+
+    async def _adopt(self, peer: Peer, request: Message) -> Answer:
+        seen = await self.keeper.blocking(self.keeper.worker.living)
+        return {"vms": await self.keeper.take(seen)}
+
+    def _guest(self, request: Message) -> Guest:
+        guest = self.keeper.guests.get(_text(request, "vm"))
+        if guest is None:
+            raise no_such_vm(request["vm"], sorted(self.keeper.guests))
+        return guest
+
+    def _console_of(self, request: Message) -> Console:
+        guest = self._guest(request)
+        if guest.console is None or guest.console.ended.done():
+            raise Failed(f"the console of {guest.vm} is closed", where=f"vm.{guest.vm}")
+        return guest.console
+
+
+def _row(guest: Guest, run_state: str) -> Message:
+    return {
+        "vm": guest.vm,
+        "pid": guest.pid,
+        "state": run_state,
+        "since": guest.since,
+        "adopted": guest.adopted,
+    }
+
+
+def _teller(peer: Peer) -> Callable[[str], None]:
+    """Return a way to pass on what a start says, from the thread in which it runs."""
+    loop = asyncio.get_running_loop()
+
+    def tell(text: str) -> None:
+        loop.call_soon_threadsafe(peer.tell, {"event": "said", "text": text})
+
+    return tell
+
+
+def _text(request: Message, key: str) -> str:
+    value = request.get(key)
+    if not isinstance(value, str):
+        raise UsageError(f"`{key}` is missing or not a text")
+    return value
+
+
+def _texts(request: Message, key: str) -> list[str]:
+    value = request.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise UsageError(f"`{key}` is a list of texts")
+    return value
+
+
+def _number(request: Message, key: str, default: float, most: float) -> float:
+    value = request.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise UsageError(f"`{key}` is a number from 0 to {most:g}")
+    return float(value)

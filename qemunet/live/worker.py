@@ -1,0 +1,108 @@
+"""What a keeper has done for it in a thread of its own, one thing after the other, because it blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import typing
+from dataclasses import dataclass, replace
+
+from qemunet import state
+from qemunet.errors import Interrupted, UsageError
+from qemunet.live.process import Seen
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from qemunet.live.console import Say
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A start that somebody asked the keeper for; `wanted` tells whether he still waits for it."""
+
+    file: str
+    vms: tuple[str, ...]
+    overrides: tuple[str, ...]
+    tethered: bool
+    tell: Say
+    wanted: Callable[[], bool]
+
+
+class Worker:
+    """Works in the runtime directory for the keeper of one lab."""
+
+    def __init__(self, runtime: state.Runtime, lab: str) -> None:
+        self.runtime = runtime
+        self.lab = lab
+
+    def take_back(self, vm: str) -> list[str]:
+        """Undo all that was done for a vm that has ended; return what could not be."""
+        from qemunet.host.linux import LinuxHost
+        from qemunet.live import session
+
+        host = LinuxHost(self.runtime.path)
+        try:
+            return session.take_back(self.runtime, host, [vm])
+        finally:
+            host.close()
+
+    def start(self, wish: Wish) -> list[Seen]:
+        """Start vms of this keeper's lab; raises any QemunetError, and then everything was taken back."""
+        from qemunet.host.linux import LinuxHost
+        from qemunet.live import session
+        from qemunet.live.source import Source
+
+        source = Source.read(wish.file, wish.overrides)
+        if source.spec.name != self.lab:
+            raise UsageError(f"this is the keeper of the lab {self.lab}, not of {source.spec.name}")
+        host = LinuxHost(self.runtime.path)
+        try:
+            session.start(
+                self.runtime,
+                host,
+                source,
+                wish.vms,
+                tethered=wish.tethered,
+                tell=wish.tell,
+                commit=lambda names: _check(wish),
+            )
+            return [_seen(guest) for guest in host.guests.values()]
+        finally:
+            host.close()
+
+    def living(self) -> list[Seen]:
+        """Return the guests of the lab that run, whoever started them."""
+        return [
+            Seen(vm.name, vm.pid, vm.start_time)
+            for vm in self.runtime.vms()
+            if vm.lab == self.lab and vm.state == "running" and vm.pid and vm.start_time
+        ]
+
+    def untie(self, vms: Iterable[str]) -> None:
+        """Note that these vms do not end with a terminal any more."""
+        for name in vms:
+            scope = self.runtime.scope(f"vm/{name}")
+            record = scope.record()
+            if record is not None and record.tethered:
+                with contextlib.suppress(FileNotFoundError):
+                    scope.save(replace(record, tethered=False))
+
+    def tie(self, vms: Sequence[str]) -> None:
+        """Note that these vms end with a terminal."""
+        for name in vms:
+            scope = self.runtime.scope(f"vm/{name}")
+            record = scope.record()
+            if record is not None and not record.tethered:
+                with contextlib.suppress(FileNotFoundError):
+                    scope.save(replace(record, tethered=True))
+
+
+def _check(wish: Wish) -> None:
+    if not wish.wanted():
+        raise Interrupted("the process that asked for this is gone")
+
+
+def _seen(guest: typing.Any) -> Seen:
+    """Take a guest over from the host that started it, with sockets of our own: the host closes its."""
+    qmp = guest.qmp.dup() if guest.qmp is not None else None
+    return Seen(guest.vm, guest.pid, guest.start_time, guest.console.dup(), qmp)

@@ -1,0 +1,306 @@
+"""A guest's QEMU command line, option by option."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import chain, count
+
+from qemunet.errors import ConfigError
+from qemunet.facts import Facts
+from qemunet.model.nic import Forward, Nic, UserBackend
+from qemunet.model.vm import (
+    Accel,
+    DirectBoot,
+    Firmware,
+    FirmwareBoot,
+    GtkDisplay,
+    NicBus,
+    Vm,
+    VncDisplay,
+)
+from qemunet.plan import disks
+from qemunet.plan.ways import Passed, Way
+from qemunet.plan.words import UNDECIDED, Json, json_option, option, option_if, word
+from qemunet.steps import Word
+
+PROGRAM = "qemu-system-x86_64"
+MONITORS = ("qmp", "monitor")  # ours, and the user's
+SOCKETS = ("qmp.sock", "monitor.sock", "serial.sock")
+KERNEL_LINE = 2047  # bytes; COMMAND_LINE_SIZE of Linux on x86 without the terminating zero
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+_ROM_FOLDERS = ("/usr/lib/ipxe/qemu", "/usr/share/ipxe/qemu", "/usr/share/qemu")
+_ROMS = tuple(f"{folder}/efi-virtio.rom" for folder in _ROM_FOLDERS)  # one of a set that comes together
+_NOT_PCI = {"ne2k_isa", "usb-net"}
+_FIRST_PORT = 2  # root ports from this slot of pcie.0 on, eight in each
+_FIRST_SLOT = 3  # cards on pci.0 from here on, as on a machine with QEMU's defaults: ens3, ens4 in a guest
+_PC_SLOTS = 32
+
+FIRMWARE_FILES = frozenset((*_ROMS, *chain.from_iterable(disks.UEFI_IMAGES)))
+"""What a photograph should look for besides the files that a lab names."""
+
+
+def argv(file: str, vm: Vm, facts: Facts) -> tuple[Word, ...]:
+    """Return the command line of a run; `file` is the lab's, for errors.
+
+    Raises ConfigError if the machine cannot be like that, HostLacks if firmware is missing.
+    """
+    accel = acceleration(vm, facts)[0]
+    return (
+        word(facts.programs.get(PROGRAM, PROGRAM)),
+        word("-S"),
+        *sandbox(vm, SANDBOX),
+        *option("-accel", UNDECIDED if accel is Accel.AUTO else accel),
+        *option_if("-cpu", cpu(vm, facts)),
+        *hardware(file, vm, facts, Passed(vm)),
+    )
+
+
+def hardware(file: str, vm: Vm, facts: Facts, way: Way) -> Iterator[Word]:
+    """Yield all options that do not depend on who starts QEMU and what executes the guest."""
+    boot = boot_indices(vm)
+    yield from option("-name", f"guest={vm.name},process=qemu-{vm.name}")
+    yield from map(word, ("-nodefaults", "-no-user-config"))
+    yield from option("-machine", _machine(file, vm))
+    yield from option("-smp", str(vm.cpus))
+    yield from option("-m", size(vm.memory))
+    yield from _sockets(way)
+    yield from _display(file, vm)
+    yield from _ports(vm)
+    yield from disks.nodes(vm, facts, way)
+    for number, nic in enumerate(vm.nics):
+        yield from json_option("-netdev", **_netdev(nic, way))
+        yield from json_option("-device", **_card(vm, number, facts, boot))
+    yield from disks.devices(file, vm, boot)
+    yield from _kernel(file, vm, way)
+    yield from map(word, vm.qemu_args)
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def acceleration(vm: Vm, facts: Facts) -> tuple[Accel, str]:
+    """Return what executes the guest, AUTO if only a run can tell, and why KVM does not if that was found out."""
+    if vm.accel is not Accel.AUTO:
+        return vm.accel, ""
+    why = facts.kvm.get(vm.machine.cpu_kvm)
+    if why is None:
+        return Accel.AUTO, "not tried yet"
+    return (Accel.TCG if why else Accel.KVM), why
+
+
+def cpu(vm: Vm, facts: Facts) -> str:
+    """Return the processor model, empty for QEMU's default."""
+    kvm, tcg = vm.machine.cpu_kvm, vm.machine.cpu_tcg
+    match acceleration(vm, facts)[0]:
+        case Accel.KVM:
+            return kvm
+        case Accel.TCG:
+            return tcg
+        case Accel.AUTO:
+            return kvm if kvm == tcg else UNDECIDED
+
+
+def sandbox(vm: Vm, wanted: str) -> tuple[Word, ...]:
+    """Return the seccomp option; a window needs programs of its desktop, and the user's own word counts more."""
+    if "-sandbox" in vm.qemu_args:
+        return ()
+    return option("-sandbox", wanted.replace("spawn=deny,", "") if isinstance(vm.display, GtkDisplay) else wanted)
+
+
+def size(memory: int) -> str:
+    """Write a number of bytes with the largest unit that keeps it whole."""
+    for power, unit in ((30, "G"), (20, "M"), (10, "K")):
+        if memory % (1 << power) == 0:
+            return f"{memory >> power}{unit}"
+    return f"{memory}B"
+
+
+def _machine(file: str, vm: Vm) -> str:
+    options = [vm.machine.type]
+    if vm.firmware is Firmware.UEFI:
+        if vm.machine.nic_bus is NicBus.MMIO:
+            raise ConfigError(file, f"vm.{vm.name}.boot.firmware", f'machine "{vm.machine.type}" has no UEFI firmware')
+        options += [f"pflash0={disks.UEFI_CODE}", f"pflash1={disks.UEFI_VARS}"]
+    elif isinstance(vm.boot, FirmwareBoot) and vm.display is None:
+        options.append("graphics=off")  # the BIOS and the boot loader then speak on the serial line
+    return ",".join(options)
+
+
+def _sockets(way: Way) -> Iterator[Word]:
+    for name in MONITORS:
+        yield from _socket(way, name)
+        yield from option("-mon", f"chardev={name},mode=control")
+    yield from _socket(way, "serial")
+    yield from option("-serial", "chardev:serial")
+
+
+def _socket(way: Way, name: str) -> tuple[Word, Word]:
+    return option("-chardev", f"socket,id={name},", way.socket(f"{name}.sock"), ",server=on,wait=off")
+
+
+def _display(file: str, vm: Vm) -> Iterator[Word]:
+    match vm.display:
+        case None:
+            yield from option("-display", "none")
+            return
+        case VncDisplay(address=address, number=number):
+            host = f"[{address}]" if ":" in address and not address.startswith("[") else address
+            yield from (*option("-display", "none"), *option("-vnc", f"{host}:{number}"))
+        case GtkDisplay():
+            yield from option("-display", "gtk")
+    if vm.machine.nic_bus is NicBus.MMIO:
+        raise ConfigError(file, f"vm.{vm.name}.display", f'machine "{vm.machine.type}" has no place for a screen')
+    slot = "0x1" if vm.machine.nic_bus is NicBus.ROOT_PORTS else "0x2"
+    yield from json_option("-device", driver="VGA", id="screen.0", addr=slot)
+
+
+def _ports(vm: Vm) -> Iterator[Word]:
+    """One PCIe root port per card and the spare ones: only there cards can come and go."""
+    if vm.machine.nic_bus is not NicBus.ROOT_PORTS:
+        return
+    ports = sum(on_pci(nic) for nic in vm.nics) + vm.machine.hotplug_slots
+    for number in range(ports):
+        first: dict[str, Json] = {"multifunction": True} if number % 8 == 0 and number + 1 < ports else {}
+        yield from json_option(
+            "-device",
+            driver="pcie-root-port",
+            id=port_id(number),
+            chassis=number + 1,
+            port=number,
+            addr=f"{_FIRST_PORT + number // 8:#x}.{number % 8}",
+            **first,
+        )
+
+
+def port_id(number: int) -> str:
+    """Return the device id of a root port, which is also the name of its bus: no nic id has a dot."""
+    return f"rp.{number}"
+
+
+# ---------------------------------------------------------------- booting
+
+
+def boot_indices(vm: Vm) -> Mapping[str, int]:
+    """Return the boot indices of device ids: the explicit ones, and what the boot order gives the others."""
+    found = {nic.id: nic.boot_index for nic in vm.nics if nic.boot_index is not None}
+    if isinstance(vm.boot, DirectBoot):
+        return found
+    taken = set(found.values())
+    free = (number for number in count(1) if number not in taken)
+    kinds = {
+        "disk": [disks.disk_id(number) for number, disk in enumerate(vm.disks) if not disk.cdrom],
+        "network": [nic.id for nic in vm.nics],
+        "cdrom": [disks.disk_id(number) for number, disk in enumerate(vm.disks) if disk.cdrom],
+    }
+    for device in chain.from_iterable(kinds[kind] for kind in vm.boot.order):
+        if device not in found:
+            found[device] = next(free)
+    return found
+
+
+def _wants_rom(vm: Vm, nic: Nic, facts: Facts) -> bool:
+    """Tell whether a card needs its boot ROM; QEMU refuses to start where a wanted one is not installed."""
+    if not isinstance(vm.boot, FirmwareBoot):
+        return False
+    if nic.boot_index is not None or vm.boot.order[:1] == ("network",):
+        return True
+    return "network" in vm.boot.order and any(rom in facts.files for rom in _ROMS)
+
+
+def _kernel(file: str, vm: Vm, way: Way) -> Iterator[Word]:
+    if not isinstance(vm.boot, DirectBoot):
+        return
+    yield from option("-kernel", way.kernel("boot.kernel", vm.boot.kernel))
+    if vm.boot.initrd is not None:
+        yield from option("-initrd", way.kernel("boot.initrd", vm.boot.initrd))
+    line = kernel_line(vm, vm.boot)
+    if len(line.encode()) > KERNEL_LINE:
+        problem = f"the kernel line has {len(line.encode())} bytes, and Linux reads {KERNEL_LINE}"
+        hint = "the addresses of many cards take room: fewer `ip`, or DHCP" if vm.boot.tiny else ""
+        raise ConfigError(file, f"vm.{vm.name}.boot.append", problem, hint=hint)
+    if line:
+        yield from option("-append", line)
+
+
+def kernel_line(vm: Vm, boot: DirectBoot) -> str:
+    """Return the kernel's arguments; the built-in guest finds its name and its cards' addresses there."""
+    words = [boot.append]
+    if boot.tiny:
+        words.append(f"qemunet.name={vm.name}")
+        words += [_addresses(nic) for nic in vm.nics if nic.ips and not isinstance(nic.backend, UserBackend)]
+    return " ".join(filter(None, words))
+
+
+def _addresses(nic: Nic) -> str:
+    gateways = (f"via={gateway}" for gateway in nic.gateways)
+    return "qemunet.nic=" + ",".join((nic.mac, *nic.ips, *gateways))
+
+
+# ---------------------------------------------------------------- cards
+
+
+def on_pci(nic: Nic) -> bool:
+    """Tell whether a model is a PCI device: it has a slot and a ROM."""
+    return nic.model not in _NOT_PCI and not nic.model.endswith("-device")
+
+
+def _card(vm: Vm, number: int, facts: Facts, boot: Mapping[str, int]) -> dict[str, Json]:
+    nic = vm.nics[number]
+    found: dict[str, Json] = {"driver": nic.model, "id": nic.id, "netdev": nic.netdev, "mac": nic.mac}
+    found |= _slot(vm, number) if on_pci(nic) else {}
+    if nic.model.startswith("virtio-net"):
+        found |= _virtio(nic)
+    if nic.id in boot:
+        found["bootindex"] = boot[nic.id]
+    if on_pci(nic) and nic.acpi_index is not None:
+        found["acpi-index"] = nic.acpi_index
+    if on_pci(nic) and not _wants_rom(vm, nic, facts):
+        found["romfile"] = ""
+    return found
+
+
+def _slot(vm: Vm, number: int) -> dict[str, Json]:
+    """Return where a card sits; the same in every start, because guests name their interfaces by it."""
+    place = sum(on_pci(nic) for nic in vm.nics[:number])
+    if vm.machine.nic_bus is NicBus.ROOT_PORTS:
+        # The address makes QEMU refuse an occupied port, where it would else take a second card in silence.
+        return {"bus": port_id(place), "addr": "0x0"}
+    slot = _FIRST_SLOT + place
+    return {"bus": "pci.0", "addr": f"{slot:#x}"} if slot < _PC_SLOTS else {"bus": "pci.0"}
+
+
+def _virtio(nic: Nic) -> dict[str, Json]:
+    found: dict[str, Json] = {}
+    if nic.queues > 1:
+        found["mq"] = True
+        found |= {"vectors": 2 * nic.queues + 2} if on_pci(nic) else {}
+    if nic.guest_mtu is not None:
+        found["host_mtu"] = nic.guest_mtu
+    return found
+
+
+def _netdev(nic: Nic, way: Way) -> dict[str, Json]:
+    if isinstance(nic.backend, UserBackend):
+        return {"type": "user", "id": nic.netdev, **_user(nic.backend)}
+    return {"type": "tap", "id": nic.netdev, **way.card(nic, nic.backend)}
+
+
+def _user(backend: UserBackend) -> dict[str, Json]:
+    settings: dict[str, Json] = {
+        "net": backend.subnet,
+        "hostname": backend.hostname,
+        "dns": backend.dns,
+        "tftp": backend.tftp,
+        "bootfile": backend.bootfile,
+        "restrict": True if backend.restrict else None,
+        "hostfwd": [{"str": rule} for one in backend.forwards for rule in _forward(one)] or None,
+    }
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def _forward(forward: Forward) -> Iterator[str]:
+    """Yield QEMU's rules, one per port; the guest's address is left to its DHCP server."""
+    first, last = forward.ports
+    for port in range(first, last + 1):
+        yield f"{forward.protocol}:{forward.address}:{port}-:{forward.guest_ports[0] + port - first}"

@@ -1,0 +1,234 @@
+"""The network of a host in memory: links, addresses, routes and sysctls, as strict as Linux about all of them."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import typing
+from dataclasses import replace
+
+from qemunet.errors import Taken
+from qemunet.facts import Facts, LinkFact, RouteFact
+from qemunet.host.links import Vanished, holder, is_ours
+from qemunet.model.names import is_ifname
+from qemunet.model.nic import MacvtapMode
+from qemunet.steps import (
+    AddAddress,
+    AddLink,
+    AddRoute,
+    DelAddress,
+    DelGroup,
+    DelLink,
+    DelRoute,
+    MacvtapLink,
+    SetLink,
+    SetMaster,
+    SetSysctl,
+    sysctl_name,
+)
+
+if typing.TYPE_CHECKING:
+    from qemunet.steps import OpenTap
+
+MIN_MTU, MAX_MTU = 68, 65535
+_PER_LINK = {
+    "net.ipv4.conf.{}.forwarding": "0",
+    "net.ipv4.conf.{}.proxy_arp": "0",
+    "net.ipv6.conf.{}.accept_ra": "1",
+    "net.ipv6.conf.{}.autoconf": "1",
+    "net.ipv6.conf.{}.disable_ipv6": "0",
+    "net.ipv6.conf.{}.forwarding": "0",
+}
+
+
+def refused(code: int, what: str = "") -> OSError:
+    """Return the error that the kernel would answer with."""
+    return OSError(code, what or os.strerror(code))
+
+
+class FakeNetwork:
+    """A network as a few dictionaries, filled from a photograph. `parents`: of each macvtap, with its mode."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.links: dict[str, LinkFact] = dict(facts.links)
+        self.parents: dict[str, tuple[str, MacvtapMode]] = {}
+        self.addresses = {name: list(texts) for name, texts in facts.addresses.items()}
+        self.routes: list[RouteFact] = list(facts.routes)
+        self.sysctls: dict[str, str] = dict(facts.sysctls)
+        self._index = max((link.index for link in self.links.values()), default=1)
+
+    def find(self, name: str) -> LinkFact | None:
+        """Return the link of that name or alternative name."""
+        named = (link for link in self.links.values() if name in link.altnames)
+        return self.links.get(name) or next(named, None)
+
+    def link_step(self, step: AddLink | DelLink | DelGroup | SetLink | SetMaster) -> None:
+        """Do a step about links."""
+        match step:
+            case AddLink():
+                self._add(step)
+            case DelLink():
+                self.remove_link(self._own(step))
+            case DelGroup(links):
+                there = [link for link in links if self._is_there(link)]
+                for one in there:
+                    self.remove_link(self._own(one))
+                if not there:
+                    raise Vanished(errno.ENODEV, "nothing of the group is there")
+            case SetLink():
+                self._change(step)
+            case SetMaster(name, master):
+                self._enslave(self.get(name), master)
+
+    def get(self, name: str) -> LinkFact:
+        """Return the link of that name; raises Vanished."""
+        link = self.find(name)
+        if link is None:
+            raise Vanished(errno.ENODEV, f"there is no interface {name}")
+        return link
+
+    def _own(self, step: DelLink) -> str:
+        link = self.find(step.name) or self.find(step.mark.altname)
+        if link is None or not is_ours(link, step.mark):
+            raise Vanished(errno.ENODEV, f"there is no {step.name} of {step.mark.scope}")
+        return link.name
+
+    def _is_there(self, step: DelLink) -> bool:
+        try:
+            self._own(step)
+        except Vanished:
+            return False
+        return True
+
+    def _free(self, *names: str) -> None:
+        for name in names:
+            if self.find(name) is not None:
+                raise Taken(holder(self.find(name), name))
+
+    def _check(self, name: str, mac: str, mtu: int) -> None:
+        if not is_ifname(name):
+            raise refused(errno.EINVAL, f"{name!r} is no name for an interface")
+        if not MIN_MTU <= mtu <= MAX_MTU:
+            raise refused(errno.EINVAL, f"an mtu of {mtu}")
+        if int(mac[:2], 16) & 1:
+            raise refused(errno.EADDRNOTAVAIL)
+
+    def _insert(self, link: LinkFact) -> None:
+        self._index += 1
+        self.links[link.name] = replace(link, index=self._index)
+        self.sysctls |= {key.format(sysctl_name(link.name)): value for key, value in _PER_LINK.items()}
+
+    def _add(self, step: AddLink) -> None:
+        self._check(step.name, step.link.mac, step.link.mtu)
+        self._free(step.name, step.mark.altname)
+        kind, mac = "bridge", step.link.mac
+        if isinstance(step.link, MacvtapLink):
+            kind, mac = "macvtap", self._on_parent(step.name, step.link)
+        names = (step.mark.altname,)
+        made = LinkFact(0, step.name, kind, mac, step.link.mtu, up=False, group=step.mark.group, altnames=names)
+        self._insert(made)
+
+    def _on_parent(self, name: str, link: MacvtapLink) -> str:
+        """Register a macvtap with its parent; return the address that it gets."""
+        parent = self.get(link.parent)
+        others = [other for other, (above, _) in self.parents.items() if above == parent.name]
+        alone = MacvtapMode.PASSTHRU in (link.mode, *(self.parents[other][1] for other in others))
+        if parent.master or (others and alone):
+            raise Taken(f"{parent.name} cannot carry a macvtap in mode {link.mode}")
+        if link.mtu > parent.mtu:
+            raise refused(errno.EINVAL, f"an mtu of {link.mtu} on a parent of {parent.mtu}")
+        self.parents[name] = (parent.name, link.mode)
+        return parent.mac if link.mode is MacvtapMode.PASSTHRU else link.mac
+
+    def remove_link(self, name: str) -> None:
+        """Delete a link with everything that goes with it."""
+        for above in [other for other, (parent, _) in self.parents.items() if parent == name]:
+            self.remove_link(above)
+        del self.links[name]
+        self.parents.pop(name, None)
+        self.addresses.pop(name, None)
+        self.routes = [route for route in self.routes if route.device != name]
+        for key in _PER_LINK:
+            self.sysctls.pop(key.format(sysctl_name(name)), None)
+        for port in [link for link in self.links.values() if link.master == name]:
+            self.links[port.name] = replace(port, master=None)
+
+    def _change(self, step: SetLink) -> None:
+        link = self.get(step.name)
+        new = replace(link, mac=step.mac or link.mac, mtu=step.mtu or link.mtu)
+        self._check(new.name, new.mac, new.mtu)
+        if step.up and link.name in self.parents:
+            parent = self.parents[link.name][0]
+            beside = [self.links[name] for name, (above, _) in self.parents.items() if above == parent]
+            if any(other.mac == new.mac and other.up and other.name != new.name for other in beside):
+                raise Taken(f"{link.name} cannot go up: its address is in use on the same parent")
+        self.links[link.name] = new if step.up is None else replace(new, up=step.up)
+        if step.up is False:
+            self.routes = [route for route in self.routes if route.device != link.name]
+
+    def _enslave(self, link: LinkFact, master: str | None) -> None:
+        if master is not None:
+            bridge = self.get(master)
+            if bridge.kind != "bridge":
+                raise refused(errno.EOPNOTSUPP)
+            if link.kind == "bridge":
+                raise refused(errno.ELOOP)
+            if any(parent == link.name for parent, _ in self.parents.values()):
+                raise refused(errno.EBUSY)
+            master = bridge.name
+        self.links[link.name] = replace(self.links[link.name], master=master)
+
+    def make_tap(self, step: OpenTap) -> None:
+        """Make a tap, which goes with `remove_link`."""
+        self._check(step.name, step.mac, step.mtu)
+        self._free(step.name, step.mark.altname)
+        if step.master is not None and self.get(step.master).kind != "bridge":
+            raise refused(errno.EOPNOTSUPP)
+        master = self.get(step.master).name if step.master else None
+        mark = (step.mark.altname,)
+        made = LinkFact(0, step.name, "tun", step.mac, step.mtu, up=True, group=step.mark.group, altnames=mark)
+        self._insert(replace(made, master=master))
+        if master:
+            self.sysctls[f"net.ipv6.conf.{sysctl_name(step.name)}.disable_ipv6"] = "1"
+
+    # ------------------------------------------------------------ addresses, routes, sysctls
+
+    def setting_step(self, step: AddAddress | DelAddress | AddRoute | DelRoute | SetSysctl) -> None:
+        """Do a step about addresses, routes and sysctls."""
+        match step:
+            case AddAddress(name, address):
+                self._add_address(self.get(name).name, address)
+            case DelAddress(name, address):
+                if address not in self.addresses.get(self.get(name).name, ()):
+                    raise Vanished(errno.EADDRNOTAVAIL, f"{name} does not have {address}")
+                self.addresses[name].remove(address)
+            case AddRoute(destination, name, gateway):
+                self._add_route(destination, self.get(name), gateway)
+            case DelRoute(destination, name, gateway):
+                try:
+                    self.routes.remove(RouteFact(destination, name, gateway))
+                except ValueError:
+                    raise Vanished(errno.ESRCH, f"there is no route to {destination}") from None
+            case SetSysctl(key, value, only_if):
+                if key not in self.sysctls or (only_if is not None and self.sysctls[key] != only_if):
+                    raise Vanished(errno.ENOENT, f"{key} is not {only_if or 'there'}")
+                self.sysctls[key] = value
+
+    def _add_address(self, name: str, address: str) -> None:
+        off = self.sysctls.get(f"net.ipv6.conf.{sysctl_name(name)}.disable_ipv6") == "1"
+        if ipaddress.ip_interface(address).version == 6 and off:
+            raise refused(errno.EACCES, "IPv6 is disabled on this device")
+        if address in self.addresses.get(name, ()):
+            raise Taken(f"{name} has the address {address} already")
+        self.addresses.setdefault(name, []).append(address)
+
+    def _add_route(self, destination: str, link: LinkFact, gateway: str | None) -> None:
+        if not link.up:
+            raise refused(errno.ENETDOWN)
+        if any(route.destination == destination for route in self.routes):
+            raise Taken(f"there is a route to {destination} already")
+        near = [ipaddress.ip_interface(text).network for text in self.addresses.get(link.name, ())]
+        if gateway and not any(ipaddress.ip_address(gateway) in network for network in near):
+            raise refused(errno.ENETUNREACH)
+        self.routes.append(RouteFact(destination, link.name, gateway))

@@ -1,0 +1,122 @@
+"""Two worlds that look alike: a fake host, and this machine seen from a fresh network namespace."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qemunet.facts import Facts, LinkFact, Wanted
+from qemunet.host.linux import LinuxHost
+from qemunet.steps import Step
+from qemunet.testing.fake import FakeHost
+from tests import namespace
+from tests.dump import difference, dump
+
+UPLINK_MAC = "02:00:00:00:00:01"
+BRIDGE_MAC = "02:00:00:00:00:02"
+OTHER_MAC = "02:00:00:00:00:03"
+
+
+@contextlib.contextmanager
+def refused(code: int) -> Iterator[None]:
+    """Claim that what is inside ends with this errno."""
+    with pytest.raises(OSError) as caught:
+        yield
+    assert caught.value.errno == code
+
+
+class World:
+    """A host with a bridge ``br0`` and an interface ``eth1`` of somebody else's, both up; `runtime` is a directory."""
+
+    def __init__(self, host: LinuxHost | FakeHost, runtime: Path) -> None:
+        self.host = host
+        self.runtime = runtime
+
+    def do(self, *steps: Step) -> None:
+        for step in steps:
+            self.host.perform(step)
+
+    def link(self, name: str) -> LinkFact | None:
+        return self.host.photograph(Wanted(links=frozenset({name}))).links.get(name)
+
+    def there(self, name: str) -> LinkFact:
+        link = self.link(name)
+        assert link is not None, f"{name} is not there"
+        return link
+
+    def sysctl(self, key: str) -> str | None:
+        return self.host.photograph(Wanted(sysctls=frozenset({key}))).sysctls.get(key)
+
+    def addresses(self, name: str) -> tuple[str, ...]:
+        known = self.host.photograph(Wanted(routes=True)).addresses.get(name, ())
+        return tuple(address for address in known if not address.startswith("fe80:"))
+
+    def routes(self) -> set[tuple[str, str, str | None]]:
+        photograph = self.host.photograph(Wanted(routes=True))
+        return {(route.destination, route.device, route.gateway) for route in photograph.routes}
+
+    def path(self, name: str) -> str:
+        return str(self.runtime / name)
+
+    def make_file(self, name: str, text: str = "", *, executable: bool = False) -> str:
+        path = self.path(name)
+        if isinstance(self.host, FakeHost):
+            self.host.files[path] = text
+        else:
+            Path(path).write_text(text)
+            Path(path).chmod(0o755 if executable else 0o644)
+        return path
+
+    def text(self, name: str) -> str | None:
+        path = self.path(name)
+        if isinstance(self.host, FakeHost):
+            return self.host.files.get(path)
+        return Path(path).read_text() if os.path.exists(path) else None
+
+
+def fake_facts(runtime: Path) -> Facts:
+    links = [
+        LinkFact(1, "lo", "", "00:00:00:00:00:00", 65536, up=True),
+        LinkFact(2, "br0", "bridge", BRIDGE_MAC, 1500, up=True),
+        LinkFact(3, "eth1", "veth", UPLINK_MAC, 1500, up=True),
+    ]
+    return Facts(str(runtime), "machine", 0, can_switch_user=True, links={link.name: link for link in links})
+
+
+def set_up_links() -> None:
+    for words in (
+        f"link add br0 address {BRIDGE_MAC} type bridge",
+        f"link add eth1 address {UPLINK_MAC} type veth peer name eth1-peer address {OTHER_MAC}",
+        "link set br0 up",
+        "link set eth1-peer up",
+        "link set eth1 up",
+    ):
+        subprocess.run(["ip", *words.split()], check=True)
+
+
+@pytest.fixture(params=["fake", "real"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """A host to act on; when the real one is closed, and the runtime directory cleared, it is as it was."""
+    if request.param == "fake":
+        yield World(FakeHost(fake_facts(tmp_path)), tmp_path)
+        return
+    if why := namespace.lack():
+        pytest.skip(why)
+    with namespace.fresh_namespace():
+        set_up_links()
+        before = dump(tmp_path)
+        host = LinuxHost(str(tmp_path))
+        yield World(host, tmp_path)
+        host.close()
+        for name in ("br9", "qn-a", "qn-b", "mv0", "mv1"):
+            subprocess.run(["ip", "link", "del", name], capture_output=True)
+        subprocess.run(["ip", "address", "flush", "dev", "eth1", "scope", "global"], check=True)
+        for entry in tmp_path.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        assert not difference(before, dump(tmp_path))

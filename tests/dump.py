@@ -1,0 +1,115 @@
+"""Everything on a host that qemunet could leave behind, as text, so that before and after can be compared.
+
+It looks at the network namespace of the calling process, at the processes that live there, at this process's own
+descriptors, and at one runtime directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import re
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+Dump = dict[str, list[str]]
+
+VOLATILE_SYSCTLS = {"nf_conntrack_count"}
+VOLATILE_BRIDGE = re.compile(r"_timer$|^(topology_change|root_port|bridge_id|designated_root)")
+LINK_KEYS = ("link", "master", "mtu", "address", "operstate", "group", "altnames", "promiscuity", "ifalias")
+
+
+def dump(runtime: Path | None = None) -> Dump:
+    """Return the sections, each a sorted list of lines."""
+    return {
+        "links": links(),
+        "addresses": addresses(),
+        "routes": routes(),
+        "nft": program("nft", "-s", "list", "ruleset").splitlines(),
+        "sysctls": sysctls(),
+        "processes": processes(),
+        "descriptors": descriptors(),
+        "files": files(runtime) if runtime else [],
+    }
+
+
+def difference(before: Dump, after: Dump) -> str:
+    """Return what differs, as a diff by section; empty if nothing does."""
+    found = []
+    for name in before:
+        diff = list(difflib.unified_diff(before[name], after[name], "before", "after", lineterm="", n=0))
+        found += [f"{name}:", *(f"  {line}" for line in diff if not line.startswith(("---", "+++", "@@")))] * bool(diff)
+    return "\n".join(found)
+
+
+def program(*argv: str) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+def ip(*words: str) -> list[dict[str, Any]]:
+    return [entry for entry in json.loads(program("ip", "-j", *words) or "[]") if entry]
+
+
+def links() -> list[str]:
+    found = []
+    for link in ip("-d", "link"):
+        info = link.get("linkinfo", {})
+        data = {k: v for k, v in (info.get("info_data") or {}).items() if not VOLATILE_BRIDGE.search(k)}
+        kept = {key: link.get(key) for key in LINK_KEYS}
+        up = "UP" in link["flags"]
+        found.append(f"{link['ifname']}: up={up} {info.get('info_kind')} {kept} {data}")
+    return sorted(found)
+
+
+def addresses() -> list[str]:
+    return sorted(
+        f"{link['ifname']}: {one['local']}/{one['prefixlen']} {one.get('scope')}"
+        for link in ip("address")
+        for one in link.get("addr_info", [])
+        if one
+    )
+
+
+def routes() -> list[str]:
+    found = [("route", family, entry) for family in ("-4", "-6") for entry in ip(family, "route", "show", "table", "all")]
+    found += [("rule", family, entry) for family in ("-4", "-6") for entry in ip(family, "rule")]
+    return sorted(f"{what} {family} {json.dumps(entry, sort_keys=True)}" for what, family, entry in found)
+
+
+def sysctls() -> list[str]:
+    found = []
+    for folder, _folders, names in os.walk("/proc/sys/net"):
+        for name in set(names) - VOLATILE_SYSCTLS:
+            with contextlib.suppress(OSError, UnicodeDecodeError):  # write-only ones
+                found.append(f"{folder}/{name} = {Path(folder, name).read_text().strip()}")
+    return sorted(found)
+
+
+def processes() -> list[str]:
+    """The processes in this network namespace but this one; a zombie is gone, it only waits for somebody to look."""
+    here = os.stat("/proc/thread-self/ns/net").st_ino
+    found = []
+    for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdecimal()):
+        with contextlib.suppress(OSError):
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if pid != os.getpid() and state not in "ZX" and os.stat(f"/proc/{pid}/ns/net").st_ino == here:
+                found.append(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip())
+    return sorted(found)
+
+
+def descriptors() -> list[str]:
+    """What this process has open."""
+    found = []
+    for entry in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the one that lists
+            found.append(os.readlink(f"/proc/self/fd/{entry}"))
+    return sorted(found)
+
+
+def files(folder: Path) -> list[str]:
+    """The files of a directory with their modes."""
+    return sorted(f"{path.relative_to(folder)} {stat.filemode(path.lstat().st_mode)}" for path in folder.rglob("*"))

@@ -1,0 +1,153 @@
+"""Each folder is a lab, a photograph of a host, and what has to come out: the plan, the command lines, the script.
+
+``pytest tests/golden --update-golden`` writes what comes out; read the difference before you commit it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from qemunet.config import profiles, read, resolve
+from qemunet.facts import Facts
+from qemunet.model.lab import Lab
+from qemunet.plan import build, links, shell, text
+from qemunet.steps import Handle, OpenOverlay, OpenTap, Plan, StartQemu, Step, Word
+from qemunet.testing import facts_json
+
+HERE = Path(__file__).parent
+CASES = sorted(path.parent for path in HERE.glob("*/lab.toml"))
+PLACE = "/lab/lab.toml"  # where the lab lies on the host of the photograph
+LAUNCH = HERE / "launch.py"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    lab: Lab
+    plan: Plan
+
+    def steps(self) -> Iterator[Step]:
+        return (step for part in self.plan.parts() for step in part.steps)
+
+    def starts(self) -> list[StartQemu]:
+        return [step for step in self.steps() if isinstance(step, StartQemu)]
+
+
+def photograph(folder: Path) -> Facts:
+    return facts_json.loads((folder / "facts.json").read_text())
+
+
+def outcome(folder: Path) -> Outcome:
+    facts = photograph(folder)
+    spec = read.loads((folder / "lab.toml").read_text(), PLACE)
+    names = [vm.name for vm in spec.vms]
+    lab = resolve.resolve(spec, profiles.load_all(spec), facts, names, strict=True)
+    up = {scope: shared_fingerprint(lab, scope, text) for scope, text in facts.scopes.items()}
+    return Outcome(lab, build(lab, replace(facts, scopes=up)))
+
+
+def shared_fingerprint(lab: Lab, scope: str, text: str) -> str:
+    """A photograph that says "equal" stands for one of the same network; no number has to be kept up to date."""
+    return links.network_fingerprint(lab.network(scope.removeprefix("net/"))) if text == "equal" else text
+
+
+def expect(folder: Path, name: str, found: str, request: pytest.FixtureRequest) -> None:
+    path = folder / name
+    if request.config.getoption("--update-golden"):
+        path.write_text(found)
+    expected = path.read_text()
+    difference = difflib.unified_diff(expected.splitlines(), found.splitlines(), str(path), "found", lineterm="")
+    assert found == expected, "\n".join(difference)
+
+
+@pytest.mark.parametrize("folder", CASES, ids=lambda path: path.name)
+def test_a_lab_gives_the_expected_plan(folder: Path, request: pytest.FixtureRequest) -> None:
+    """What ``plan`` prints."""
+    expect(folder, "plan.txt", text.text(outcome(folder).plan), request)
+
+
+@pytest.mark.parametrize("folder", CASES, ids=lambda path: path.name)
+def test_a_lab_gives_the_expected_command_lines(folder: Path, request: pytest.FixtureRequest) -> None:
+    """QEMU's command line under ``run``, an option a line."""
+    lines = [line for start in outcome(folder).starts() for line in (*text.options(start.argv), "")]
+    expect(folder, "argv.txt", "\n".join(lines), request)
+
+
+@pytest.mark.parametrize("folder", [path for path in CASES if (path / "plan.sh").exists()], ids=lambda path: path.name)
+def test_a_lab_gives_the_expected_script(folder: Path, request: pytest.FixtureRequest) -> None:
+    """What ``plan --shell`` prints."""
+    found = outcome(folder)
+    expect(folder, "plan.sh", shell.script(found.lab, found.plan), request)
+
+
+@pytest.mark.parametrize("folder", CASES, ids=lambda path: path.name)
+def test_a_script_is_one_for_posix_shells(folder: Path, tmp_path: Path) -> None:
+    """A shell without extensions reads the whole script."""
+    script = tmp_path / "lab.sh"
+    found = outcome(folder)
+    script.write_text(shell.script(found.lab, found.plan))
+    subprocess.run(["sh", "-n", script], check=True)
+
+
+# ---------------------------------------------------------------- does QEMU take it?
+
+
+def descriptor(handle: str, steps: list[Step]) -> dict[str, object]:
+    """What stands for a handle, so that `launch.py` can open it."""
+    name = handle.partition(":")[2]
+    opening = next((step for step in steps if getattr(step, "handle", None) == handle), None)
+    if name.endswith(".sock"):
+        return {"kind": "socket"}
+    if opening is None or not hasattr(opening, "path"):
+        queues = getattr(opening, "queues", 1)
+        kind = "overlay" if isinstance(opening, OpenOverlay) else "tap"
+        return {"kind": kind, "queues": queues, "multi": isinstance(opening, OpenTap) and queues > 1}
+    return {"kind": "file", "path": opening.path, "writable": getattr(opening, "writable", False)}
+
+
+def here(text: str, folder: Path) -> str:
+    """The same on this machine: its own files, and neither KVM nor vhost, which it may lack."""
+    text = re.sub(r"/(lab|cache|dev/vg|usr/share/OVMF)/", rf"{folder}/", text)
+    text = text.replace('"driver":"host_device"', '"driver":"file"')
+    return text.replace('"vhost":true', '"vhost":false')
+
+
+def arguments(argv: tuple[Word, ...], folder: Path) -> list[list[object]]:
+    shown = [
+        [{"handle": part.name} if isinstance(part, Handle) else here(part, folder) for part in argument.parts]
+        for argument in argv
+    ]
+    options = {"-accel": ["tcg"], "-cpu": ["max"]}
+    for number, argument in enumerate(shown[:-1]):
+        shown[number + 1] = options.get(str(argument[0]) if argument else "", shown[number + 1])
+    return shown
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("folder", CASES, ids=lambda path: path.name)
+def test_qemu_takes_the_command_line(folder: Path, tmp_path: Path) -> None:
+    """The installed QEMU makes the machine, the disks and the cards, and ends when its monitor says so."""
+    if os.geteuid():
+        pytest.skip("taps need root")
+    found = outcome(folder)
+    steps = list(found.steps())
+    for start in found.starts():
+        names = {part.name for argument in start.argv for part in argument.parts if isinstance(part, Handle)}
+        order = {
+            "argv": arguments(start.argv, tmp_path),
+            "handles": {name: descriptor(name, steps) for name in sorted(names)},
+            "files": sorted(here(path, tmp_path) for path in photograph(folder).files),
+            "folder": str(tmp_path),
+        }
+        command = ["unshare", "--net", sys.executable, LAUNCH]
+        done = subprocess.run(command, input=here(json.dumps(order), tmp_path), capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), "\n".join((*text.options(start.argv), done.stderr))

@@ -1,0 +1,33 @@
+"""A network namespace of its own for the calling process, and the way back."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import subprocess
+from collections.abc import Iterator
+
+CLONE_NEWNET = 0x40000000
+
+
+def lack() -> str:
+    """Why no namespace can be made here, or the empty string."""
+    done = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True)
+    return "" if done.returncode == 0 else f"no network namespace can be made: {done.stderr.strip()}"
+
+
+@contextlib.contextmanager
+def fresh_namespace() -> Iterator[None]:
+    """Put the main thread, and what it starts, into a new network namespace with lo up."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+        try:
+            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+            yield
+        finally:
+            assert libc.setns(home, CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+    finally:
+        os.close(home)
