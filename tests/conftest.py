@@ -59,7 +59,7 @@ class Skips:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="write what the golden tests found as what they expect")
+    parser.addoption("--update-golden", action="store_true", help="write what golden tests found as what they expect")
 
 
 def pytest_configure(config: pytest.Config) -> None:

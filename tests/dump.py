@@ -20,7 +20,7 @@ Dump = dict[str, list[str]]
 
 VOLATILE_SYSCTLS = {"nf_conntrack_count"}
 VOLATILE_BRIDGE = re.compile(r"_timer$|^(topology_change|root_port|bridge_id|designated_root)")
-LINK_KEYS = ("link", "master", "mtu", "address", "operstate", "group", "altnames", "promiscuity", "ifalias")
+LINK_KEYS = ("link", "master", "mtu", "address", "group", "altnames", "promiscuity", "ifalias")
 
 
 def dump(runtime: Path | None = None) -> Dump:

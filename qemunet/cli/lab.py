@@ -91,10 +91,11 @@ def _show(args: Namespace) -> int:
     if running:
         print(_saved([here.scope(f"vm/{vm.name}") for vm in running]), end="")
         return 0
+    from qemunet.config.origins import origins
     from qemunet.config.write import lab_toml
 
     source = _source(args, args.what)
-    print(lab_toml(_think(source).lab), end="")
+    print(lab_toml(_think(source).lab, origins(source.spec, source.profiles)), end="")
     return 0
 
 

@@ -96,7 +96,7 @@ def _end_one(vm: VmRecord, args: Namespace, here: Runtime) -> str:
     """End a vm and return how; raises QemunetError. What was dead already is taken back."""
     if vm.state == "dead":
         return _take_back(vm, here)
-    from qemunet.cli.keeper import reach
+    from qemunet.live.reach import reach
 
     control = reach(here, vm.lab)
     try:

@@ -60,7 +60,7 @@ def _console_arguments(parser: Parser) -> None:
 
 
 def _console(args: Namespace) -> int:
-    from qemunet.cli.keeper import reach
+    from qemunet.live.reach import reach
     from qemunet.live import terminal
 
     here = state.Runtime(state.locate())

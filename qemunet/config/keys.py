@@ -67,7 +67,7 @@ def _keys(*keys: Key) -> dict[str, Key]:
 LAB = Table(
     "[lab]",
     "What concerns the file as a whole.",
-    _keys(Key("name", kinds.NAME, "the lab's name", "the file's stem")),
+    _keys(Key("name", kinds.NAME, "the lab's name", "the file's stem", derived=True)),
 )
 
 VM = Table(
@@ -80,7 +80,12 @@ VM = Table(
         Key("accel", kinds.choice(Accel), "what executes the guest; auto: KVM where it works", "auto", profile=True),
         Key("hotplug-slots", kinds.whole(0, 128), "spare PCIe root ports for cards added live", "8", profile=True),
         Key(
-            "user", kinds.USER, "whom QEMU runs as when root starts it: auto, a name, or UID:GID", "auto", profile=True
+            "user",
+            kinds.USER,
+            "whom QEMU runs as when root starts it: auto, a name, or UID:GID",
+            "auto",
+            profile=True,
+            derived=True,
         ),
         Key("display", kinds.DISPLAY, "a screen: none, vnc=ADDR:N or gtk", "none", profile=True),
         Key("qemu-args", kinds.texts("an argument"), "passed to QEMU untouched, last", "[]", profile=True),
@@ -123,12 +128,14 @@ DISK = Table(
             kinds.words("format", ("qcow2", "raw")),
             "how it is written; never guessed from contents",
             "by suffix; qcow2 with size",
+            derived=True,
         ),
         Key(
             "backing",
             kinds.PATHS,
             "the image below it, and those below that one; to be named where you may not read them",
             "as the image says",
+            derived=True,
         ),
         Key("size", kinds.SIZE, "create the file, of this size, when it is not there"),
         Key(
@@ -137,6 +144,7 @@ DISK = Table(
             "how it is attached",
             "virtio; a cdrom: ide, sata or scsi",
             profile=True,
+            derived=True,
         ),
         Key("snapshot", kinds.BOOL, "throw away what the guest writes", "false"),
         Key("cdrom", kinds.BOOL, "it is a CD", "false"),
@@ -148,16 +156,22 @@ NIC = Table(
     "[[vm.NAME.nic]]",
     "A network card.",
     _keys(
-        Key("id", kinds.NAME, "handle on the command line and QEMU's device id", "net0, net1 … in file order"),
-        Key("mode", kinds.choice(NicMode), "what is behind it", "by its other keys, else user"),
+        Key(
+            "id",
+            kinds.NAME,
+            "handle on the command line and QEMU's device id",
+            "net0, net1 … in file order",
+            derived=True,
+        ),
+        Key("mode", kinds.choice(NicMode), "what is behind it", "by its other keys, else user", derived=True),
         Key("network", kinds.NAME, "plug it into this network of the file", "", (ON_NETWORK,)),
-        Key("bridge", kinds.IFNAME, "plug it into this existing bridge", "", (TAP,)),
+        Key("bridge", kinds.LINK, "plug it into this existing bridge", "", (TAP,)),
         Key("address", kinds.INTERFACES, "addresses of the host on a point-to-point card", "none", (POINT_TO_POINT,)),
         Key("routes", kinds.SUBNETS, "what the host routes through the guest", "none", (POINT_TO_POINT,)),
-        Key("parent", kinds.IFNAME, "the interface below a macvtap", "", (MACVTAP,)),
+        Key("parent", kinds.LINK, "the interface below a macvtap", "", (MACVTAP,)),
         Key("macvtap", kinds.choice(MacvtapMode), "how macvtaps of one parent see each other", "bridge", (MACVTAP,)),
         Key("model", kinds.TEXT, "the card: virtio, e1000, e1000e, rtl8139 …", "virtio", profile=True),
-        Key("mac", kinds.MAC, "its address; auto: stable, made of machine, lab, vm and id", "auto"),
+        Key("mac", kinds.MAC, "its address; auto: stable, made of machine, lab, vm and id", "auto", derived=True),
         Key("mac-prefix", kinds.MAC_PREFIX, "what an automatic address begins with", "52:54:00", profile=True),
         Key("link", kinds.choice(LinkState), "whether its cable is plugged in", "up", profile=True),
         Key(
@@ -175,6 +189,7 @@ NIC = Table(
             "auto",
             (TAP, MACVTAP),
             profile=True,
+            derived=True,
         ),
         Key(
             "mtu",
@@ -182,6 +197,7 @@ NIC = Table(
             "largest packet: told to a virtio guest, set on a point-to-point tap",
             "that of its network",
             profile=True,
+            derived=True,
         ),
         Key("boot-index", kinds.whole(0, 2**31 - 1), "its turn when the firmware looks for a system", "none"),
         Key(
@@ -189,17 +205,20 @@ NIC = Table(
             kinds.whole(1, 16383),
             "its number, from which Linux guests make a name (eno1)",
             "1, 2 … in file order",
+            derived=True,
         ),
         Key("ip", kinds.INTERFACES, "addresses that the guest is known to use; the built-in guest sets them", "none"),
         Key("gateway", kinds.IPS, "the guest's way out, likewise", "none"),
-        Key("ifname", kinds.IFNAME, "the name of its host side", "qn-VM-ID", (TAP, MACVTAP)),
+        Key("ifname", kinds.IFNAME, "the name of its host side", "qn-VM-ID", (TAP, MACVTAP), derived=True),
         Key("ifup", kinds.PATH, "program to run when the host side is ready", "none", (TAP, MACVTAP)),
         Key("ifdown", kinds.PATH, "program to run before the host side goes", "none", (TAP, MACVTAP)),
         Key("forward", kinds.FORWARDS, "ports of the host that lead into the guest", "none", (USER,)),
         Key("restrict", kinds.BOOL, "nothing gets out", "false", (USER,)),
         Key("subnet", kinds.SLIRP_SUBNET, "network inside QEMU", "10.0.2.0/24", (USER,)),
         Key("hostname", kinds.HOSTNAME, "the name that DHCP gives to the guest", "none", (USER,)),
-        Key("dns", kinds.IP4, "address at which the guest finds a name server", "third of subnet", (USER,)),
+        Key(
+            "dns", kinds.IP4, "address at which the guest finds a name server", "third of subnet", (USER,), derived=True
+        ),
         Key("tftp", kinds.PATH, "directory that the guest can read by TFTP", "none", (USER,)),
         Key("bootfile", kinds.TEXT, "what the guest boots from there", "none", (USER,)),
     ),
@@ -215,7 +234,13 @@ NETWORK = Table(
             "private: guests only; isolated: the host too; bridge: an existing bridge",
             "isolated",
         ),
-        Key("bridge", kinds.IFNAME, "interface name of the bridge; in mode bridge, of the existing one", "qn-NAME"),
+        Key(
+            "bridge",
+            kinds.LINK,
+            "interface name of the bridge; in mode bridge, of the existing one",
+            "qn-NAME",
+            derived=True,
+        ),
         Key("address", kinds.INTERFACES, "addresses of the host on it", "none", (ISOLATED,)),
         Key("stp", kinds.BOOL, "spanning tree protocol", "false", (PRIVATE, ISOLATED)),
         Key(
@@ -227,7 +252,7 @@ NETWORK = Table(
         ),
         Key("ageing", kinds.SECONDS, "how long an address is remembered", "300s", (PRIVATE, ISOLATED)),
         Key("mtu", kinds.MTU, "largest packet", "1500", (PRIVATE, ISOLATED)),
-        Key("mac", kinds.MAC, "the bridge's own address; auto: stable", "auto", (PRIVATE, ISOLATED)),
+        Key("mac", kinds.MAC, "the bridge's own address; auto: stable", "auto", (PRIVATE, ISOLATED), derived=True),
         Key("keep", kinds.BOOL, "it stays when its last guest stops", "false", (PRIVATE, ISOLATED)),
     ),
 )

@@ -11,6 +11,7 @@ from qemunet.config.hints import Bad, did_you_mean, listed
 from qemunet.config.spec import AUTO
 from qemunet.model import mac, names
 
+_ALTIFNAMSIZ = 127  # bytes of an alternative interface name
 _ADDRESS = r"^[0-9A-Fa-f.:]+(/\d+)?$"
 
 
@@ -126,6 +127,15 @@ def _ifname(text: str) -> str:
         raise Bad(f'"{text}" is longer than the {names.IFNAMSIZ} bytes of an interface name')
     if not names.is_ifname(text):
         raise Bad(f'"{text}" cannot be the name of an interface', "no blanks, slashes, colons or percent signs")
+    return text
+
+
+def _link(text: str) -> str:
+    """Take the name of an interface that is there: it may be an alternative one, which is longer."""
+    if len(text.encode()) <= names.IFNAMSIZ:
+        return _ifname(text)
+    if len(text.encode()) > _ALTIFNAMSIZ or "/" in text or any(c.isspace() for c in text):
+        raise Bad(f'"{text}" cannot be the name of an interface')
     return text
 
 
@@ -257,6 +267,7 @@ PATH = _of_text(_filled)
 PATHS = _several(_filled, "a path")
 NAME = _of_text(_name, pattern=f"^{names.NAME.pattern}$")
 IFNAME = _of_text(_ifname, minLength=1, maxLength=names.IFNAMSIZ)
+LINK = _of_text(_link, minLength=1, maxLength=_ALTIFNAMSIZ)
 MAC = _of_text(_mac, pattern="^(auto|([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2})$")
 MAC_PREFIX = _of_text(_mac_prefix, pattern="^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){0,4}$")
 MEMORY = _sized(_memory)

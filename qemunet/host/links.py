@@ -9,6 +9,7 @@ import typing
 from qemunet.errors import Gone, Taken
 from qemunet.facts import LinkFact
 from qemunet.host import netlink as nl
+from qemunet.model.names import is_ifname
 from qemunet.model.nic import MacvtapMode
 from qemunet.steps import BridgeLink, MacvtapLink
 
@@ -111,6 +112,7 @@ def _name(net: Netlink, index: int) -> str | None:
 
 def add(net: Netlink, step: AddLink) -> None:
     """Make a bridge or a macvtap with its mark. Raises Taken if its name is; then nothing was made."""
+    check_name(step.name)
     try:
         net.do(nl.Request(nl.NEWLINK, nl.CREATE | nl.EXCLUSIVE, ifinfo() + _creation(net, step)))
     except OSError as error:
@@ -122,6 +124,12 @@ def add(net: Netlink, step: AddLink) -> None:
         if error.errno == errno.EEXIST:
             raise Taken(holder(find(net, step.mark.altname), step.mark.altname)) from error
         raise
+
+
+def check_name(name: str) -> None:
+    """Raise OSError (EINVAL) for what is no name: the kernel takes an empty one or a ``%d`` as leave to choose."""
+    if not is_ifname(name):
+        raise OSError(errno.EINVAL, f"{name!r} cannot be the name of an interface")
 
 
 def altname(name: str, mark: Mark) -> nl.Request:

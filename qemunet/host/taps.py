@@ -27,6 +27,7 @@ _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
 
 def open_tap(net: Netlink, place: Place, step: OpenTap) -> list[int]:
     """Make a tap and return its descriptors, one per queue. Raises Taken if its name is; then nothing was made."""
+    links.check_name(step.name)
     fds: list[int] = []
     try:
         for queue in range(step.queues):

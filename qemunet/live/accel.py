@@ -28,12 +28,12 @@ DEADLINE = 3.0  # seconds from the start of QEMU; a cold one takes a third of a 
 _AFTER_KILL = 2.0  # seconds
 _GLANCE = 0.1  # seconds between two looks at whether the user interrupted
 _SUM = sum(range(101)) & 0xFF
-_EXPECTED = (_SUM << 1 | 1) & 0xFF  # isa-debug-exit makes an odd status of what is written to its port
+EXPECTED = (_SUM << 1 | 1) & 0xFF  # isa-debug-exit makes an odd status of what is written to its port
 _STUCK = b"KVM internal error"
 _SIZE = 65536  # bytes of a firmware: the last 16 are the reset vector
 
-# Machine code for f000:0000, which has to be of one piece: to protected mode by lgdt, cr0.pe and a far jump; cpuid 80000001;
-# page tables at 0x1000-0x3fff, cr4.pae, cr4.osfxsr, efer.lme, cr0.pg, a far jump; paddq against add; 100 + … + 1; out 0xf4.
+# Machine code for f000:0000: to protected mode by lgdt, cr0.pe and a far jump; cpuid 80000001; page tables at
+# 0x1000-0x3fff, cr4.pae, cr4.osfxsr, efer.lme, cr0.pg, a far jump; paddq against add; 100 + … + 1; out to port 0xf4.
 _CODE = bytes.fromhex(
     "fa2e660f011640010f20c00c010f22c066ea18000f00080066b810008ed88ed0bc00800000b8010000800fa20fbae21d"
     "0f8392000000c7050010000003200000c7050020000003300000c7050030000083000000b8200200000f22e0b8001000"
@@ -115,12 +115,12 @@ def _save(path: str, known: dict[str, str]) -> None:
 def _probe(qemu: str, cpu: str) -> str:
     import subprocess
 
-    firmware = os.memfd_create("qemunet-probe", 0)
+    image = os.memfd_create("qemunet-probe", 0)
     try:
-        os.write(firmware, _CODE.ljust(_SIZE - 16, b"\xf4") + _RESET.ljust(16, b"\xf4"))
+        os.write(image, firmware())
         process = subprocess.Popen(
-            argv(qemu, cpu, f"/proc/self/fd/{firmware}"),
-            pass_fds=[firmware],
+            argv(qemu, cpu, f"/proc/self/fd/{image}"),
+            pass_fds=[image],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -129,7 +129,7 @@ def _probe(qemu: str, cpu: str) -> str:
     except OSError as error:
         return f"{qemu} cannot be started: {error.strerror}"
     finally:
-        os.close(firmware)
+        os.close(image)
     try:
         said = _listen(process)
     finally:
@@ -139,11 +139,16 @@ def _probe(qemu: str, cpu: str) -> str:
     return _judge(process.returncode, said, cpu)
 
 
-def argv(qemu: str, cpu: str, firmware: str, accel: str = "kvm") -> list[str]:
+def firmware() -> bytes:
+    """Return the image that a probe executes."""
+    return _CODE.ljust(_SIZE - 16, b"\xf4") + _RESET.ljust(16, b"\xf4")
+
+
+def argv(qemu: str, cpu: str, bios: str, accel: str = "kvm") -> list[str]:
     """Return the command line of a probe."""
     return [
         *(qemu, "-accel", accel, "-cpu", cpu, "-machine", "pc", "-m", "16"),
-        *("-nodefaults", "-no-user-config", "-display", "none", "-bios", firmware),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-bios", bios),
         *("-device", "isa-debug-exit,iobase=0xf4,iosize=1"),
     ]
 
@@ -167,7 +172,7 @@ def _listen(process: subprocess.Popen[bytes]) -> bytes:
 
 
 def _judge(status: int | None, said: bytes, cpu: str) -> str:
-    if status == _EXPECTED:
+    if status == EXPECTED:
         return ""
     if _STUCK in said:
         return f"KVM gives up on a {cpu} processor (internal error: the kernel cannot execute its code)"

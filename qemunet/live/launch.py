@@ -128,7 +128,7 @@ def _keeper_argv(
     """Return the keeper's command line; the descriptors it names stay open across the exec."""
     guests = []
     for guest in host.guests.values():
-        fds = {"console": guest.console.fileno(), "qmp": guest.qmp.fileno() if guest.qmp else None}
+        fds = {"console": guest.console.detach(), "qmp": guest.qmp.detach() if guest.qmp else None}
         guests.append({"vm": guest.vm, "pid": guest.pid, "start_time": guest.start_time, **fds})
     handover = {"runtime": runtime.path, "lab": lab, "lock": keeper.fd, "guests": guests, "tether": None}
     if tether is not None:

@@ -14,7 +14,7 @@ if typing.TYPE_CHECKING:
     from qemunet.state import Runtime
 
 _KEEPER = 30.0  # seconds for a keeper to come up, and to take a guest back
-_REPLAY = 1 << 20  # bytes of what the guest said before the terminal was there
+_REPLAY = 65536  # bytes of what the guest said before the terminal was there
 _WANTED = frozenset({"guest-shutdown", "guest-reset", "quit"})  # ends that nobody has to explain
 
 

@@ -69,7 +69,9 @@ def devices(file: str, vm: Vm, boot: Mapping[str, int]) -> Iterator[Word]:
         if place is None:
             raise ConfigError(file, f"vm.{vm.name}.disk[{number}].bus", _no_place(vm, disk))
         index: dict[str, Json] = {"bootindex": boot[name]} if name in boot else {}
-        yield from json_option("-device", driver=_driver(vm, disk, bus), id=name, drive=name, **place, **index)
+        yield from json_option(
+            "-device", {"driver": _driver(vm, disk, bus), "id": name, "drive": name, **place, **index}
+        )
 
 
 def disk_id(number: int) -> str:
@@ -104,21 +106,15 @@ def _firmware(vm: Vm, facts: Facts) -> tuple[Stack, ...]:
 def _protocol(layer: Layer, filename: str | Word, facts: Facts) -> tuple[Word, Word]:
     fact = facts.files.get(layer.path)
     driver = "host_device" if fact and not fact.regular and not layer.overlay else "file"
-    name = f"{layer.node}.file"
-    return json_option("-blockdev", driver=driver, node_name=name, read_only=not layer.writable, filename=filename)
+    name, readonly = f"{layer.node}.file", not layer.writable
+    return json_option("-blockdev", {"driver": driver, "node-name": name, "read-only": readonly, "filename": filename})
 
 
 def _format(layer: Layer, below: str | None) -> tuple[Word, Word]:
     # Without an explicit null QEMU follows what the image says, and a guest may have written that.
     backing: dict[str, Json] = {} if layer.format == "raw" else {"backing": below}
-    return json_option(
-        "-blockdev",
-        driver=layer.format,
-        node_name=layer.node,
-        read_only=not layer.writable,
-        file=f"{layer.node}.file",
-        **backing,
-    )
+    node: dict[str, Json] = {"driver": layer.format, "node-name": layer.node, "read-only": not layer.writable}
+    return json_option("-blockdev", {**node, "file": f"{layer.node}.file", **backing})
 
 
 def _bus(vm: Vm, disk: Disk) -> str:
@@ -131,9 +127,9 @@ def _bus(vm: Vm, disk: Disk) -> str:
 
 def _controllers(vm: Vm, buses: list[str]) -> Iterator[Word]:
     if "scsi" in buses:
-        yield from json_option("-device", driver=_virtio(vm, "virtio-scsi"), id="disk.scsi")
+        yield from json_option("-device", {"driver": _virtio(vm, "virtio-scsi"), "id": "disk.scsi"})
     if "sata" in buses and vm.machine.nic_bus is NicBus.PCI:
-        yield from json_option("-device", driver="ich9-ahci", id="disk.sata")
+        yield from json_option("-device", {"driver": "ich9-ahci", "id": "disk.sata"})
 
 
 def _place(vm: Vm, bus: str, position: int) -> dict[str, Json] | None:

@@ -69,8 +69,8 @@ def hardware(file: str, vm: Vm, facts: Facts, way: Way) -> Iterator[Word]:
     yield from _ports(vm)
     yield from disks.nodes(vm, facts, way)
     for number, nic in enumerate(vm.nics):
-        yield from json_option("-netdev", **_netdev(nic, way))
-        yield from json_option("-device", **_card(vm, number, facts, boot))
+        yield from json_option("-netdev", _netdev(nic, way))
+        yield from json_option("-device", _card(vm, number, facts, boot))
     yield from disks.devices(file, vm, boot)
     yield from _kernel(file, vm, way)
     yield from map(word, vm.qemu_args)
@@ -152,7 +152,7 @@ def _display(file: str, vm: Vm) -> Iterator[Word]:
     if vm.machine.nic_bus is NicBus.MMIO:
         raise ConfigError(file, f"vm.{vm.name}.display", f'machine "{vm.machine.type}" has no place for a screen')
     slot = "0x1" if vm.machine.nic_bus is NicBus.ROOT_PORTS else "0x2"
-    yield from json_option("-device", driver="VGA", id="screen.0", addr=slot)
+    yield from json_option("-device", {"driver": "VGA", "id": "screen.0", "addr": slot})
 
 
 def _ports(vm: Vm) -> Iterator[Word]:
@@ -161,16 +161,16 @@ def _ports(vm: Vm) -> Iterator[Word]:
         return
     ports = sum(on_pci(nic) for nic in vm.nics) + vm.machine.hotplug_slots
     for number in range(ports):
-        first: dict[str, Json] = {"multifunction": True} if number % 8 == 0 and number + 1 < ports else {}
-        yield from json_option(
-            "-device",
-            driver="pcie-root-port",
-            id=port_id(number),
-            chassis=number + 1,
-            port=number,
-            addr=f"{_FIRST_PORT + number // 8:#x}.{number % 8}",
-            **first,
-        )
+        port: dict[str, Json] = {
+            "driver": "pcie-root-port",
+            "id": port_id(number),
+            "chassis": number + 1,
+            "port": number,
+            "addr": f"{_FIRST_PORT + number // 8:#x}.{number % 8}",
+        }
+        if number % 8 == 0 and number + 1 < ports:
+            port["multifunction"] = True
+        yield from json_option("-device", port)
 
 
 def port_id(number: int) -> str:

@@ -34,9 +34,9 @@ def option_if(name: str, value: str) -> tuple[Word, ...]:
     return option(name, value) if value else ()
 
 
-def json_option(name: str, **value: Json) -> tuple[Word, Word]:
-    """Return an option whose value is a JSON object; underscores in keys stand for hyphens."""
-    return word(name), as_json({key.replace("_", "-"): item for key, item in value.items()})
+def json_option(name: str, value: Mapping[str, Json]) -> tuple[Word, Word]:
+    """Return an option whose value is a JSON object."""
+    return word(name), as_json(value)
 
 
 def as_json(value: Json) -> Word:

@@ -93,6 +93,9 @@ def set_up_links() -> None:
     for words in (
         f"link add br0 address {BRIDGE_MAC} type bridge",
         f"link add eth1 address {UPLINK_MAC} type veth peer name eth1-peer address {OTHER_MAC}",
+        "link set br0 addrgenmode none",
+        "link set eth1 addrgenmode none",
+        "link set eth1-peer addrgenmode none",
         "link set br0 up",
         "link set eth1-peer up",
         "link set eth1 up",

@@ -16,7 +16,7 @@ TUNSETIFF = 0x400454CA
 TAP = 0x0002 | 0x1000 | 0x4000  # IFF_TAP, IFF_NO_PI, IFF_VNET_HDR
 MULTI_QUEUE = 0x0100
 MEGABYTE = 1 << 20
-LINUX = {0x1F1: b"\x01", 0x202: b"HdrS\x0c\x02", 0x211: b"\x01"}  # what QEMU looks for in a kernel: never executed
+LINUX = {0x1F1: b"\x01", 0x202: b"HdrS\x03\x02", 0x211: b"\x01", 0x22C: b"\xff\xff\xff\x37"}  # a kernel that is never run
 
 
 def opened(name: str, what: dict[str, Any], folder: Path) -> list[int]:
@@ -54,7 +54,8 @@ def create_files(order: dict[str, Any], folder: Path) -> None:
         if name.startswith(str(folder)):
             create(Path(name), "qcow2" if name.endswith("qcow2") else "raw")
     create(folder / "new.qcow2", "qcow2")
-    for name in ("vmlinuz", "vmlinux", "initrd.gz"):
+    (folder / "tiny").mkdir(exist_ok=True)
+    for name in ("tiny/vmlinuz", "vmlinux", "tiny/initrd.gz"):
         data = bytearray(64 << 10)
         for offset, value in LINUX.items():
             data[offset : offset + len(value)] = value

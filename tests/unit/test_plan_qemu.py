@@ -99,7 +99,10 @@ def test_what_the_file_asks_for_is_not_questioned() -> None:
 def test_every_card_of_a_q35_sits_behind_a_port_of_its_own_and_spare_ports_are_left() -> None:
     """Only there can it be unplugged; the explicit address makes QEMU refuse an occupied port."""
     found = devices(guest(nics=(nic(0), nic(1))))
-    assert [(found[name]["bus"], found[name]["addr"]) for name in ("net0", "net1")] == [("rp.0", "0x0"), ("rp.1", "0x0")]
+    assert [(found[name]["bus"], found[name]["addr"]) for name in ("net0", "net1")] == [
+        ("rp.0", "0x0"),
+        ("rp.1", "0x0"),
+    ]
     ports = [one for one in found.values() if one["driver"] == "pcie-root-port"]
     assert [port["id"] for port in ports] == ["rp.0", "rp.1", "rp.2", "rp.3"]
 
@@ -225,7 +228,10 @@ def test_the_built_in_guest_reads_its_cards_from_the_kernel_line() -> None:
 
 def test_a_foreign_kernel_gets_its_line_untouched() -> None:
     """Nothing of ours belongs there."""
-    assert value(guest(boot=DirectBoot("/k", None, "a=b"), nics=(nic(backend=TAP, ips=("10.0.0.1/24",)),)), "-append") == "a=b"
+    assert (
+        value(guest(boot=DirectBoot("/k", None, "a=b"), nics=(nic(backend=TAP, ips=("10.0.0.1/24",)),)), "-append")
+        == "a=b"
+    )
     assert values(guest(boot=DirectBoot("/k", None, "")), "-append") == []
 
 

@@ -1,0 +1,50 @@
+"""What is worth a word about a resolved lab though nothing is wrong with it."""
+
+from __future__ import annotations
+
+import typing
+
+from qemunet.model.nic import MacvtapBackend, Nic, PointToPoint, TapBackend, UserBackend
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qemunet.facts import Facts
+    from qemunet.model.lab import Lab
+    from qemunet.model.vm import Disk
+
+
+def notes(lab: Lab, facts: Facts) -> tuple[str, ...]:
+    """Return one line for each thing that surprises people, with the dotted path in front."""
+    return tuple(_all(lab, facts))
+
+
+def _all(lab: Lab, facts: Facts) -> Iterator[str]:
+    for vm in lab.vms:
+        if vm.run_as is not None and vm.run_as.uid == 0:
+            yield f"vm.{vm.name}.user: QEMU runs as root, and whoever breaks out of the guest is root"
+        for index, disk in enumerate(vm.disks):
+            yield from (f"vm.{vm.name}.disk[{index}]: {text}" for text in _disk(disk, facts))
+        for index, nic in enumerate(vm.nics):
+            yield from (f"vm.{vm.name}.nic[{index}]: {text}" for text in _nic(nic, facts))
+
+
+def _disk(disk: Disk, facts: Facts) -> Iterator[str]:
+    fact = facts.files.get(disk.image.path)
+    if fact is not None and fact.qcow2 and disk.image.format == "raw":
+        yield f'{disk.image.path} is used as raw, but begins like a qcow2 image; if it is one, say format = "qcow2"'
+
+
+def _nic(nic: Nic, facts: Facts) -> Iterator[str]:
+    match nic.backend:
+        case UserBackend():
+            yield "in user mode ping may find nobody though TCP and UDP do"
+        case TapBackend(attach=PointToPoint(addresses=())):
+            yield "no address: the host cannot talk to the guest by IP"
+        case MacvtapBackend(parent=parent):
+            link = facts.links.get(parent)
+            yield f"by way of {parent} the guest reaches everybody but this host"
+            if link is not None and not link.up:
+                yield f"{parent} is down, and so is what is on it"
+        case _:
+            pass

@@ -1,0 +1,159 @@
+#!/bin/sh
+# The lab lab without qemunet. Usage: sh FILE [up|down]
+set -eu
+umask 022
+if [ "$(id -u)" -eq 0 ]; then parent=/run; else parent=${XDG_RUNTIME_DIR:?}; fi
+run=${run:-$parent/qemunet-sh/lab}  # sockets, pid files, and what was done
+accel=${accel:-tcg}                   # for guests that leave it open: accel=kvm sh FILE, where KVM works
+
+did() { # remember that step $1 was done
+    : >"$run/done/$1"
+}
+
+keep() { # the value of sysctl $2 that step $1 will change
+    sysctl -n "$2" >"$run/done/$1"
+}
+
+undo() { # step $1 by the command that follows, if it was done
+    [ -e "$run/done/$1" ] || return 0
+    step=$1
+    shift
+    "$@" || echo "note: failed: $*" >&2
+    rm -f "$run/done/$step"
+}
+
+restore() { # the sysctl $2 of step $1, unless somebody else changed what we wrote ($3)
+    [ "$(sysctl -n "$2")" != "$3" ] || undo "$1" sysctl -qw "$2=$(cat "$run/done/$1" 2>/dev/null)"
+}
+
+node() { # a private device node $2 for macvtap $1: /dev/tapN may belong to another namespace
+    # shellcheck disable=SC2016 -- the inner shell expands it
+    numbers=$(unshare --mount sh -c 'mount -t sysfs sysfs /sys && cd /sys/class && cat net/"$1"/macvtap/*/dev' sh "$1")
+    mknod -m 600 "$2" c "${numbers%:*}" "${numbers#*:}"
+}
+
+give() { # directory $1 to $user
+    if [ "$(id -u)" -eq 0 ]; then chown -R "$user:$group" "$1"; fi
+}
+
+lower() { # run a command as $user, in the group of /dev/kvm if it is there
+    kvm=$(getent group kvm | cut -d: -f3)
+    setpriv --reuid "$user" --regid "$group" --groups "${kvm:-$group}" --inh-caps=-all --bounding-set=-all \
+        --no-new-privs "$@"
+}
+
+qemu() { # run what follows -- as $user if that may use the files before it: -r FILE to read, -w FILE to write
+    lowered=
+    if [ "$(id -u)" -eq 0 ]; then lowered=lower; fi
+    while [ "$1" != -- ]; do
+        if [ "$lowered" ] && ! lower test "$1" "$2"; then
+            echo "note: user $user has no access to $2, so its QEMU keeps the rights of root" >&2
+            lowered=
+        fi
+        shift 2
+    done
+    shift
+    $lowered "$@"
+}
+
+gone() { # has process $1 ended?
+    ! kill -0 "$1" 2>/dev/null || grep -qs '^State:.*Z' "/proc/$1/status"
+}
+
+end() { # the QEMU of guest $1, by force after five seconds
+    [ -s "$run/$1/pid" ] || return 0
+    pid=$(cat "$run/$1/pid")
+    kill "$pid" 2>/dev/null || return 0
+    tries=50
+    while ! gone "$pid"; do
+        [ "$tries" -gt 0 ] || kill -9 "$pid"
+        tries=$((tries - 1))
+        sleep 0.1
+    done
+}
+
+up() {
+    mkdir -p "$run/done"
+
+    # host/forward-eth0
+    keep 1 net.ipv4.conf.eth0.forwarding
+    sysctl -qw net.ipv4.conf.eth0.forwarding=1
+
+    # host/forward-eth1.5
+    keep 2 net.ipv4.conf.eth1/5.forwarding
+    sysctl -qw net.ipv4.conf.eth1/5.forwarding=1
+
+    # vm/router
+    user=1879048192 group=1879048192
+    ip tuntap add dev qn-router-net0 mode tap vnet_hdr user "$user"
+    did 9
+    ip link property add dev qn-router-net0 altname qemunet.vm-router.net0
+    ip link set dev qn-router-net0 address fe:54:00:3f:ec:8d mtu 1500 group 1659326133 up
+    sysctl -e -qw net.ipv6.conf.qn-router-net0.accept_ra=0
+    sysctl -qw net.ipv4.conf.qn-router-net0.forwarding=1
+    ip address add 10.0.0.1/30 dev qn-router-net0
+    ip route add 10.99.0.0/24 dev qn-router-net0
+
+    # vm/router
+    user=1879048192 group=1879048192
+    did 14
+    mkdir -m 700 "${run}"/router
+    give "${run}"/router
+    qemu -r /cache/tiny/vmlinuz -r /cache/tiny/initrd.gz -- qemu-system-x86_64 \
+    -name guest=router,process=qemu-router \
+    -nodefaults \
+    -no-user-config \
+    -machine q35 \
+    -smp 1 \
+    -m 512M \
+    -chardev socket,id=qmp,path="${run}"/router/qmp.sock,server=on,wait=off \
+    -mon chardev=qmp,mode=control \
+    -chardev socket,id=monitor,path="${run}"/router/monitor.sock,server=on,wait=off \
+    -mon chardev=monitor,mode=control \
+    -chardev socket,id=serial,path="${run}"/router/serial.sock,server=on,wait=off \
+    -serial chardev:serial \
+    -display none \
+    -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
+    -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.2","chassis":3,"port":2,"addr":"0x2.2"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.3","chassis":4,"port":3,"addr":"0x2.3"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.4","chassis":5,"port":4,"addr":"0x2.4"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.5","chassis":6,"port":5,"addr":"0x2.5"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.6","chassis":7,"port":6,"addr":"0x2.6"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.7","chassis":8,"port":7,"addr":"0x2.7"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.8","chassis":9,"port":8,"addr":"0x3.0"}' \
+    -netdev '{"type":"tap","id":"host-net0","ifname":"qn-router-net0","script":"no","downscript":"no"}' \
+    -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:3f:ec:8d","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
+    -kernel /cache/tiny/vmlinuz \
+    -initrd /cache/tiny/initrd.gz \
+    -append 'console=ttyS0 quiet qemunet.name=router qemunet.nic=52:54:00:3f:ec:8d,10.0.0.2/30,10.99.0.1/24,via=10.0.0.1' \
+    -sandbox on,obsolete=deny,resourcecontrol=deny \
+    -accel tcg \
+    -daemonize \
+    -pidfile "${run}"/router/pid
+}
+
+down() {
+    undo 14 end router
+    undo 9 ip link del dev qn-router-net0
+    restore 2 net.ipv4.conf.eth1/5.forwarding 1
+    restore 1 net.ipv4.conf.eth0.forwarding 1
+    rm -rf "$run"
+}
+
+case ${1:-up} in
+up)
+    if [ -e "$run/done" ]; then
+        echo "it is up already, or what is left of it has to go by: sh $0 down" >&2
+        exit 6
+    fi
+    trap 'echo "failed, and taken back" >&2; down' EXIT
+    up
+    trap - EXIT
+    ;;
+down) down ;;
+*)
+    echo "usage: sh $0 [up|down]" >&2
+    exit 2
+    ;;
+esac
