@@ -2,15 +2,16 @@
 
 ::
 
-    RUNTIME/lock                 whoever allocates or touches something shared holds it (flock)
+    RUNTIME/lock                 whoever allocates or touches something shared holds it
     RUNTIME/claims/KIND/VALUE    what only one may have (a MAC, a uid); its text is the owner's scope
     RUNTIME/vm/NAME/             a guest's own scope; `lock` is held by its QEMU for life
     RUNTIME/net/NAME/            a network's scope, shared: `users/` holds a file for each guest on it
     RUNTIME/host/NAME/           a shared setting of the host, likewise
     RUNTIME/lab/NAME/            a lab's keeper; `lock` is held by it for life
-    …/journal.jsonl              what was done in that scope; whoever works on the scope holds a flock on it
+    …/journal.jsonl              what was done in that scope; whoever works on the scope holds a lock on it
 
-Locks are flocks on open files, so none outlives its holder. A directory that is empty of all this is removed again,
+Locks belong to open file descriptions (F_OFD_SETLK, fcntl(2)): like a flock one is inherited and ends with its last
+holder, and unlike a flock it can be asked about without being taken. A directory that is empty of all this is removed again,
 the runtime directory too if it was made here.
 """
 
@@ -20,6 +21,7 @@ import contextlib
 import fcntl
 import json
 import os
+import struct
 import typing
 from dataclasses import asdict, dataclass, replace
 
@@ -30,6 +32,8 @@ if typing.TYPE_CHECKING:
     from collections.abc import Iterator
 
 SHARED_KINDS = ("net", "host")
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid
+_WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 _MADE = b"this directory was made by qemunet\n"
 
 
@@ -264,7 +268,7 @@ class Runtime:
 
 
 class Lock:
-    """A flock on a file that still has its name."""
+    """A lock on a file that still has its name."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -284,7 +288,7 @@ class Lock:
                     raise
                 return None
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, _WHOLE_FILE)
             except BlockingIOError:
                 os.close(fd)
                 return None
@@ -298,18 +302,16 @@ class Lock:
 
 
 def is_locked(path: str) -> bool:
-    """Tell whether somebody holds a flock on the file."""
+    """Tell whether somebody holds a lock on the file; only asks, so that nobody else is ever refused for it."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _WHOLE_FILE)
     finally:
         os.close(fd)
-    return False
+    return _FLOCK.unpack(answer)[0] != fcntl.F_UNLCK
 
 
 def write_private(path: str, text: str) -> None:

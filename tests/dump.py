@@ -13,6 +13,7 @@ import os
 import re
 import stat
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ def difference(before: Dump, after: Dump) -> str:
         diff = list(difflib.unified_diff(before[name], after[name], "before", "after", lineterm="", n=0))
         found += [f"{name}:", *(f"  {line}" for line in diff if not line.startswith(("---", "+++", "@@")))] * bool(diff)
     return "\n".join(found)
+
+
+def left_behind(before: Dump, runtime: Path | None = None, seconds: float = 5) -> str:
+    """Return what differs now; the kernel and dying processes get some time to finish by themselves."""
+    deadline = time.monotonic() + seconds
+    while (found := difference(before, dump(runtime))) and time.monotonic() < deadline:
+        pass
+    return found
 
 
 def program(*argv: str) -> str:

@@ -62,7 +62,7 @@ def device(name: str, bus: NicBus, profile: str) -> str:
             raise Bad(f"{name} is for machines without PCI, and profile {profile} has it", f'try "{VIRTIO_PCI}"')
         return model
     if not model.startswith("virtio-net"):
-        raise Bad(f"profile {profile} has no PCI, which a {name} needs", 'try model = "virtio" or profile = "q35"')
+        raise Bad(f"profile {profile} has no PCI, which model {name} needs", 'try model = "virtio" or profile = "q35"')
     return VIRTIO_MMIO
 
 

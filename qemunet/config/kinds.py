@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from qemunet.config import units
-from qemunet.config.hints import Bad, did_you_mean, listed
-from qemunet.config.spec import AUTO
+from qemunet.config.hints import Bad, listed, nearest
+from qemunet.config.spec import AUTO, NicMode
 from qemunet.model import mac, names
 
 _ALTIFNAMSIZ = 127  # bytes of an alternative interface name
@@ -83,37 +83,49 @@ def words(what: str, known: tuple[str, ...]) -> Kind:
     return _of_text(lambda text: _word(what, text, known), enum=list(known))
 
 
-def choice(enum: type[StrEnum]) -> Kind:
-    """Return the kind of the values of an enumeration."""
+def choice(enum: type[StrEnum], what: str = "") -> Kind:
+    """Return the kind of the values of an enumeration; `what` they are, if the key does not say it."""
     known = tuple(str(one) for one in enum)
-    return Kind(lambda key, value: enum(_word(key, string(key, value), known)), {"type": "string", "enum": list(known)})
+    return Kind(
+        lambda key, value: enum(_word(what or key, string(key, value), known)), {"type": "string", "enum": list(known)}
+    )
 
 
-# Words from elsewhere that are put in place of ours.
-_INSTEAD = {
-    ("mode", "bridge"): 'a card on an existing bridge has bridge = "br0"',
-    ("mode", "private"): 'that is a mode of networks; a card joins one by network = "NAME"',
-    ("mode", "isolated"): 'that is a mode of networks; a card joins one by network = "NAME"',
-    ("mode", "slirp"): 'did you mean "user"?',
-    ("mode", "macvlan"): 'did you mean "macvtap"?',
-    ("mode", "host-only"): 'did you mean "isolated"?',
-    ("format", "img"): 'did you mean "raw"?',
-    ("accel", "hvm"): 'did you mean "kvm"?',
-    ("accel", "qemu"): 'did you mean "tcg"?',
-    ("firmware", "efi"): 'did you mean "uefi"?',
-    ("firmware", "ovmf"): 'did you mean "uefi"?',
-    ("macvtap", "passthrough"): 'did you mean "passthru"?',
+# Words from elsewhere, and ours for them.
+_SYNONYMS = {
+    "slirp": "user",
+    "macvlan": "macvtap",
+    "host-only": "isolated",
+    "hostonly": "isolated",
+    "img": "raw",
+    "hvm": "kvm",
+    "qemu": "tcg",
+    "efi": "uefi",
+    "ovmf": "uefi",
+    "passthrough": "passthru",
+}
+# Modes of networks that people give to cards, and how they get what they want.
+_FOR_CARDS = {
+    "bridge": 'a card on an existing bridge has bridge = "br0"',
+    "private": 'a card joins a private network by network = "NAME"',
+    "isolated": 'a card joins an isolated network by network = "NAME"',
 }
 
 
-def _word(what: str, text: str, known: Iterable[str]) -> str:
-    if text in known:
-        return text
+def _word(what: str, text: str, known: tuple[str, ...]) -> str:
+    if text not in known:
+        raise Bad(f'unknown {what} "{text}"', _other_word(what, text, known))
+    return text
+
+
+def _other_word(what: str, text: str, known: tuple[str, ...]) -> str:
     plural = f"{what}es" if what.endswith("s") else f"{what}s"
-    every = f"{plural} are {listed(known)}" if len([*known]) > 1 else f"the only {what} is {listed(known)}"
-    instead = _INSTEAD.get((what, text.lower()))
-    hint = f"{instead} {every}" if instead and instead.endswith("?") else instead or did_you_mean(text, known, every)
-    raise Bad(f'unknown {what} "{text}"', hint)
+    every = f"{plural} are {listed(known)}" if len(known) > 1 else f"the only {what} is {known[0]}"
+    meant = _SYNONYMS.get(text.lower()) or nearest(text, known)
+    if meant in known:
+        return f'did you mean "{meant}"? {every}'
+    instead = _FOR_CARDS.get(nearest(text, _FOR_CARDS)) if NicMode.TAP in known else None
+    return f"{instead}; {every}" if instead else every
 
 
 def _name(text: str) -> str:
@@ -240,7 +252,7 @@ def _several(convert: Callable[[str], object], what: str, *, alone: bool = True,
         if alone and isinstance(value, str):
             value = [value]
         if not isinstance(value, list):
-            raise _wrong(f"a list, each {what},", value, f'put it in brackets: {key} = ["…"]')
+            raise _wrong(f"{what} or a list of such" if alone else "a list", value, f'as in {key} = ["…"]')
         found = tuple(convert(string(key, one)) for one in value)
         twice = next((one for i, one in enumerate(value) if found[i] in found[:i]), None)
         if twice is not None and alone:
@@ -252,15 +264,11 @@ def _several(convert: Callable[[str], object], what: str, *, alone: bool = True,
     return Kind(read, {"anyOf": [one, many]} if alone else many)
 
 
-def texts(what: str) -> Kind:
-    """Return the kind of lists of any text."""
-    return _several(lambda text: text, what, alone=False)
-
-
 def _order(text: str) -> str:
     return _word("source", text, ("disk", "network", "cdrom"))
 
 
+TEXTS = _several(lambda text: text, "text", alone=False)
 BOOL = Kind(_bool, {"type": "boolean"})
 TEXT = _of_text(lambda text: text)
 PATH = _of_text(_filled)

@@ -229,14 +229,14 @@ class _Card:
         if wanted == AUTO:
             return min(cpus, MAX_QUEUES) if able else 1
         if wanted > 1 and not able and self.spec.queues is not None:
-            raise self.error("queues", f"a {model} has one queue", 'only model = "virtio" has more')
+            raise self.error("queues", f"model {model} has one queue", 'only model = "virtio" has more')
         return wanted if able else 1
 
     def vhost(self, model: str) -> bool:
         wanted = first(self.spec.vhost, self.preset.vhost, otherwise=Switch.AUTO)
         able = cards.is_virtio(model) and self.mode is not NicMode.USER
         if wanted is Switch.ON and not able and self.spec.vhost is not None:
-            raise self.error("vhost", f"a {model} cannot use vhost", 'only model = "virtio" can')
+            raise self.error("vhost", f"model {model} cannot use vhost", 'only model = "virtio" can')
         if wanted is Switch.ON and able and not self.scene.facts.vhost_net:
             self.scene.lack("/dev/vhost-net", '`modprobe vhost_net` makes it; or vhost = "auto"')
         return able and (wanted is Switch.ON or (wanted is Switch.AUTO and self.scene.facts.vhost_net))
@@ -250,7 +250,7 @@ class _Card:
         if not cards.is_virtio(model):
             if given not in (None, behind):
                 raise self.error(
-                    "mtu", f"a {model} cannot tell the guest", 'only model = "virtio" can; or set it in the guest'
+                    "mtu", f"model {model} cannot tell the guest", 'only model = "virtio" can; or set it in the guest'
                 )
             return None
         wanted = first(given, self.preset.mtu, otherwise=behind)

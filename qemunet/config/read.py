@@ -82,12 +82,12 @@ def parse(text: str, file: str) -> dict[str, Any]:
         where = f"line {line}, column {column}" if line else "at the end"
         source = text.splitlines()[int(line) - 1] if line and int(line) <= len(text.splitlines()) else ""
         problem = f"{where}: {said[0].lower()}{said[1:]}"
-        raise ConfigError(file, "", problem, hint=_syntax_hint(source)) from None
+        raise ConfigError(file, "", problem, hint=_syntax_hint(said, source)) from None
 
 
-def _syntax_hint(source: str) -> str:
+def _syntax_hint(said: str, source: str) -> str:
     match = _UNQUOTED.fullmatch(source)
-    if match:
+    if match and said.startswith(("Expected newline", "Invalid value")):
         return f"text, sizes and addresses are written in quotes: {quoted(match[1])}"
     return f"the line is: {source.strip()}" if source.strip() else ""
 
@@ -123,10 +123,11 @@ class _Reader:
             raise self.error(key, f"must be a table for each {key}", f"written {table.title}")
         for name, one in group.items():
             path = dotted(key, name)
+            if isinstance(one, list):
+                raise self.error(path, "must be a table, not a list of them", f"in single brackets: [{path}]")
             if not isinstance(one, dict):
-                raise self.error(
-                    path, f"must be a table for each {key}", f"written {table.title}, also for a single one"
-                )
+                problem = f'"{name}" stands where the name of a {key} belongs'
+                raise self.error(path, problem, f"written {table.title}, also if there is only one")
             if not is_name(name):
                 raise self.error(
                     path, f'"{name}" cannot be a name', "a letter, then up to 62 letters, digits and hyphens"
@@ -155,7 +156,7 @@ class _Reader:
 
     def unknown(self, path: str, name: str, table: Table) -> ConfigError:
         known = table.known()
-        hint = did_you_mean(name, known, f"known in {table.title}: {', '.join(known)}")
+        hint = did_you_mean(name, known) or f"known in {table.title}: {', '.join(known)}"
         return self.error(path, f'unknown key "{name}"', hint)
 
     def rows(self, raw: dict[str, Any], path: str, key: str, table: Table) -> Iterable[tuple[str, dict[str, Any]]]:

@@ -91,11 +91,19 @@ class Control:
 
     def events(self) -> list[Message]:
         """Return the events that have arrived, without waiting; raises `Lost` when there will be no more."""
-        with contextlib.suppress(BlockingIOError):
+        lost: Lost | None = None
+        try:
             while True:
-                self._receive(socket.MSG_DONTWAIT)
                 self._sort()
-        return self._taken()
+                self._receive(socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            pass
+        except Lost as error:
+            lost = error
+        events, self._events = self._events, []
+        if lost and not events:
+            raise lost
+        return events
 
     def wait(self, timeout: float | None = None) -> Message:
         """Return the next event; raises `Lost` or `TimedOut`."""
@@ -146,8 +154,6 @@ class Control:
         except ConnectionResetError:
             data = b""
         if not data:
-            if self._events:
-                raise BlockingIOError  # what came before the end is told first
             raise Lost("the keeper has gone", hint="the guests run on; the next command finds them")
         self._data += data
 
@@ -163,10 +169,6 @@ class Control:
         while (message := self._next()) is not None:
             if "event" in message:
                 self._events.append(message)
-
-    def _taken(self) -> list[Message]:
-        events, self._events = self._events, []
-        return events
 
 
 def connect(path: str) -> socket.socket:

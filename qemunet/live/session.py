@@ -67,7 +67,7 @@ class Start:
         """Take back everything of this attempt; return what could not be."""
         failures = [failure for work in self._works.values() for failure in _take_back(work, self.host)]
         self.host.close()
-        return failures + reap_shared(self.runtime, self.host)
+        return failures + reap(self.runtime, self.host)
 
     def _make_shared(self, lab: Lab, part: Part, facts: Facts) -> None:
         scope = self.runtime.scope(part.scope)
@@ -152,16 +152,19 @@ def take_back(runtime: Runtime, host: LinuxHost, names: Iterable[str]) -> list[s
         right = scope.wait_busy()
         if right is not None:
             failures += _take_back(Work(scope, right, scope.journal(), []), host)
-    return failures + reap_shared(runtime, host)
+    return failures + reap(runtime, host)
 
 
-def reap_shared(runtime: Runtime, host: LinuxHost) -> list[str]:
-    """Take down what is shared and has no user any more; return what could not be undone."""
+def reap(runtime: Runtime, host: LinuxHost) -> list[str]:
+    """Take down what is shared and unused, and forget keepers that are dead; return what could not be undone."""
     failures = []
     with runtime.exclusive():
         for scope in runtime.scopes(*SHARED_KINDS):
             if not _in_use(scope):
                 failures += _take_back(_begin(scope), host)
+        for scope in runtime.scopes("lab"):
+            if not scope.alive():
+                scope.remove()
     return failures
 
 
@@ -179,7 +182,7 @@ def clean(runtime: Runtime, host: LinuxHost) -> list[str]:
         for scope in dead:
             if scope.exists() and not os.path.exists(scope.path("journal.jsonl")):
                 scope.remove()
-    return failures + reap_shared(runtime, host)
+    return failures + reap(runtime, host)
 
 
 def gc(runtime: Runtime, host: LinuxHost, *, dry_run: bool = False) -> list[str]:

@@ -65,6 +65,13 @@ def devices(file: str, vm: Vm, boot: Mapping[str, int]) -> Iterator[Word]:
     yield from _controllers(vm, buses)
     for number, (disk, bus) in enumerate(zip(vm.disks, buses, strict=True)):
         name = disk_id(number)
+        if disk.readonly and not disk.cdrom and bus in ("ide", "sata"):
+            raise ConfigError(
+                file,
+                f"vm.{vm.name}.disk[{number}].readonly",
+                f"QEMU has no read-only {bus} disk",
+                hint='bus = "virtio" or "scsi", or snapshot = true to throw away what is written',
+            )
         place = _place(vm, bus, buses[:number].count(bus))
         if place is None:
             raise ConfigError(file, f"vm.{vm.name}.disk[{number}].bus", _no_place(vm, disk))

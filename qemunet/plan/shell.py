@@ -7,15 +7,16 @@ from collections.abc import Iterator
 
 from qemunet.facts import Facts
 from qemunet.model.lab import Lab
-from qemunet.model.nic import LinkState, MacvtapBackend
+from qemunet.model.nic import LinkState, MacvtapBackend, TapBackend
 from qemunet.model.vm import Accel, DirectBoot, Vm
 from qemunet.plan import disks, qemu
 from qemunet.plan.ways import SHELL_DESCRIPTORS, VHOST_DEVICE, Layer, Named
 from qemunet.plan.words import by_option, option, option_if, quoted, word
-from qemunet.steps import CreateImage, EndQemu, Part, Plan, SetSysctl, StartQemu, Step, Word, line
+from qemunet.steps import Claim, CreateImage, EndQemu, Part, Plan, SetSysctl, StartQemu, Step, Word, WriteFile, line
 
 # A QEMU that goes into the background forks and makes a session of its own, which the rest of the sandbox forbids.
 SANDBOX = "on,obsolete=deny,resourcecontrol=deny"
+TUN = "/dev/net/tun"
 CHOSEN = "accel"  # the variable that says what executes a guest where nothing is decided yet
 
 _NOTHING = Facts(runtime="", machine_id="", uid=0, can_switch_user=False)  # before a script there is nothing of ours
@@ -51,7 +52,7 @@ restore() { # the sysctl $2 of step $1, unless somebody else changed what we wro
 }
 
 node() { # a private device node $2 for macvtap $1: /dev/tapN may belong to another namespace
-    # shellcheck disable=SC2016 -- the inner shell expands it
+    # shellcheck disable=SC2016 # the inner shell expands it
     numbers=$(unshare --mount sh -c 'mount -t sysfs sysfs /sys && cd /sys/class && cat net/"$1"/macvtap/*/dev' sh "$1")
     mknod -m 600 "$2" c "${numbers%:*}" "${numbers#*:}"
 }
@@ -173,6 +174,8 @@ def _program(vm: Vm, facts: Facts) -> str:
     if vm.run_as is None:
         return qemu.PROGRAM
     used = [("-w" if layer.writable else "-r", layer.path) for layer in _files(vm, facts)]
+    if any(isinstance(nic.backend, TapBackend) for nic in vm.nics):
+        used.append(("-w", TUN))
     if isinstance(vm.boot, DirectBoot):
         used += [("-r", path) for path in (vm.boot.kernel, vm.boot.initrd) if path is not None]
     return line("qemu", *(text for pair in dict.fromkeys(used) for text in pair), "--", qemu.PROGRAM)
@@ -250,8 +253,8 @@ def _undoing(number: int, part: Part, step: Step) -> Iterator[str]:
     inverse = step.inverse(_NOTHING)
     if _is_foreign(part, step) and isinstance(step, SetSysctl):
         yield f"restore {number} {line(step.key, step.value)}"
-    elif isinstance(step, CreateImage) or inverse is None:
-        return
+    elif inverse is None or isinstance(step, CreateImage | WriteFile | Claim):
+        return  # an image is the user's, the others are qemunet's own affair
     elif isinstance(inverse, EndQemu):
         yield f"undo {number} end {inverse.vm}"
     else:

@@ -8,7 +8,7 @@ from itertools import groupby
 from qemunet.plan.words import by_option
 from qemunet.steps import Plan, StartQemu, Step, Word
 
-_SHOWN = {"-accel", "-machine", "-m"}
+_SHOWN = ("-machine", "-m", "-accel")
 
 
 def text(plan: Plan) -> str:
@@ -38,5 +38,6 @@ def _shown(step: Step) -> str:
     """Say a step; of QEMU's many options only what a reader wonders about first."""
     if not isinstance(step, StartQemu):
         return step.describe()
-    shown = [" ".join(map(str, words)) for words in by_option(step.argv) if str(words[0]) in _SHOWN]
-    return f"{step.describe()} ({', '.join(text.lstrip('-') for text in shown)})"
+    given = {str(words[0]): str(words[1]) for words in by_option(step.argv) if len(words) > 1}
+    shown = (given[name].partition(",")[0] for name in _SHOWN if name in given)
+    return f"{step.describe()} ({', '.join(shown)})"

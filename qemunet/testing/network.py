@@ -47,6 +47,11 @@ def refused(code: int, what: str = "") -> OSError:
     return OSError(code, what or os.strerror(code))
 
 
+def _defaults(name: str) -> dict[str, str]:
+    """Return the sysctls that come with an interface."""
+    return {key.format(sysctl_name(name)): value for key, value in _PER_LINK.items()}
+
+
 class FakeNetwork:
     """A network as a few dictionaries, filled from a photograph. `parents`: of each macvtap, with its mode."""
 
@@ -55,7 +60,10 @@ class FakeNetwork:
         self.parents: dict[str, tuple[str, MacvtapMode]] = {}
         self.addresses = {name: list(texts) for name, texts in facts.addresses.items()}
         self.routes: list[RouteFact] = list(facts.routes)
-        self.sysctls: dict[str, str] = dict(facts.sysctls)
+        self.sysctls: dict[str, str] = {}
+        for name in self.links:
+            self.sysctls |= _defaults(name)
+        self.sysctls |= facts.sysctls
         self._index = max((link.index for link in self.links.values()), default=1)
 
     def find(self, name: str) -> LinkFact | None:
@@ -117,7 +125,7 @@ class FakeNetwork:
     def _insert(self, link: LinkFact) -> None:
         self._index += 1
         self.links[link.name] = replace(link, index=self._index)
-        self.sysctls |= {key.format(sysctl_name(link.name)): value for key, value in _PER_LINK.items()}
+        self.sysctls |= _defaults(link.name)
 
     def _add(self, step: AddLink) -> None:
         self._check(step.name, step.link.mac, step.link.mtu)
@@ -149,8 +157,8 @@ class FakeNetwork:
         self.parents.pop(name, None)
         self.addresses.pop(name, None)
         self.routes = [route for route in self.routes if route.device != name]
-        for key in _PER_LINK:
-            self.sysctls.pop(key.format(sysctl_name(name)), None)
+        for key in _defaults(name):
+            self.sysctls.pop(key, None)
         for port in [link for link in self.links.values() if link.master == name]:
             self.links[port.name] = replace(port, master=None)
 

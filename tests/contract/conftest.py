@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from qemunet.host.linux import LinuxHost
 from qemunet.steps import Step
 from qemunet.testing.fake import FakeHost
 from tests import namespace
-from tests.dump import difference, dump
+from tests.dump import dump, left_behind, program
 
 UPLINK_MAC = "02:00:00:00:00:01"
 BRIDGE_MAC = "02:00:00:00:00:02"
@@ -90,17 +91,24 @@ def fake_facts(runtime: Path) -> Facts:
 
 
 def set_up_links() -> None:
+    """Make the links without IPv6 addresses of their own, which would come and go with a carrier, at any time."""
     for words in (
         f"link add br0 address {BRIDGE_MAC} type bridge",
         f"link add eth1 address {UPLINK_MAC} type veth peer name eth1-peer address {OTHER_MAC}",
-        "link set br0 addrgenmode none",
         "link set eth1 addrgenmode none",
-        "link set eth1-peer addrgenmode none",
+    ):
+        subprocess.run(["ip", *words.split()], check=True)
+    for name in ("br0", "eth1-peer"):
+        Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+    for words in (
         "link set br0 up",
         "link set eth1-peer up",
         "link set eth1 up",
     ):
         subprocess.run(["ip", *words.split()], check=True)
+    deadline = time.monotonic() + 5
+    while "ff00::/8" not in program("ip", "-6", "route", "show", "table", "local", "dev", "eth1"):
+        assert time.monotonic() < deadline, "eth1 did not get its multicast route"
 
 
 @pytest.fixture(params=["fake", "real"])
@@ -122,4 +130,5 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
         subprocess.run(["ip", "address", "flush", "dev", "eth1", "scope", "global"], check=True)
         for entry in tmp_path.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        assert not difference(before, dump(tmp_path))
+        found = left_behind(before, tmp_path)
+        assert not found, found

@@ -36,11 +36,13 @@ class Fault:
         self.kind = kind
         self.seen = 0
 
-    def arm(self) -> None:
-        """From now on each step is counted."""
+    def arm(self, *, spare: int | None = None) -> None:
+        """From now on each step is counted, in every process but the one to spare."""
         perform = LinuxHost.perform
 
         def faulty(host: LinuxHost, step: Step) -> None:
+            if os.getpid() == spare:
+                return perform(host, step)
             self.seen += 1
             with open(self.count, "a") as file:
                 file.write(f"{type(step).__name__}\n")
@@ -51,6 +53,7 @@ class Fault:
             perform(host, step)
             if self.seen == self.number:
                 self._after()
+            return None
 
         LinuxHost.perform = faulty  # type: ignore[method-assign]
 
@@ -88,7 +91,7 @@ def run() -> int:
     fault = Fault(count, int(number), kind)
     if phase == "back":
         return take_back(fault, *rest)
-    fault.arm()
+    fault.arm(spare=COMMAND)
     sys.argv = ["qemunet", "run", *rest]
     return main.main()
 

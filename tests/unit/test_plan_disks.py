@@ -134,6 +134,14 @@ def test_a_bus_has_only_so_many_places(machine: str, bus: str, room: int) -> Non
 
 
 @pytest.mark.parametrize("bus", ["ide", "sata"])
+def test_a_disk_that_qemu_cannot_make_read_only_is_refused(bus: str) -> None:
+    """QEMU says "Block node is read-only" and ends."""
+    with pytest.raises(ConfigError, match="no read-only") as caught:
+        devices(guest(Disk(BASE, bus=bus, readonly=True)))
+    assert "snapshot" in caught.value.hint
+
+
+@pytest.mark.parametrize("bus", ["ide", "sata"])
 def test_a_machine_without_the_bus_refuses_it(bus: str) -> None:
     """A microvm has neither IDE nor SATA."""
     with pytest.raises(ConfigError, match=f"no {bus} bus"):

@@ -4,8 +4,7 @@
 #
 # What is known of a card lies in /run: CARD.index (the kernel's number: another one means another card of the same
 # name), CARD.ups (how often it had gained its carrier when DHCP was last asked, "none" before), CARD.dhcp (the
-# client's process), CARD.addresses (the comma separated addresses that it was given), CARD.six (it has a fixed IPv6
-# address).
+# client's process), CARD.addresses (the comma separated addresses that it was given).
 
 SYS=${SYS:-/sys} # the tests put other trees here
 RUN=${RUN:-/run}
@@ -93,7 +92,7 @@ forget_card() {
 # that those of two cards do not clash.
 set_addresses() {
     # With duplicate detection an IPv6 address would be unusable for more than a second after the ready line.
-    case $wish in *:*/*) echo 0 >"/proc/sys/net/ipv6/conf/$1/dad_transmits" && echo >"$RUN/$1.six" ;; esac
+    case $wish in *:*/*) echo 0 >"/proc/sys/net/ipv6/conf/$1/accept_dad" ;; esac
     ip link set "$1" up
     given=
     for word in $(IFS=,; echo $wish); do # shellcheck disable=SC2086
@@ -142,27 +141,18 @@ stop_dhcp() {
     rm -f "$RUN/$1.dhcp"
 }
 
-# Whether no card is to be waited for any longer.
+# Whether no card is to be waited for any longer: each that asks for a lease has one, or it has no carrier when
+# $carriers_due has come. Then it has no cable, or takes seconds (the e1000 family: 2 to 3); it is served when it can.
 all_settled() {
-    for record in "$RUN"/*.ups "$RUN"/*.six; do
-        case $record in *\*.*) continue ;; esac
+    for record in "$RUN"/*.ups; do
         card=${record##*/}
-        card=${card%.*}
-        card_settled "$card" "${record##*.}" || return 1
+        card=${card%.ups}
+        [ "$card" != "*" ] || continue
+        [ -e "$RUN/$card.addresses" ] && continue
+        carrier=0
+        read -r carrier 2>/dev/null <"$SYS/class/net/$card/carrier"
+        [ "$carrier" = 0 ] && [ "$now" -ge "$carriers_due" ] || return 1
     done
-}
-
-# A card that has no carrier by the time $carriers_due has no cable in it, or takes seconds (the e1000 family: 2 to
-# 3): it gets its lease when it can. Else it needs a lease ($2 is ups), or a link that the kernel has noticed ($2 is
-# six): it does so once per second, and until then it does not use an IPv6 address.
-card_settled() {
-    carrier=0
-    read -r carrier 2>/dev/null <"$SYS/class/net/$1/carrier"
-    [ "$carrier" = 0 ] && [ "$now" -ge "$carriers_due" ] && return 0
-    case $2 in
-    ups) [ -e "$RUN/$1.addresses" ] ;;
-    six) read -r state <"$SYS/class/net/$1/operstate" && [ "$state" != down ] ;;
-    esac
 }
 
 # The time in centiseconds, in $now. (1 before the digits, because 08 would be an octal number.)

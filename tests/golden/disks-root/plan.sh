@@ -27,7 +27,7 @@ restore() { # the sysctl $2 of step $1, unless somebody else changed what we wro
 }
 
 node() { # a private device node $2 for macvtap $1: /dev/tapN may belong to another namespace
-    # shellcheck disable=SC2016 -- the inner shell expands it
+    # shellcheck disable=SC2016 # the inner shell expands it
     numbers=$(unshare --mount sh -c 'mount -t sysfs sysfs /sys && cd /sys/class && cat net/"$1"/macvtap/*/dev' sh "$1")
     mknod -m 600 "$2" c "${numbers%:*}" "${numbers#*:}"
 }
@@ -122,8 +122,8 @@ up() {
     -device '{"driver":"ide-hd","id":"disk.0","drive":"disk.0","bus":"ide.0","unit":0,"bootindex":2}' \
     -device '{"driver":"ide-hd","id":"disk.1","drive":"disk.1","bus":"ide.0","unit":1,"bootindex":3}' \
     -device '{"driver":"ide-cd","id":"disk.2","drive":"disk.2","bus":"ide.1","unit":0,"bootindex":1}' \
-    -device '{"driver":"ide-hd","id":"disk.3","drive":"disk.3","bus":"disk.sata.0","bootindex":4}' \
-    -device '{"driver":"scsi-hd","id":"disk.4","drive":"disk.4","bus":"disk.scsi.0","bootindex":5}' \
+    -device '{"driver":"scsi-hd","id":"disk.3","drive":"disk.3","bus":"disk.scsi.0","bootindex":4}' \
+    -device '{"driver":"ide-hd","id":"disk.4","drive":"disk.4","bus":"disk.sata.0","bootindex":5}' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \

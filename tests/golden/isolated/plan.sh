@@ -27,7 +27,7 @@ restore() { # the sysctl $2 of step $1, unless somebody else changed what we wro
 }
 
 node() { # a private device node $2 for macvtap $1: /dev/tapN may belong to another namespace
-    # shellcheck disable=SC2016 -- the inner shell expands it
+    # shellcheck disable=SC2016 # the inner shell expands it
     numbers=$(unshare --mount sh -c 'mount -t sysfs sysfs /sys && cd /sys/class && cat net/"$1"/macvtap/*/dev' sh "$1")
     mknod -m 600 "$2" c "${numbers%:*}" "${numbers#*:}"
 }
@@ -100,7 +100,7 @@ up() {
     did 14
     mkdir -m 700 "${run}"/kali2
     give "${run}"/kali2
-    qemu -r /cache/tiny/vmlinuz -r /cache/tiny/initrd.gz -- qemu-system-x86_64 \
+    qemu -w /dev/net/tun -r /cache/tiny/vmlinuz -r /cache/tiny/initrd.gz -- qemu-system-x86_64 \
     -name guest=kali2,process=qemu-kali2 \
     -nodefaults \
     -no-user-config \

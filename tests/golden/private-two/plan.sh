@@ -27,7 +27,7 @@ restore() { # the sysctl $2 of step $1, unless somebody else changed what we wro
 }
 
 node() { # a private device node $2 for macvtap $1: /dev/tapN may belong to another namespace
-    # shellcheck disable=SC2016 -- the inner shell expands it
+    # shellcheck disable=SC2016 # the inner shell expands it
     numbers=$(unshare --mount sh -c 'mount -t sysfs sysfs /sys && cd /sys/class && cat net/"$1"/macvtap/*/dev' sh "$1")
     mknod -m 600 "$2" c "${numbers%:*}" "${numbers#*:}"
 }
@@ -103,7 +103,7 @@ up() {
     did 16
     mkdir -m 700 "${run}"/alice
     give "${run}"/alice
-    qemu -r /cache/tiny/vmlinuz -r /cache/tiny/initrd.gz -- qemu-system-x86_64 \
+    qemu -w /dev/net/tun -r /cache/tiny/vmlinuz -r /cache/tiny/initrd.gz -- qemu-system-x86_64 \
     -name guest=alice,process=qemu-alice \
     -nodefaults \
     -no-user-config \
@@ -141,7 +141,7 @@ up() {
     did 17
     mkdir -m 700 "${run}"/bob
     give "${run}"/bob
-    qemu -r /cache/tiny/vmlinuz -r /cache/tiny/initrd.gz -- qemu-system-x86_64 \
+    qemu -w /dev/net/tun -r /cache/tiny/vmlinuz -r /cache/tiny/initrd.gz -- qemu-system-x86_64 \
     -name guest=bob,process=qemu-bob \
     -nodefaults \
     -no-user-config \

@@ -1,0 +1,207 @@
+"""Whatever dies, and whenever: the host is as it was, at the latest after `qemunet gc`.
+
+The lab has every kind of step. It is started, and taken back, with a fault at each step in turn, on the real kernel and
+with real QEMUs, in a network namespace of its own; then full dumps are compared.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests import namespace
+from tests.dump import Dump, difference, dump, program
+
+VICTIM = Path(__file__).with_name("victim.py")
+QEMUNET = str(Path(sys.executable).with_name("qemunet"))
+TREE = Path(__file__).parents[2]
+
+LAB = """
+[lab]
+name = "crash"
+
+[vm.one]
+memory = "64M"
+accel = "tcg"
+
+[[vm.one.disk]]
+file = "new.qcow2"
+size = "1M"
+
+[[vm.one.disk]]
+file = "old.raw"
+snapshot = true
+
+[[vm.one.nic]]
+mode = "user"
+
+[[vm.one.nic]]
+network = "quiet"
+link = "down"
+
+[[vm.one.nic]]
+mode = "tap"
+address = "10.9.0.1/30"
+routes = ["10.99.0.0/24"]
+ifup = "hook"
+ifdown = "hook"
+
+[[vm.one.nic]]
+mode = "macvtap"
+parent = "up0"
+
+[vm.two]
+memory = "64M"
+accel = "tcg"
+
+[[vm.two.nic]]
+network = "quiet"
+
+[[vm.two.nic]]
+network = "host-on-it"
+
+[[vm.two.nic]]
+bridge = "br0"
+
+[network.quiet]
+mode = "private"
+
+[network.host-on-it]
+mode = "isolated"
+address = ["10.8.0.1/24", "fd08::1/64"]
+"""
+
+SET_UP = """
+ip link add br0 address 02:00:00:00:00:01 type bridge
+ip link add up0 address 02:00:00:00:00:02 type veth peer name far0 address 02:00:00:00:00:03
+ip link add port0 type veth peer name port1
+ip link add br-foreign address 02:00:00:00:00:04 group 77 type bridge
+ip link set port0 master br0 addrgenmode none up
+ip link set port1 addrgenmode none up
+ip link set br0 addrgenmode none up
+ip link set far0 addrgenmode none up
+ip link set up0 addrgenmode none up
+ip address add 192.0.2.1/24 dev up0
+ip route add 198.51.100.0/24 via 192.0.2.254 table 99
+"""
+
+
+@dataclass
+class Scene:
+    """A host in its namespace, its runtime directory, and the lab file."""
+
+    folder: Path
+    runtime: Path
+    before: Dump = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "QEMUNET_RUNTIME_DIR": str(self.runtime), "PYTHONPATH": str(TREE)}
+
+    @property
+    def file(self) -> str:
+        return str(self.folder / "crash.toml")
+
+    def victim(self, phase: str, number: int, fault: str) -> tuple[subprocess.CompletedProcess[str], int]:
+        """Run the lab with a fault at one step; return how it ended and how many steps there were."""
+        count = self.folder.parent.parent / "count"
+        count.unlink(missing_ok=True)
+        arguments = [self.file] if phase == "back" else ["-d", self.file]
+        argv = [sys.executable, str(VICTIM), str(count), phase, str(number), fault, *arguments]
+        done = subprocess.run(argv, env=self.environment, capture_output=True, text=True, timeout=60)
+        return done, len(count.read_text().splitlines()) if count.exists() else 0
+
+    def qemunet(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([QEMUNET, *words], env=self.environment, capture_output=True, text=True, timeout=60)
+
+    def left(self) -> str:
+        """What differs from the beginning."""
+        return difference(self.before, dump(self.folder.parent))
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    if why := namespace.lack():
+        pytest.skip(why)
+    folder = tmp_path / "world" / "lab"
+    folder.mkdir(parents=True)
+    (folder / "crash.toml").write_text(LAB)
+    (folder / "old.raw").write_bytes(bytes(1 << 20))
+    (folder / "hook").write_text("#!/bin/sh\nexit 0\n")
+    (folder / "hook").chmod(0o755)
+    with namespace.fresh_namespace():
+        for line in SET_UP.strip().splitlines():
+            subprocess.run(line.split(), check=True)
+        wait_for_carrier("br0", "up0")
+        scene = Scene(folder, tmp_path / "world" / "run")
+        scene.before = dump(scene.folder.parent)
+        yield scene
+        end_what_is_left(scene)
+
+
+def wait_for_carrier(*names: str) -> None:
+    """Wait until the kernel has noticed the carriers, up to a second later, and has made the routes that follow."""
+    deadline = time.monotonic() + 10
+    while not all(f"ff00::/8 dev {name}" in program("ip", "-6", "route", "show", "table", "all") for name in names):
+        assert time.monotonic() < deadline, program("ip", "-6", "route", "show", "table", "all")
+
+
+def end_what_is_left(scene: Scene) -> None:
+    """Never leave a QEMU of a failed test behind; a good test has left none."""
+    for pid in scene.runtime.glob("vm/*/pid"):
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+def steps_of(scene: Scene, phase: str) -> int:
+    """Run without a fault, end everything, and return how many steps it took."""
+    done, count = scene.victim(phase, 0, "none")
+    assert done.returncode == 0, done.stderr
+    if phase == "run":
+        assert scene.qemunet("stop", "--force", "one", "two").returncode == 0
+    (scene.folder / "new.qcow2").unlink()
+    assert not scene.left()
+    return count
+
+
+@pytest.mark.parametrize("fault", ["fail", "int", "int2"])
+def test_a_start_that_fails_or_is_interrupted_takes_everything_back_itself(scene: Scene, fault: str) -> None:
+    """Exit status 1 or 130, one clear message, and not even `gc` is needed."""
+    wanted = 1 if fault == "fail" else 130
+    for number in range(1, steps_of(scene, "run") + 1):
+        done, _ = scene.victim("run", number, fault)
+        assert "Traceback" not in done.stderr
+        assert (done.returncode, scene.left()) == (wanted, ""), f"{fault} at step {number}: {done.stderr}"
+
+
+@pytest.mark.parametrize("fault", ["kill-before", "kill-after"])
+def test_a_killed_start_is_taken_back_by_the_command_that_waits_for_it(scene: Scene, fault: str) -> None:
+    for number in range(1, steps_of(scene, "run") + 1):
+        done, _ = scene.victim("run", number, fault)
+        assert "Traceback" not in done.stderr
+        assert (done.returncode, scene.left()) == (1, ""), f"{fault} at step {number}: {done.stderr}"
+
+
+@pytest.mark.parametrize("fault", ["both-before", "both-after"])
+def test_when_both_processes_are_killed_gc_takes_everything_back(scene: Scene, fault: str) -> None:
+    for number in range(1, steps_of(scene, "run") + 1):
+        done, _ = scene.victim("run", number, fault)
+        assert done.returncode == -signal.SIGKILL
+        cleared = scene.qemunet("gc")
+        assert (cleared.returncode, scene.left()) == (0, ""), f"{fault} at step {number}: {cleared.stderr}"
+
+
+@pytest.mark.parametrize("fault", ["fail", "kill-before", "kill-after"])
+def test_a_taking_back_that_fails_or_is_killed_is_finished_by_gc(scene: Scene, fault: str) -> None:
+    for number in range(1, steps_of(scene, "back") + 1):
+        scene.victim("back", number, fault)
+        cleared = scene.qemunet("gc")
+        (scene.folder / "new.qcow2").unlink()
+        assert (cleared.returncode, scene.left()) == (0, ""), f"{fault} at undo {number}: {cleared.stderr}"

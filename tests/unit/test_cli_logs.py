@@ -1,0 +1,88 @@
+"""`logs` prints a growing file as it is, and `-f` ends with the vm."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from qemunet.cli.follow import follow
+from qemunet.cli.main import main
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def vm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of a vm."""
+    monkeypatch.setenv("QEMUNET_RUNTIME_DIR", str(tmp_path / "run"))
+    directory = tmp_path / "run/vm/kali2"
+    directory.mkdir(parents=True)
+    return directory
+
+
+def test_logs_are_printed_as_they_are(vm: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Escape sequences and bytes that are no text are the guest's own."""
+    said = b"\x1b[31mred\xff\r\n"
+    (vm / "console.log").write_bytes(said)
+    (vm / "qemu.log").write_bytes(b"a warning\n")
+    assert main(["logs", "kali2"]) == 0
+    assert capsysbinary.readouterr().out == said
+    assert main(["logs", "kali2", "--qemu"]) == 0
+    assert capsysbinary.readouterr().out == b"a warning\n"
+
+
+def test_a_vm_that_has_said_nothing_has_an_empty_log(vm: Path, capsys: Output) -> None:
+    """It runs, so this is no error."""
+    assert main(["logs", "kali2"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_following_ends_when_the_file_goes(vm: Path) -> None:
+    """What is written before the file is there, while it is followed and just before its end is all seen, once."""
+    path = vm / "console.log"
+    seen: list[bytes] = []
+    steps = [threading.Event(), threading.Event()]
+
+    def read() -> None:
+        for chunk in follow(str(path)):
+            seen.append(chunk)
+            steps[min(len(seen), len(steps)) - 1].set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with path.open("ab", buffering=0) as file:
+        file.write(b"one ")
+        assert steps[0].wait(10)
+        file.write(b"two ")
+        assert steps[1].wait(10)
+        file.write(b"three")
+        path.unlink()
+    reader.join(10)
+    assert not reader.is_alive()
+    assert b"".join(seen) == b"one two three"
+
+
+def test_following_nothing_ends_with_its_directory(vm: Path) -> None:
+    """A vm that ends before it says anything."""
+    reader = threading.Thread(target=lambda: list(follow(str(vm / "console.log"))))
+    reader.start()
+    vm.rmdir()
+    reader.join(10)
+    assert not reader.is_alive()
+    assert list(follow(str(vm / "console.log"))) == []
+
+
+def test_follow_reaches_a_pipe_line_by_line(vm: Path) -> None:
+    """``logs -f | grep -m1 ready`` must not wait for a full buffer."""
+    (vm / "console.log").write_bytes(b"ready\n")
+    argv = [sys.executable, "-m", "qemunet", "logs", "kali2", "-f"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, env=os.environ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        (vm / "console.log").unlink()
+        assert process.wait(10) == 0

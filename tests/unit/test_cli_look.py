@@ -1,0 +1,168 @@
+"""What `ps`, `status`, `nic list` and `net` show of records in a runtime directory."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qemunet.cli.main import main
+from qemunet.state import NicRecord, Runtime, VmRecord
+
+Output = pytest.CaptureFixture[str]
+
+USER = NicRecord("net0", "user", "virtio-net-pci", "52:54:00:00:00:01", "up")
+TAP = NicRecord(
+    id="net1",
+    mode="tap",
+    model="e1000",
+    mac="52:54:00:00:00:02",
+    link="down",
+    ifname="qn-kali2-net1",
+    host_mac="fe:54:00:00:00:02",
+    network="lab",
+    bridge="qn-lab",
+    ips=("192.168.50.12/24",),
+)
+KALI = VmRecord("kali2", "pentest", "/labs/pentest.toml", "q35", "tcg", (USER, TAP), 4242, 1, started=True)
+NIC_KEYS = {
+    *("id", "mode", "model", "mac", "ifname", "host_mac", "network", "bridge", "link", "ip"),
+    *("guest_ifname", "slot", "state"),
+}
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    path = str(tmp_path / "run")
+    monkeypatch.setenv("QEMUNET_RUNTIME_DIR", path)
+    return Runtime(path)
+
+
+def put(runtime: Runtime, record: VmRecord, model: str = "") -> None:
+    scope = runtime.scope(f"vm/{record.name}")
+    scope.create()
+    scope.save(record)
+    Path(scope.path("vm.toml")).write_text(model)
+    Path(scope.path("lock")).touch()
+
+
+@pytest.fixture
+def running(runtime: Runtime) -> Iterator[Runtime]:
+    """A vm that runs: its lock is held."""
+    put(runtime, KALI, '[lab]\nname = "pentest"\n[network.lab]\nmode = "private"\n[vm.kali2]\n')
+    fd = os.open(runtime.scope("vm/kali2").path("lock"), os.O_RDWR)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    yield runtime
+    os.close(fd)
+
+
+def printed(capsys: Output, *argv: str) -> str:
+    assert main(argv) == 0
+    return capsys.readouterr().out
+
+
+def parsed(capsys: Output, *argv: str) -> object:
+    return json.loads(printed(capsys, *argv, "--json"))
+
+
+def test_nothing_runs_where_there_is_no_runtime_directory(runtime: Runtime, capsys: Output) -> None:
+    """Looking makes nothing, not even a directory."""
+    assert printed(capsys, "ps") == "NAME  LAB  STATE  PID  ACCEL  MACHINE  NICS\n"
+    assert parsed(capsys, "ps") == []
+    assert parsed(capsys, "net", "list") == []
+    assert not os.path.exists(runtime.path)
+
+
+def test_ps_has_a_row_for_each_vm(running: Runtime, capsys: Output) -> None:
+    """Its lock tells whether it runs, whatever the record says."""
+    put(running, replace(KALI, name="router", pid=None))
+    header, *rows = printed(capsys, "ps").splitlines()
+    assert header.split() == ["NAME", "LAB", "STATE", "PID", "ACCEL", "MACHINE", "NICS"]
+    assert rows[0].split() == ["kali2", "pentest", "running", "4242", "tcg", "q35", "2"]
+    assert rows[1].split() == ["router", "pentest", "dead", "-", "tcg", "q35", "2"]
+    assert printed(capsys, "ps", "-q") == "kali2\nrouter\n"
+
+
+def test_the_json_of_ps_has_the_promised_keys(running: Runtime, capsys: Output) -> None:
+    """Scripts rely on them."""
+    (vm,) = parsed(capsys, "ps")  # type: ignore[misc]
+    assert set(vm) >= {"name", "lab", "state", "pid", "accel", "machine", "nics"}
+    assert (vm["name"], vm["state"], vm["pid"]) == ("kali2", "running", 4242)
+    assert parsed(capsys, "status", "kali2") == vm
+    assert parsed(capsys, "status", "pentest") == [vm]
+    assert parsed(capsys, "nic", "list", "kali2") == vm["nics"]
+
+
+def test_a_card_has_the_promised_keys_and_null_for_what_is_not_known(running: Runtime, capsys: Output) -> None:
+    """What the guest calls its card is not known as long as nobody asks it."""
+    user, tap = parsed(capsys, "nic", "list", "kali2")  # type: ignore[misc]
+    assert set(user) == set(tap) == NIC_KEYS
+    assert tap["ip"] == [{"address": "192.168.50.12/24", "source": "file"}]
+    assert (tap["ifname"], tap["host_mac"], tap["bridge"]) == ("qn-kali2-net1", "fe:54:00:00:00:02", "qn-lab")
+    assert (user["ip"], user["ifname"], user["guest_ifname"]) == ([], None, None)
+
+
+def test_status_tells_which_card_is_which_tap(running: Runtime, capsys: Output) -> None:
+    """Guest name, MAC, host interface, network, bridge, address and cable in one table."""
+    title, header, user, tap = printed(capsys, "status", "kali2").splitlines()
+    assert title == "kali2: running, pid 4242, q35 (tcg), lab pentest"
+    assert header.split() == [*"NIC GUEST MAC HOST MODE NETWORK BRIDGE IP LINK STATE".split()]
+    assert tap.split() == [
+        *("net1", "-", "52:54:00:00:00:02", "qn-kali2-net1", "tap", "lab", "qn-lab"),
+        *("192.168.50.12/24", "down", "plugged"),
+    ]
+    assert user.split()[:5] == ["net0", "-", "52:54:00:00:00:01", "-", "user"]
+
+
+def test_a_vm_without_cards_is_no_empty_table(runtime: Runtime, capsys: Output) -> None:
+    """A header without rows looks like a mistake."""
+    put(runtime, replace(KALI, nics=()))
+    assert printed(capsys, "nic", "list", "kali2") == "no card\n"
+
+
+@pytest.mark.parametrize("argv", [["status", "no"], ["nic", "list", "no"], ["logs", "no"], ["console", "no"]])
+def test_an_unknown_vm_ends_with_4_and_what_there_is(argv: list[str], running: Runtime, capsys: Output) -> None:
+    """Whoever mistyped a name wants to see the right one."""
+    assert main(argv) == 4
+    assert "kali2" in capsys.readouterr().err
+
+
+def test_networks_are_those_that_guests_are_on(running: Runtime, capsys: Output) -> None:
+    """Mode and addresses are in the saved model of a guest that is on it."""
+    (network,) = parsed(capsys, "net", "list")  # type: ignore[misc]
+    assert network == {
+        "name": "lab",
+        "mode": "private",
+        "bridge": "qn-lab",
+        "addresses": [],
+        "netns": None,
+        "guests": ["kali2"],
+        "state": "up",
+    }
+    assert parsed(capsys, "net", "show", "lab") == network
+    assert main(["net", "show", "no"]) == 4
+    assert "(up: lab)" in capsys.readouterr().err
+
+
+def test_a_network_that_is_kept_is_listed_without_guests(runtime: Runtime, capsys: Output) -> None:
+    """It outlived its guests, and with them what is known of it."""
+    runtime.scope("net/lab").create()
+    (network,) = parsed(capsys, "net", "list")  # type: ignore[misc]
+    assert (network["name"], network["mode"], network["guests"]) == ("lab", None, [])
+
+
+def test_show_prints_the_model_of_what_runs(running: Runtime, capsys: Output) -> None:
+    """By the vm's name or the lab's; of several vms one file that is a lab again."""
+    model = Path(running.scope("vm/kali2").path("vm.toml")).read_text()
+    assert printed(capsys, "show", "kali2") == model
+    assert printed(capsys, "show", "pentest") == model
+    put(running, replace(KALI, name="router"), '[lab]\nname = "pentest"\n[vm.router]\n')
+    both = printed(capsys, "show", "pentest")
+    assert [line for line in both.splitlines() if line] == [
+        *("[lab]", 'name = "pentest"', "[network.lab]", 'mode = "private"', "[vm.kali2]", "[vm.router]"),
+    ]

@@ -1,0 +1,54 @@
+"""Photographs as JSON: what is written is what is read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qemunet.facts import Facts, FileFact, GuestFact, LinkFact, RouteFact
+from qemunet.testing import facts_json
+
+FACTS = Facts(
+    runtime="/run/qemunet",
+    machine_id="m",
+    uid=0,
+    can_switch_user=True,
+    links={"br0": LinkFact(2, "br0", "bridge", "52:54:00:00:00:01", 1500, up=True, altnames=("a", "b"))},
+    addresses={"br0": ("10.0.0.1/24",)},
+    routes=(RouteFact("default", "br0", "10.0.0.2"), RouteFact("10.0.0.0/24", "br0")),
+    macs_on_bridge={"br0": frozenset({"52:54:00:00:00:02"})},
+    files={"/x": FileFact("/x", 1, regular=True, readable=False, backing="/y")},
+    users={"nobody": (65534, 65534)},
+    kvm_gid=104,
+    guest=GuestFact("/k", "/i", "a=b"),
+)
+
+
+def test_every_kind_of_field_survives() -> None:
+    """Tuples, sets, mappings and what may be missing."""
+    assert facts_json.loads(facts_json.dumps(FACTS)) == FACTS
+
+
+@given(st.from_type(Facts))
+def test_any_photograph_survives(facts: Facts) -> None:
+    """Whatever a host may look like."""
+    assert facts_json.loads(facts_json.dumps(facts)) == facts
+
+
+def test_what_is_as_always_is_left_out() -> None:
+    """A test's photograph shows what it is about."""
+    assert json.loads(facts_json.dumps(Facts("/r", "m", 1000, can_switch_user=False))) == {
+        "runtime": "/r",
+        "machine_id": "m",
+        "uid": 1000,
+        "can_switch_user": False,
+    }
+
+
+def test_a_misspelt_field_is_an_error() -> None:
+    """Or a test would be about nothing."""
+    with pytest.raises(TypeError, match="Facts has no link"):
+        facts_json.loads('{"runtime": "/r", "machine_id": "m", "uid": 0, "can_switch_user": true, "link": {}}')

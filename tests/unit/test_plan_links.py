@@ -1,0 +1,353 @@
+"""What is made on the host for networks and cards, in which order, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from qemunet import plan
+from qemunet.errors import NotFound, Taken
+from qemunet.facts import Facts, LinkFact
+from qemunet.model.lab import Lab
+from qemunet.model.names import altname, group
+from qemunet.model.network import ForeignBridge, Network, NetworkMode, OwnBridge
+from qemunet.model.nic import (
+    Backend,
+    Hook,
+    LinkState,
+    MacvtapBackend,
+    MacvtapMode,
+    Nic,
+    OnBridge,
+    OnNetwork,
+    PointToPoint,
+    TapBackend,
+    UserBackend,
+)
+from qemunet.model.vm import Accel, DirectBoot, Firmware, Machine, NicBus, RunAs, Vm
+from qemunet.plan import links
+from qemunet.steps import (
+    AddAddress,
+    AddLink,
+    AddRoute,
+    AwaitQemu,
+    BridgeLink,
+    Claim,
+    LoadFile,
+    MacvtapLink,
+    Mark,
+    OpenFile,
+    OpenMacvtap,
+    OpenTap,
+    Part,
+    Resume,
+    RunHook,
+    SetGuestLink,
+    SetLink,
+    SetSysctl,
+    StartQemu,
+    Step,
+)
+
+RUNTIME = "/run/qemunet"
+FACTS = Facts(runtime=RUNTIME, machine_id="m", uid=0, can_switch_user=True)
+Q35 = Machine("q35", "q35", NicBus.ROOT_PORTS, 0, "host", "")
+MAC = "52:54:00:00:00:01"
+TAP = TapBackend("qn-a-net0", 1400, OnNetwork("lab", "qn-lab"))
+CABLE = TapBackend("qn-a-net0", 1500, PointToPoint(("10.0.0.1/30",), ("10.99.0.0/24",)))
+MACVTAP = MacvtapBackend("qn-a-net0", "eth1", MacvtapMode.VEPA, 1500)
+BRIDGE = OwnBridge("qn-lab", "52:54:00:aa:00:01", 1500, stp=False, forward_delay=0, ageing=300, addresses=())
+
+
+def nic(backend: Backend = TAP, **changes: object) -> Nic:
+    return replace(Nic("net0", "virtio-net-pci", MAC, backend), **changes)  # type: ignore[arg-type]
+
+
+def guest(*nics: Nic, name: str = "a", run_as: RunAs | None = None) -> Vm:
+    boot = DirectBoot("/k", "/i", "")
+    return Vm(name, Q35, 1 << 27, 1, Accel.TCG, boot, Firmware.BIOS, (), nics, run_as=run_as)
+
+
+def lab(*vms: Vm, switch: OwnBridge | ForeignBridge = BRIDGE) -> Lab:
+    return Lab("pentest", "/l/pentest.toml", vms, (Network("lab", NetworkMode.PRIVATE, switch),))
+
+
+def own(vm: Vm, facts: Facts = FACTS, switch: OwnBridge | ForeignBridge = BRIDGE) -> list[Step]:
+    (part,) = plan.build(lab(vm, switch=switch), facts).own
+    return [step for step in part.steps if not isinstance(step, Claim)]
+
+
+def shared(vm: Vm, facts: Facts = FACTS, switch: OwnBridge | ForeignBridge = BRIDGE) -> tuple[Part, ...]:
+    return plan.build(lab(vm, switch=switch), facts).shared
+
+
+def claims(vm: Vm, facts: Facts = FACTS) -> list[str]:
+    (part,) = plan.build(lab(vm), facts).own
+    return [step.path.removeprefix(f"{RUNTIME}/") for step in part.steps if isinstance(step, Claim)]
+
+
+def mark(scope: str, part: str) -> Mark:
+    return Mark(scope, part, group(RUNTIME, scope))
+
+
+def uplink(name: str, **changes: object) -> LinkFact:
+    return replace(LinkFact(2, name, "", "00:00:5e:00:53:01", 1500, up=True), **changes)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- networks
+
+
+def test_a_bridge_without_addresses_has_no_ipv6_and_is_set_up_last() -> None:
+    """A private network's host must not show itself by a link-local address, not even for a moment."""
+    (part,) = shared(guest(nic()))
+    assert part.scope == "net/lab"
+    assert part.steps == (
+        AddLink(
+            "qn-lab",
+            BridgeLink("52:54:00:aa:00:01", 1500, stp=False, forward_delay=0, ageing=300),
+            mark("net/lab", "bridge"),
+        ),
+        SetSysctl("net.ipv6.conf.qn-lab.disable_ipv6", "1"),
+        SetLink("qn-lab", up=True),
+    )
+
+
+def test_a_bridge_with_an_ipv6_address_is_not_steered_by_its_guests() -> None:
+    """Router advertisements of guests neither move routes of the host nor give it addresses."""
+    (part,) = shared(guest(nic()), switch=replace(BRIDGE, addresses=("10.0.0.1/24", "fd00::1/64")))
+    assert part.steps[1:] == (
+        SetSysctl("net.ipv6.conf.qn-lab.accept_ra", "0"),
+        SetSysctl("net.ipv6.conf.qn-lab.autoconf", "0"),
+        AddAddress("qn-lab", "10.0.0.1/24"),
+        AddAddress("qn-lab", "fd00::1/64"),
+        SetLink("qn-lab", up=True),
+    )
+
+
+@pytest.mark.parametrize(("stp", "asked", "planned"), [(True, 0, 2), (True, 15, 15), (False, 0, 0)])
+def test_a_spanning_tree_waits_as_long_as_the_kernel_will_make_it(stp: bool, asked: int, planned: int) -> None:
+    """The plan says what will be."""
+    (part,) = shared(guest(nic()), switch=replace(BRIDGE, stp=stp, forward_delay=asked))
+    (link,) = [step.link for step in part.steps if isinstance(step, AddLink)]
+    assert isinstance(link, BridgeLink)
+    assert link.forward_delay == planned
+
+
+def test_a_foreign_bridge_is_not_made_and_not_leased() -> None:
+    """It was there before us and stays after us."""
+    foreign = ForeignBridge("qn-lab", 1400)
+    assert shared(guest(nic()), switch=foreign) == ()
+    (part,) = plan.build(lab(guest(nic()), switch=foreign), FACTS).own
+    assert all("users" not in step.path for step in part.steps if isinstance(step, Claim))
+
+
+def test_only_networks_that_the_chosen_vms_use_are_made() -> None:
+    """Each once, however many use it."""
+    two = lab(guest(nic(), name="a"), guest(nic(replace(TAP, ifname="qn-b-net0"), mac="52:54:00:00:00:02"), name="b"))
+    assert [part.scope for part in plan.build(two, FACTS).shared] == ["net/lab"]
+    assert plan.build(lab(guest(nic(UserBackend()))), FACTS).shared == ()
+
+
+def test_a_network_that_is_up_with_equal_settings_is_only_leased() -> None:
+    """Networks outlive vms."""
+    up = replace(FACTS, scopes={"net/lab": links.network_fingerprint(lab().network("lab"))})
+    assert shared(guest(nic()), up) == ()
+    assert "net/lab/users/a" in claims(guest(nic()), up)
+
+
+def test_a_network_that_is_up_with_other_settings_is_taken() -> None:
+    """Neither may change under the other."""
+    with pytest.raises(Taken, match="other settings") as caught:
+        shared(guest(nic()), replace(FACTS, scopes={"net/lab": "else"}))
+    assert (caught.value.where, bool(caught.value.hint)) == ("network.lab", True)
+
+
+def test_the_fingerprint_of_a_network_is_of_what_its_users_see() -> None:
+    """Whether it is kept is nobody else's concern."""
+    network = lab().network("lab")
+    assert links.network_fingerprint(replace(network, keep=True)) == links.network_fingerprint(network)
+    changed = replace(network, switch=replace(BRIDGE, mtu=9000))
+    assert links.network_fingerprint(changed) != links.network_fingerprint(network)
+
+
+def test_an_interface_of_somebody_else_is_in_the_way() -> None:
+    """It is not used, and certainly not deleted."""
+    facts = replace(FACTS, links={"qn-lab": uplink("qn-lab", kind="bridge")})
+    with pytest.raises(Taken, match="bridge qn-lab already"):
+        shared(guest(nic()), facts)
+    with pytest.raises(Taken, match="tun qn-a-net0 already"):
+        own(guest(nic()), replace(FACTS, links={"qn-a-net0": uplink("qn-a-net0", kind="tun")}))
+
+
+def test_an_interface_of_ours_is_not() -> None:
+    """The plan of a vm that runs can be looked at."""
+    ours = uplink("qn-a-net0", altnames=(altname("vm/a", "net0"),))
+    assert own(guest(nic()), replace(FACTS, links={"qn-a-net0": ours}))
+
+
+# ---------------------------------------------------------------- cards
+
+
+@pytest.mark.parametrize("attach", [OnNetwork("lab", "qn-lab"), OnBridge("qn-lab")])
+def test_a_tap_has_the_guests_twin_address_and_the_bridges_mtu(attach: OnNetwork | OnBridge) -> None:
+    """Both before it is plugged in, so that nothing of the bridge changes: it is one step."""
+    assert own(guest(nic(replace(TAP, attach=attach), queues=2))) == [
+        OpenTap("a:net0", "qn-a-net0", mark("vm/a", "net0"), "fe" + MAC[2:], 1400, "qn-lab", 2)
+    ]
+
+
+def test_a_point_to_point_tap_is_addressed_and_routed_and_forwards() -> None:
+    """On its own interface; the guest's router advertisements are not listened to."""
+    assert own(guest(nic(CABLE))) == [
+        OpenTap("a:net0", "qn-a-net0", mark("vm/a", "net0"), "fe" + MAC[2:], 1500),
+        SetSysctl("net.ipv6.conf.qn-a-net0.accept_ra", "0"),
+        SetSysctl("net.ipv4.conf.qn-a-net0.forwarding", "1"),
+        AddAddress("qn-a-net0", "10.0.0.1/30"),
+        AddRoute("10.99.0.0/24", "qn-a-net0"),
+    ]
+
+
+def test_a_macvtap_has_the_guests_own_address_and_says_nothing_itself() -> None:
+    """Anything else loses the replies; the host's IPv6 on it would look like the guest's double."""
+    assert own(guest(nic(MACVTAP))) == [
+        AddLink("qn-a-net0", MacvtapLink("eth1", MacvtapMode.VEPA, MAC, 1500), mark("vm/a", "net0")),
+        SetSysctl("net.ipv6.conf.qn-a-net0.disable_ipv6", "1"),
+        SetLink("qn-a-net0", up=True),
+        OpenMacvtap("a:net0", "qn-a-net0"),
+    ]
+
+
+def test_a_card_in_user_mode_needs_nothing_of_the_host() -> None:
+    """Not even a hook."""
+    assert own(guest(nic(UserBackend(), hook=Hook("/up")))) == []
+
+
+def test_vhost_is_opened_once_per_queue() -> None:
+    """QEMU could not open it itself."""
+    opened = [step for step in own(guest(nic(queues=2, vhost=True))) if isinstance(step, OpenFile)]
+    assert opened == [
+        OpenFile("a:net0.vhost0", "/dev/vhost-net", writable=True),
+        OpenFile("a:net0.vhost1", "/dev/vhost-net", writable=True),
+    ]
+
+
+def test_a_hook_comes_last_and_learns_what_it_is_about() -> None:
+    """The host side is ready when it runs."""
+    last = own(guest(nic(hook=Hook("/up", "/down"))))[-1]
+    assert isinstance(last, RunHook)
+    assert (last.up, last.down, last.interface) == ("/up", "/down", "qn-a-net0")
+    assert dict(last.environment) == {
+        "QEMUNET_LAB": "pentest",
+        "QEMUNET_VM": "a",
+        "QEMUNET_NIC": "net0",
+        "QEMUNET_MAC": MAC,
+        "QEMUNET_BRIDGE": "qn-lab",
+        "QEMUNET_NETWORK": "lab",
+    }
+
+
+# ---------------------------------------------------------------- forwarding
+
+
+HOME = replace(
+    FACTS,
+    links={"eth0.5": uplink("eth0.5"), "qn-x": uplink("qn-x", altnames=("qemunet.net-x.bridge",)), "on": uplink("on")},
+    addresses={
+        "lo": ("127.0.0.1/8",),
+        "eth0.5": ("192.0.2.2/24",),
+        "eth6": ("2001:db8::1/64",),
+        "auto": ("169.254.1.1/16",),
+        "on": ("192.0.2.3/24",),
+        "qn-x": ("10.0.0.1/24",),
+    },
+    sysctls={f"net.ipv4.conf.{name}.forwarding": "0" for name in ("lo", "eth0/5", "eth6", "auto", "qn-x")}
+    | {"net.ipv4.conf.on.forwarding": "1"},
+)
+
+
+def test_packets_may_come_back_by_every_uplink_that_does_not_forward_yet() -> None:
+    """One scope for each, and never the switch that rewrites every interface."""
+    assert shared(guest(nic(CABLE)), HOME) == (
+        Part("host/forward-eth0.5", (SetSysctl("net.ipv4.conf.eth0/5.forwarding", "1"),), "1"),
+    )
+    assert "host/forward-eth0.5/users/a" in claims(guest(nic(CABLE)), HOME)
+
+
+def test_forwarding_that_another_guest_needs_is_leased_as_well() -> None:
+    """It reads 1 because of the other; without a lease it would end with the other."""
+    there = replace(HOME, sysctls={}, scopes={"host/forward-eth0.5": "1"})
+    assert shared(guest(nic(CABLE)), there) == ()
+    assert "host/forward-eth0.5/users/a" in claims(guest(nic(CABLE)), there)
+
+
+def test_nobody_else_switches_forwarding_on() -> None:
+    """A card on a bridge needs none."""
+    assert [part.scope for part in shared(guest(nic()), HOME)] == ["net/lab"]
+
+
+# ---------------------------------------------------------------- the whole
+
+
+def test_a_vm_claims_its_addresses_its_uid_and_its_places_first() -> None:
+    """Two of anything can run at once."""
+    vm = guest(nic(), nic(UserBackend(), id="net1", mac="52:54:00:00:00:02"), run_as=RunAs(64000, 64000))
+    assert claims(vm) == [
+        "claims/mac/52:54:00:00:00:01",
+        "claims/mac/52:54:00:00:00:02",
+        "claims/uid/64000",
+        "net/lab/users/a",
+    ]
+    (part,) = plan.build(lab(vm), FACTS).own
+    assert [isinstance(step, Claim) for step in part.steps] == [True] * 4 + [False] * (len(part.steps) - 4)
+
+
+def test_what_another_vm_has_is_taken() -> None:
+    """By whom is said."""
+    with pytest.raises(Taken, match=f"mac {MAC} is in use by vm/other"):
+        claims(guest(nic()), replace(FACTS, claims={f"mac/{MAC}": "vm/other"}))
+    assert claims(guest(nic()), replace(FACTS, claims={f"mac/{MAC}": "vm/a"}))
+
+
+def test_all_qemus_are_started_before_any_is_waited_for() -> None:
+    """They come up side by side; a cable is pulled before its guest runs."""
+    down = nic(replace(TAP, ifname="qn-b-net0"), mac="52:54:00:00:00:02", link=LinkState.DOWN)
+    start = plan.build(lab(guest(nic()), guest(down, name="b")), FACTS).start
+    assert [(part.scope, [type(step) for step in part.steps]) for part in start] == [
+        ("vm/a", [StartQemu]),
+        ("vm/b", [StartQemu]),
+        ("vm/a", [AwaitQemu, Resume]),
+        ("vm/b", [AwaitQemu, SetGuestLink, Resume]),
+    ]
+
+
+def test_kernels_are_loaded_for_another_users_qemu_only() -> None:
+    """The caller's own opens them itself."""
+    assert own(guest(run_as=RunAs(1, 1))) == [LoadFile("a:boot.kernel", "/k"), LoadFile("a:boot.initrd", "/i")]
+    assert own(guest()) == []
+
+
+@pytest.mark.parametrize(
+    ("accel", "run_as", "groups"),
+    [
+        (Accel.KVM, RunAs(1, 1), (104,)),
+        (Accel.TCG, RunAs(1, 1), ()),
+        (Accel.KVM, None, ()),
+        (Accel.AUTO, RunAs(1, 1), (104,)),
+    ],
+)
+def test_another_users_qemu_is_in_the_group_of_kvm_only_if_it_may_need_it(
+    accel: Accel, run_as: RunAs | None, groups: tuple[int, ...]
+) -> None:
+    """And in no other."""
+    vm = replace(guest(run_as=run_as), accel=accel)
+    step = plan.build(lab(vm), replace(FACTS, kvm_gid=104)).start[0].steps[0]
+    assert isinstance(step, StartQemu)
+    assert (step.groups, step.directory) == (groups, f"{RUNTIME}/vm/a")
+
+
+def test_a_name_that_the_file_does_not_have_is_not_found() -> None:
+    """And the file's own are said."""
+    with pytest.raises(NotFound, match='no vm "x"') as caught:
+        plan.build(lab(guest()), FACTS, ["x"])
+    assert "a" in caught.value.hint

@@ -1,0 +1,265 @@
+"""The vocabulary: what each step says, how it is taken back, and what a shell would do instead."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+
+from qemunet.facts import Facts, FileFact, LinkFact, RouteFact
+from qemunet.journal import from_json, to_json
+from qemunet.model.nic import MacvtapMode
+from qemunet.model.vm import RunAs
+from qemunet.steps import (
+    AddAddress,
+    AddLink,
+    AddRoute,
+    AwaitQemu,
+    BridgeLink,
+    Claim,
+    CreateImage,
+    DelAddress,
+    DelGroup,
+    DelLink,
+    DelRoute,
+    EndQemu,
+    Handle,
+    LoadFile,
+    MacvtapLink,
+    Mark,
+    OpenFile,
+    OpenMacvtap,
+    OpenOverlay,
+    OpenTap,
+    RemoveFile,
+    Resume,
+    RunHook,
+    SetGuestLink,
+    SetLink,
+    SetMaster,
+    SetSysctl,
+    StartQemu,
+    Step,
+    Unclaim,
+    Word,
+    WriteFile,
+    sysctl_name,
+)
+
+NOTHING = Facts(runtime="/r", machine_id="m", uid=0, can_switch_user=True)
+MARK = Mark("vm/a", "net0", 1 << 30)
+BR0 = LinkFact(3, "br0", "bridge", "52:54:00:aa:00:01", 1500, up=True, master=None)
+THERE = replace(
+    NOTHING,
+    links={"br0": BR0, "p0": replace(BR0, name="p0", kind="veth", master="br1", up=False)},
+    addresses={"br0": ("10.0.0.1/24",)},
+    routes=(RouteFact("10.9.0.0/24", "br0"),),
+    sysctls={"net.ipv4.conf.br0.forwarding": "0"},
+    files={"/d/x": FileFact("/d/x", 1, regular=True, readable=True)},
+)
+BRIDGE = AddLink("br0", BridgeLink("52:54:00:aa:00:01", 1500), MARK)
+MACVTAP = AddLink("mv0", MacvtapLink("eth1", MacvtapMode.VEPA, "52:54:00:00:00:01", 1400), MARK)
+TAP = OpenTap("a:net0", "t0", MARK, "fe:54:00:00:00:01", 1400, "br0", 2)
+HOOK = RunHook("/up", "/down", "t0", (("QEMUNET_VM", "a b"),))
+START = StartQemu(
+    "a", "/r/vm/a", (Word(("fd=", Handle("a:net0"))),), ("qemu-system-x86_64",), RunAs(64000, 64000), (104,)
+)
+EVERY: list[Step] = [
+    BRIDGE,
+    MACVTAP,
+    DelLink("br0", MARK),
+    DelGroup((DelLink("br0", MARK), DelLink("br1", MARK))),
+    SetLink("br0", up=True, mtu=1400, mac="52:54:00:aa:00:02"),
+    SetMaster("p0", "br0"),
+    TAP,
+    OpenMacvtap("a:net0", "mv0"),
+    AddAddress("br0", "10.0.0.2/24"),
+    DelAddress("br0", "10.0.0.1/24"),
+    AddRoute("10.8.0.0/24", "br0", "10.0.0.9"),
+    DelRoute("10.9.0.0/24", "br0"),
+    SetSysctl("net.ipv4.conf.br0.forwarding", "1"),
+    Claim("/r/claims/mac/52:54:00:00:00:01", "vm/a"),
+    Unclaim("/r/net/lab/users/a", "vm/a"),
+    WriteFile("/r/x", "text"),
+    RemoveFile("/r/x y"),
+    CreateImage("/d/new disk", "qcow2", 1 << 30),
+    OpenFile("a:disk.0", "/d/x", writable=True),
+    LoadFile("a:boot.kernel", "/k"),
+    OpenOverlay("a:disk.0", "/d/x"),
+    HOOK,
+    START,
+    EndQemu("a", "/r/vm/a"),
+    AwaitQemu("a"),
+    SetGuestLink("a", "net0", up=False),
+    Resume("a"),
+]
+
+
+def of(step: Step) -> str:
+    return type(step).__name__
+
+
+def test_every_step_is_tried_below() -> None:
+    """A new one has to be added to the list."""
+    assert {type(step) for step in EVERY} == set(get_args(Step))
+
+
+@pytest.mark.parametrize("step", EVERY, ids=of)
+def test_a_step_says_itself_in_one_line(step: Step) -> None:
+    """As an order, without a full stop."""
+    said = step.describe()
+    assert said
+    assert "\n" not in said
+    assert not said.endswith(".")
+
+
+@pytest.mark.parametrize("step", EVERY, ids=of)
+@pytest.mark.parametrize("before", [NOTHING, THERE], ids=["nothing", "there"])
+def test_what_a_journal_keeps_of_an_undo_is_all_of_it(step: Step, before: Facts) -> None:
+    """It is read back by another process."""
+    undo = step.inverse(before)
+    assert undo is None or from_json(to_json(undo)) == undo
+
+
+@pytest.mark.parametrize("step", EVERY, ids=of)
+def test_an_undo_is_not_undone(step: Step) -> None:
+    """Taking back what was made leaves nothing to be taken back: what is ours is not there before."""
+    undo = step.inverse(NOTHING)
+    assert undo is None or undo.inverse(NOTHING) is None
+
+
+# ---------------------------------------------------------------- undo
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        BRIDGE,
+        SetLink("br0", up=True, mtu=1500),
+        SetMaster("p0", "br1"),
+        AddAddress("br0", "10.0.0.1/24"),
+        AddRoute("10.9.0.0/24", "br0"),
+        SetSysctl("net.ipv4.conf.br0.forwarding", "0"),
+        CreateImage("/d/x", "qcow2", 1),
+        DelAddress("br0", "10.0.0.2/24"),
+        DelRoute("10.8.0.0/24", "br0"),
+    ],
+    ids=of,
+)
+def test_what_was_so_before_is_not_taken_back(step: Step) -> None:
+    """It is not ours."""
+    assert step.inverse(THERE) is None
+
+
+@pytest.mark.parametrize(
+    ("step", "undo"),
+    [
+        (SetLink("br0", up=False, mtu=1400), SetLink("br0", up=True, mtu=1500)),
+        (SetLink("br0", up=True, mac="52:54:00:aa:00:02"), SetLink("br0", mac="52:54:00:aa:00:01")),
+        (SetMaster("p0", "br0"), SetMaster("p0", "br1")),
+        (SetMaster("p0", None), SetMaster("p0", "br1")),
+        (AddAddress("br0", "10.0.0.2/24"), DelAddress("br0", "10.0.0.2/24")),
+        (DelAddress("br0", "10.0.0.1/24"), AddAddress("br0", "10.0.0.1/24")),
+        (AddRoute("10.8.0.0/24", "br0"), DelRoute("10.8.0.0/24", "br0")),
+        (DelRoute("10.9.0.0/24", "br0"), AddRoute("10.9.0.0/24", "br0")),
+        (
+            SetSysctl("net.ipv4.conf.br0.forwarding", "1"),
+            SetSysctl("net.ipv4.conf.br0.forwarding", "0", only_if="1"),
+        ),
+    ],
+    ids=of,
+)
+def test_what_was_different_is_put_back(step: Step, undo: Step) -> None:
+    """To what the photograph shows; a sysctl only if nobody else changed it meanwhile."""
+    assert step.inverse(THERE) == undo
+
+
+@pytest.mark.parametrize(
+    ("step", "undo"),
+    [
+        (BRIDGE, DelLink("br0", MARK)),
+        (MACVTAP, DelLink("mv0", MARK)),
+        (TAP, DelLink("t0", MARK)),
+        (CreateImage("/d/new", "raw", 1), RemoveFile("/d/new")),
+        (Claim("/r/c", "vm/a"), Unclaim("/r/c", "vm/a")),
+        (WriteFile("/r/x", ""), RemoveFile("/r/x")),
+        (HOOK, RunHook("/down", None, "t0", HOOK.environment)),
+        (START, EndQemu("a", "/r/vm/a")),
+    ],
+    ids=of,
+)
+def test_what_was_made_is_removed(step: Step, undo: Step) -> None:
+    """With the mark, so that nothing else is."""
+    assert step.inverse(NOTHING) == undo
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        AddAddress("t0", "10.0.0.1/24"),
+        AddRoute("10.0.0.0/24", "t0"),
+        SetSysctl("net.ipv4.conf.t0.forwarding", "1"),
+        SetLink("t0", up=True),
+    ],
+    ids=of,
+)
+def test_what_is_set_on_a_new_interface_goes_with_it(step: Step) -> None:
+    """Nothing has to be undone for it."""
+    assert step.inverse(THERE) is None
+
+
+# ---------------------------------------------------------------- shell
+
+
+def test_a_bridge_has_its_address_and_group_in_the_line_that_makes_it() -> None:
+    """Or it would take the lowest of its ports', and be nobody's for a moment."""
+    line = BRIDGE.shell()[0]
+    for part in ("address 52:54:00:aa:00:01", "group 1073741824", "type bridge", "stp_state 0", "ageing_time 30000"):
+        assert part in line
+
+
+def test_a_shells_tap_is_plugged_in_after_its_address_and_mtu() -> None:
+    """In the order that leaves the bridge as it is; without IPv6 of its own."""
+    assert TAP.shell() == (
+        'ip tuntap add dev t0 mode tap multi_queue vnet_hdr user "$user"',
+        "ip link property add dev t0 altname qemunet.vm-a.net0",
+        "sysctl -e -qw net.ipv6.conf.t0.disable_ipv6=1",
+        "ip link set dev t0 address fe:54:00:00:00:01 mtu 1400 group 1073741824 master br0 up",
+    )
+    assert all("sysctl" not in line for line in replace(TAP, master=None).shell())
+
+
+def test_words_with_blanks_are_quoted() -> None:
+    """A line is for a shell to read."""
+    assert HOOK.shell() == ("env 'QEMUNET_VM=a b' /up t0",)
+    assert RemoveFile("/r/x y").shell() == ("rm -f '/r/x y'",)
+
+
+def test_a_user_image_is_made_only_where_there_is_none() -> None:
+    """A script runs later than it was written."""
+    assert CreateImage("/d/new disk", "qcow2", 5).shell() == (
+        "[ -e '/d/new disk' ] || qemu-img create -q -f qcow2 '/d/new disk' 5",
+    )
+
+
+def test_an_ipv6_address_is_usable_at_once() -> None:
+    """On a bridge without ports detection of duplicates would never end."""
+    assert AddAddress("br0", "fd00::1/64").shell() == ("ip address add fd00::1/64 dev br0 nodad",)
+
+
+def test_dots_in_the_name_of_an_interface_become_slashes_in_a_sysctl() -> None:
+    """A dot would end the name."""
+    assert sysctl_name("eth0.10") == "eth0/10"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/r/claims/mac/52:54:00:00:00:01", "claim mac/52:54:00:00:00:01 for vm/a"),
+        ("/r/net/lab/users/a", "claim a place on net/lab for vm/a"),
+    ],
+)
+def test_a_claim_says_what_it_is_about(path: str, said: str) -> None:
+    """Not where the file lies."""
+    assert Claim(path, "vm/a").describe() == said
