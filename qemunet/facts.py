@@ -71,7 +71,7 @@ class Wanted:
     sysctls: frozenset[str] = frozenset()
     files: frozenset[str] = frozenset()  # backing files that headers name are followed
     programs: frozenset[str] = frozenset()
-    routes: bool = False  # all routes, and all interfaces that carry addresses
+    routes: bool = False  # all routes, and all interfaces that carry addresses, with their IPv4 forwarding
     guest: bool = False
 
 

@@ -84,7 +84,9 @@ def addresses() -> list[str]:
 
 
 def routes() -> list[str]:
-    found = [("route", family, entry) for family in ("-4", "-6") for entry in ip(family, "route", "show", "table", "all")]
+    found = [
+        ("route", family, entry) for family in ("-4", "-6") for entry in ip(family, "route", "show", "table", "all")
+    ]
     found += [("rule", family, entry) for family in ("-4", "-6") for entry in ip(family, "rule")]
     return sorted(f"{what} {family} {json.dumps(entry, sort_keys=True)}" for what, family, entry in found)
 

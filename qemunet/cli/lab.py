@@ -35,9 +35,13 @@ def _plan_arguments(parser: Parser) -> None:
 def _plan(args: Namespace) -> int:
     thought = _think(_source(args), args.vms)
     if args.shell:
+        from dataclasses import replace
+
+        from qemunet.plan import build
         from qemunet.plan.shell import script
 
-        print(script(thought.lab, thought.plan), end="")
+        alone = build(thought.lab, replace(thought.facts, scopes={}), args.vms)  # it shares nothing with what is up
+        print(script(thought.lab, alone), end="")
     elif args.json:
         from qemunet.plan.text import table
 

@@ -46,7 +46,7 @@ def override(raw: dict[str, Any], text: str, file: str) -> str:
     """
     path, equals, value = text.partition("=")
     *words, name = path.strip().split(".")
-    if not equals or not words:
+    if not equals or words in ([], ["vm"], ["network"]):
         raise UsageError(f'--set "{text}" is not PATH=VALUE', hint='as in --set "vm.kali2.memory=1G"')
     try:
         place = _find(raw, words)

@@ -198,6 +198,6 @@ def _top_hint(key: str) -> str:
 
 def _name_after(path: str, taken: set[str]) -> str:
     """Return a lab's name after its file: with ``-lab`` where a vm or network of it has that name."""
-    stem = re.sub(r"[^A-Za-z0-9]+", "-", os.path.basename(path).rsplit(".", 1)[0]).strip("-")
-    name = (stem if NAME.fullmatch(stem) else f"lab-{stem}".strip("-"))[:58]
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", os.path.basename(path).rsplit(".", 1)[0])[:50].strip("-")
+    name = stem if NAME.fullmatch(stem) else f"lab-{stem}".strip("-")
     return f"{name}-lab" if name in taken else name

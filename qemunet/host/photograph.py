@@ -9,6 +9,7 @@ import typing
 from qemunet.facts import Facts, LinkFact, RouteFact, Wanted
 from qemunet.host import addresses, caller, images, links, sysctls, taps
 from qemunet.host import netlink as nl
+from qemunet.steps import sysctl_name
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,8 +27,9 @@ _GROUP_ACCESS = 0o060
 
 def photograph(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Facts:
     """Return what `wanted` asks for, as it is now."""
-    found = _links(net, wanted.links)
     known, routes = _routing(net) if wanted.routes else ({}, ())
+    found = _links(net, wanted.links | known.keys())
+    keys = wanted.sysctls | {f"net.ipv4.conf.{sysctl_name(name)}.forwarding" for name in known}
     return Facts(
         runtime=runtime,
         machine_id=_machine_id(),
@@ -36,7 +38,7 @@ def photograph(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Fact
         links=found,
         addresses=known,
         routes=routes,
-        sysctls=place.inside(lambda: _sysctls(wanted.sysctls)) if wanted.sysctls else {},
+        sysctls=place.inside(lambda: _sysctls(keys)) if keys else {},
         macs_on_bridge={name: _macs(net, name) for name in wanted.bridges},
         files=images.look_at(sorted(wanted.files)),
         programs=_programs(wanted.programs),

@@ -136,7 +136,7 @@ def _probe(qemu: str, cpu: str) -> str:
         process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # not by `with`: the kernel may hold it for ever
             process.wait(_AFTER_KILL)
-    return _judge(process.returncode, said, cpu)
+    return _judge(process.returncode, said)
 
 
 def firmware() -> bytes:
@@ -171,13 +171,12 @@ def _listen(process: subprocess.Popen[bytes]) -> bytes:
     return said
 
 
-def _judge(status: int | None, said: bytes, cpu: str) -> str:
+def _judge(status: int | None, said: bytes) -> str:
     if status == EXPECTED:
         return ""
     if _STUCK in said:
-        return f"KVM gives up on a {cpu} processor (internal error: the kernel cannot execute its code)"
+        return "the kernel gave up on its code (KVM internal error)"
     if status is None or status == -9:
-        return f"a {cpu} processor did not compute a sum within {DEADLINE:g} s"
+        return f"it computed no sum within {DEADLINE:g} s"
     words = [line for line in said.decode(errors="replace").splitlines() if "warning" not in line]
-    reason = words[0].split(": ", 1)[-1].removeprefix("error: ") if words else f"QEMU ended with {status}"
-    return f"QEMU cannot make a {cpu} processor with it: {reason}"
+    return words[0].split(": ", 1)[-1].removeprefix("error: ") if words else f"QEMU ended with {status}"

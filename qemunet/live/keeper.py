@@ -31,187 +31,26 @@ import contextlib
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import sys
 import time
-import traceback
 import typing
 from dataclasses import dataclass, field
 
 from qemunet import state
-from qemunet.errors import Failed, NotTakenBack, QemunetError
-from qemunet.live import power
+from qemunet.errors import TimedOut
+from qemunet.live.care import Keeper
 from qemunet.live.control import Control, Lost, listen
-from qemunet.live.process import Ending, Guest, Seen
-from qemunet.live.server import Peer, Server
-from qemunet.live.verbs import Verbs
+from qemunet.live.process import Seen
+from qemunet.live.worker import Worker
 
 if typing.TYPE_CHECKING:
     from qemunet.live.control import Message
-    from qemunet.live.worker import Wish, Worker
 
+_OTHER = 5.0  # seconds that another keeper of the lab has to answer or to end
 _FILES = 65536  # descriptors; a guest needs six
-
-
-class Keeper:
-    """The guests of one lab and whoever watches them."""
-
-    def __init__(self, lab: str, worker: Worker, say: typing.Callable[[str], None]) -> None:
-        self.lab = lab
-        self.worker = worker
-        self.say = say
-        self.guests: dict[str, Guest] = {}
-        self.server = Server(Verbs(self))
-        self.leaving = False
-        self._busy = 0
-        self._changed = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._one_at_a_time = asyncio.Lock()
-
-    async def run(self, listener: socket.socket, seen: list[Seen], tether: socket.socket | None) -> None:
-        """Take care of these guests, and of all that come, until there is none."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._leave)
-        await self.take(seen)
-        await self.server.open(listener)
-        if tether is not None:
-            self.bind(await self.server.add(tether), list(self.guests), holds=True)
-        while not self.leaving and (self.guests or self._busy):
-            self._changed.clear()
-            await self._changed.wait()
-        await self.server.close()
-        for guest in list(self.guests.values()):
-            await guest.leave()
-
-    async def take(self, seen: list[Seen]) -> list[str]:
-        """Take care of these guests too; return the names of those that are there."""
-        taken = []
-        for one in seen:
-            if one.vm in self.guests:
-                continue
-            try:
-                guest = Guest(one, self.worker.runtime.scope(f"vm/{one.vm}").directory, self.say)
-            except ProcessLookupError as error:
-                self.say(f"{one.vm}: {error}")
-                self.begin(self._clear_up(one.vm))
-                continue
-            self.guests[one.vm] = guest
-            await guest.attend(one)
-            self.begin(self._accompany(guest))
-            taken.append(one.vm)
-        return taken
-
-    async def start(self, wish: Wish) -> list[str]:
-        """Start more guests and take care of them; return their names."""
-        return await self.take(await self.blocking(self.worker.start, wish))
-
-    async def stop(self, guest: Guest, seconds: float, *, force: bool) -> power.How:
-        """End a guest; returns when all was taken back, raises `NotTakenBack` if something was not."""
-        how = await power.stop(guest, seconds, force=force)
-        failures = await asyncio.shield(guest.over)
-        if failures:
-            raise NotTakenBack(failures)
-        return how
-
-    def bind(self, peer: Peer, vms: list[str], *, holds: bool) -> None:
-        """Let a connection hear of these guests, and end them with it if it `holds` them."""
-        peer.vms |= set(vms)
-        peer.holds = peer.holds or holds
-        peer.tell({"event": "watching", "vms": sorted(peer.vms)})
-        if not peer.vms:
-            peer.tell({"event": "over", "failures": []})
-
-    def lost(self, peer: Peer) -> None:
-        """A connection has ended: so do the guests that it held."""
-        if not peer.holds or self.leaving:
-            return
-        for vm in peer.vms & self.guests.keys():
-            self.say(f"{vm}: its terminal is gone; ending it")
-            self.begin(self._end_forsaken(self.guests[vm]))
-
-    async def blocking(self, work: typing.Callable[..., typing.Any], *arguments: object) -> typing.Any:
-        """Do something that blocks, in a thread; one such thing at a time."""
-        async with self._one_at_a_time:
-            return await asyncio.to_thread(work, *arguments)
-
-    def begin(self, work: typing.Coroutine[typing.Any, typing.Any, None]) -> None:
-        """Do something beside everything else, and keep it from being forgotten."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    @contextlib.contextmanager
-    def busy(self) -> typing.Iterator[None]:
-        """Keep the keeper from ending meanwhile."""
-        self._busy += 1
-        try:
-            yield
-        finally:
-            self._busy -= 1
-            self._changed.set()
-
-    async def _accompany(self, guest: Guest) -> None:
-        """Stay with a guest to its end, and clear up after it."""
-        ending = await guest.end()
-        self.say(f"{guest.vm}: {ending.text}")
-        self._tell_ended(ending)
-        await guest.leave()
-        failures = await self._take_back(guest.vm)
-        with self.busy():
-            del self.guests[guest.vm]
-            guest.over.set_result(failures)
-            self._tell_over(guest.vm, failures)
-
-    async def _clear_up(self, vm: str) -> None:
-        with self.busy():
-            await self._take_back(vm)
-
-    async def _take_back(self, vm: str) -> list[str]:
-        failures: list[str]
-        try:
-            failures = await self.blocking(self.worker.take_back, vm)
-        except Exception as error:  # whatever it is, the other guests need their keeper
-            self.say(traceback.format_exc())
-            failures = [f"{vm}: {error}"]
-        for failure in failures:
-            self.say(f"{vm}: not taken back: {failure}")
-        return failures
-
-    def _tell_ended(self, ending: Ending) -> None:
-        event: Message = {"event": "ended", "vm": ending.vm, "status": ending.status}
-        event |= {"reason": ending.reason.value, "text": ending.text}
-        for peer in self._watchers(ending.vm):
-            peer.tell(event)
-
-    def _tell_over(self, vm: str, failures: list[str]) -> None:
-        for peer in self._watchers(vm):
-            peer.vms.discard(vm)
-            peer.failures += failures
-            if not peer.vms:
-                peer.tell({"event": "over", "failures": peer.failures})
-                peer.holds = False
-
-    def _watchers(self, vm: str) -> list[Peer]:
-        return [peer for peer in self.server.peers() if vm in peer.vms]
-
-    async def _end_forsaken(self, guest: Guest) -> None:
-        with contextlib.suppress(QemunetError):  # what was not taken back is in the log already
-            await self.stop(guest, 0, force=True)
-
-    def _leave(self) -> None:
-        self.say(f"told to go; left running: {', '.join(self.guests) or 'no guest'}")
-        self.leaving = True
-        self._changed.set()
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._changed.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.say("".join(traceback.format_exception(error)))
-
-
-# ---------------------------------------------------------------- the process
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,9 +84,14 @@ def main(argument: str) -> int:
     """Be the keeper of a lab until its last guest has ended; return the exit status."""
     handover = Handover.from_json(argument)
     _only_these(handover.fds())
-    lock = _lock(handover)
-    if lock is None:
-        return _give_over(handover)
+    deadline = time.monotonic() + _OTHER
+    while (lock := _lock(handover)) is None:
+        if _given_over(handover):
+            return 0
+        if time.monotonic() > deadline:
+            print("error: the lab's keeper neither answers nor ends", file=sys.stderr)
+            return TimedOut.exit_status
+        select.select([], [], [], 0.02)  # it has just begun, or is about to end
     scope = handover.runtime.lab(handover.lab)
     _detach(scope.path("keeper.log"))
     state.write_private(scope.path("pid"), f"{os.getpid()}\n")
@@ -259,8 +103,6 @@ def main(argument: str) -> int:
 
 
 async def _keep(handover: Handover, scope: state.Scope) -> None:
-    from qemunet.live.worker import Worker
-
     worker = Worker(handover.runtime, handover.lab)
     keeper = Keeper(handover.lab, worker, _say)
     tether = None if handover.tether is None else socket.socket(fileno=handover.tether)
@@ -279,15 +121,14 @@ def _lock(handover: Handover) -> state.Lock | None:
         return state.Lock.take(scope.path("lock"), create=True)
 
 
-def _give_over(handover: Handover) -> int:
-    """Another keeper has the lab: let it adopt the guests."""
+def _given_over(handover: Handover) -> bool:
+    """Let the keeper that has the lab adopt the guests; tell whether there is one."""
     try:
         control = Control.open(handover.runtime.lab(handover.lab).path("keeper.sock"))
-        control.ask("adopt")
-    except Lost as error:
-        print(error, file=sys.stderr)
-        return Failed.exit_status
-    return 0
+        control.ask("adopt", within=_OTHER)
+    except (Lost, TimedOut):
+        return False
+    return True
 
 
 def _only_these(fds: set[int]) -> None:

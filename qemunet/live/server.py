@@ -89,7 +89,7 @@ class Peer:
                 if line.strip():
                     return line
         except ValueError:  # longer than the stream's limit
-            self.tell(UsageError(f"a request may not be longer than {MAX_LINE} bytes").as_json())
+            self.tell({**UsageError(f"a request may not be longer than {MAX_LINE} bytes").as_json()})
         return b""
 
     async def _answer(self, handler: Handler, line: bytes) -> bool:

@@ -10,7 +10,7 @@ from qemunet.errors import NotFound
 from qemunet.facts import GuestFact
 from qemunet.host.linux import LinuxHost
 from qemunet.model.vm import Accel
-from qemunet.plan import build
+from qemunet.plan import FIRMWARE_FILES, build
 from qemunet.state import Runtime
 
 if typing.TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Source:
         """
         names = self.chosen(vms)
         wanted = resolve.wanted(self.spec, self.profiles)
+        wanted = replace(wanted, files=wanted.files | FIRMWARE_FILES)
         facts = photograph(runtime, wanted, host or LinuxHost(runtime.path))
         lab = resolve.resolve(self.spec, self.profiles, facts, names, strict=strict)
         if strict:

@@ -14,8 +14,6 @@ import os
 import select
 import signal
 import socket
-import termios
-import tty
 import typing
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -23,10 +21,9 @@ from enum import StrEnum
 from qemunet import interrupts
 from qemunet.errors import Interrupted, QemunetError
 from qemunet.live.control import Control, Lost, connect
+from qemunet.live.rawmode import Raw, wakeups
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from qemunet.live.control import Message
 
 MENU_KEY = b"\x1d"  # Ctrl-]
@@ -39,7 +36,6 @@ MENU = (
     "\r\n[qemunet] d: detach, the guest runs on   p: press its power button   "
     "q: end it at once   Ctrl-]: send Ctrl-]   any other key: back "
 )
-_CALM = b"\x1b[0m\x1b[?25h\x1b[?7h"  # colours off, cursor on, lines wrap: what firmware and guests leave behind
 
 
 class End(StrEnum):
@@ -76,46 +72,10 @@ def attach(
     """
     sock = connect(console) if isinstance(console, str) else console
     try:
-        with _wakeups() as wakeup, _Raw(stdin, stdout) as raw:
+        with wakeups() as wakeup, Raw(stdin, stdout) as raw:
             return _Attached(sock, vm, control, raw, wakeup, already).run()
     finally:
         sock.close()
-
-
-@dataclass(slots=True)
-class _Raw:
-    """Raw mode of a terminal, if stdin is one."""
-
-    stdin: int
-    stdout: int
-    column_zero: bool = True
-    _before: list[typing.Any] | None = None
-
-    def __enter__(self) -> typing.Self:
-        self.on()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.off()
-
-    def on(self) -> None:
-        if os.isatty(self.stdin):
-            self._before = termios.tcgetattr(self.stdin)
-            tty.setraw(self.stdin, termios.TCSADRAIN)
-
-    def off(self) -> None:
-        """Restore; input that nobody read is a terminal's answer to a guest's question and not for the shell."""
-        if self._before is not None:
-            with contextlib.suppress(OSError, termios.error):  # the terminal is gone
-                if os.isatty(self.stdout):
-                    os.write(self.stdout, _CALM + (b"" if self.column_zero else b"\r\n"))
-            with contextlib.suppress(OSError, termios.error):
-                termios.tcsetattr(self.stdin, termios.TCSAFLUSH, self._before)
-            self._before = None
-
-    @property
-    def is_tty(self) -> bool:
-        return self._before is not None
 
 
 @dataclass(slots=True)
@@ -125,7 +85,7 @@ class _Attached:
     sock: socket.socket
     vm: str
     control: Control | None
-    raw: _Raw
+    raw: Raw
     wakeup: int
     already: bytes
     menu: bool = False
@@ -325,24 +285,3 @@ class _Attached:
                 self.raw.off()
                 os.kill(os.getpid(), signal.SIGSTOP)
                 self.raw.on()
-
-
-@contextlib.contextmanager
-def _wakeups() -> Iterator[int]:
-    """Let signals end a select(2): collect them as `interrupts` does, and give a descriptor that tells of them."""
-    ends = socket.socketpair()
-    for end in ends:
-        end.settimeout(0)
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)
-    before = {number: signal.getsignal(number) for number in numbers}
-    wakeup_before = signal.set_wakeup_fd(ends[1].fileno(), warn_on_full_buffer=False)
-    interrupts.install()
-    signal.signal(signal.SIGTSTP, lambda number, frame: None)
-    try:
-        yield ends[0].fileno()
-    finally:
-        signal.set_wakeup_fd(wakeup_before)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for end in ends:
-            end.close()

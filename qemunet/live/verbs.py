@@ -16,8 +16,8 @@ from qemunet.live.worker import Wish
 if typing.TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from qemunet.live.care import Keeper
     from qemunet.live.console import Console
-    from qemunet.live.keeper import Keeper
     from qemunet.live.process import Guest
 
     Answer = Message | Takeover
@@ -165,7 +165,8 @@ def _teller(peer: Peer) -> Callable[[str], None]:
     loop = asyncio.get_running_loop()
 
     def tell(text: str) -> None:
-        loop.call_soon_threadsafe(peer.tell, {"event": "said", "text": text})
+        event: Message = {"event": "said", "text": text}
+        loop.call_soon_threadsafe(peer.tell, event)
 
     return tell
 

@@ -160,9 +160,10 @@ def _is_cable(backend: TapBackend) -> bool:
 
 
 def _is_uplink(name: str, facts: Facts) -> bool:
+    """Whose an interface is has to be known: forwarding on a network of ours would open it to the world."""
     link = facts.links.get(name)
-    ours = link is not None and _is_ours(link)
-    return not ours and name != "lo" and any(_is_global(address) for address in facts.addresses[name])
+    foreign = link is not None and not _is_ours(link)
+    return foreign and name != "lo" and any(_is_global(address) for address in facts.addresses[name])
 
 
 def _is_ours(link: LinkFact) -> bool:

@@ -8,7 +8,7 @@ from itertools import groupby
 from qemunet.plan.words import by_option
 from qemunet.steps import Plan, StartQemu, Step, Word
 
-_SHOWN = ("-machine", "-m", "-accel")
+_SHOWN = {"-machine": "", "-m": "", "-accel": "accel "}
 
 
 def text(plan: Plan) -> str:
@@ -39,5 +39,5 @@ def _shown(step: Step) -> str:
     if not isinstance(step, StartQemu):
         return step.describe()
     given = {str(words[0]): str(words[1]) for words in by_option(step.argv) if len(words) > 1}
-    shown = (given[name].partition(",")[0] for name in _SHOWN if name in given)
+    shown = (label + given[name].partition(",")[0] for name, label in _SHOWN.items() if name in given)
     return f"{step.describe()} ({', '.join(shown)})"

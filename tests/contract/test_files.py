@@ -94,9 +94,7 @@ def test_a_handle_is_used_once(world: World) -> None:
 
 
 @pytest.mark.parametrize("kind", [OpenFile, LoadFile, OpenOverlay])
-def test_a_file_that_is_missing_cannot_be_opened(
-    world: World, kind: type[OpenFile | LoadFile | OpenOverlay]
-) -> None:
+def test_a_file_that_is_missing_cannot_be_opened(world: World, kind: type[OpenFile | LoadFile | OpenOverlay]) -> None:
     with pytest.raises(FileNotFoundError):
         world.do(kind("a:disk", world.path("none")))
     assert "a:disk" not in world.host.handles

@@ -73,7 +73,7 @@ def test_a_name_that_is_taken_is_refused_and_its_owner_is_untouched(world: World
 
 def test_a_tap_of_somebody_else_is_never_shared(world: World) -> None:
     world.do(TAP)
-    with pytest.raises(Taken, match="qn-a is a tap already, of qemunet.vm-a.net0"):
+    with pytest.raises(Taken, match=r"qn-a is a tap already, of qemunet\.vm-a\.net0"):
         world.do(replace(TAP, handle="b:net0", mark=Mark("vm/b", "net0", GROUP + 2)))
     assert world.there("qn-a").altnames == ("qemunet.vm-a.net0",)
 
@@ -143,7 +143,9 @@ def test_properties_are_set_and_their_inverse_restores_them(world: World) -> Non
     assert world.there("br0") == before.links["br0"]
 
 
-@pytest.mark.parametrize("step", [SetLink("qn-none", up=True), SetMaster("qn-none", "br0"), SetMaster("eth1", "qn-none")])
+@pytest.mark.parametrize(
+    "step", [SetLink("qn-none", up=True), SetMaster("qn-none", "br0"), SetMaster("eth1", "qn-none")]
+)
 def test_changing_what_is_not_there_is_an_error_forwards_and_done_backwards(
     world: World, step: SetLink | SetMaster
 ) -> None:

@@ -1,4 +1,4 @@
-"""Opens what a command line of QEMU needs, becomes that QEMU, and has its monitor end it: run by test_golden.py."""
+"""Has the installed QEMU try a command line, or a shell a script, in a network namespace: run by test_golden.py."""
 
 from __future__ import annotations
 
@@ -54,9 +54,14 @@ def create_files(order: dict[str, Any], folder: Path) -> None:
     for name in order["files"]:
         if name.startswith(str(folder)):
             create(Path(name), "qcow2" if name.endswith("qcow2") else "raw")
+    for name in ("route-guest", "unroute-guest"):
+        (folder / name).write_text("#!/bin/sh\n")
+        (folder / name).chmod(0o755)
     create(folder / "new.qcow2", "qcow2")
     (folder / "tiny").mkdir(exist_ok=True)
     for name in ("tiny/vmlinuz", "vmlinux", "tiny/initrd.gz"):
+        if (folder / name).exists():
+            continue
         data = bytearray(64 << 10)
         for offset, value in LINUX.items():
             data[offset : offset + len(value)] = value
@@ -66,8 +71,16 @@ def create_files(order: dict[str, Any], folder: Path) -> None:
 def main() -> None:
     order = json.load(sys.stdin)
     folder = Path(order["folder"])
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    ip("link", "set", "lo", "up")
     create_files(order, folder)
+    if "script" in order:
+        scripted(order, folder)
+    else:
+        execute(order, folder)
+
+
+def execute(order: dict[str, Any], folder: Path) -> None:
+    """Become the QEMU of the command line, which ends when its monitor reads so."""
     vhost = os.path.exists("/dev/vhost-net")
     handles = {name: what for name, what in order["handles"].items() if vhost or ".vhost" not in name}
     numbers = {name: opened(name, what, folder) for name, what in handles.items()}
@@ -79,6 +92,31 @@ def main() -> None:
     (folder / "quit.out").touch()
     argv += ["-chardev", f"pipe,id=quit,path={folder}/quit", "-mon", "chardev=quit,mode=readline"]
     os.execvp("qemu-system-x86_64", argv)
+
+
+def scripted(order: dict[str, Any], folder: Path) -> None:
+    """Run a script up and down; print which interfaces were there before, between and after."""
+    for number, (name, kind, mac) in enumerate(order["links"]):
+        peer = ["bridge"] if kind == "bridge" else ["veth", "peer", "name", f"peer{number}"]
+        ip("link", "add", name, "address", mac, "type", *peer)
+        ip("link", "set", name, "up")
+    (folder / "lab.sh").write_text(order["script"])
+    seen = [interfaces()]
+    for word in ("up", "down"):
+        done = subprocess.run(["sh", folder / "lab.sh", word], env={**os.environ, "run": f"{folder}/run"}, check=False)
+        seen.append(interfaces())
+        if done.returncode:
+            sys.exit(done.returncode)
+    seen.append({name: [] for name in os.listdir(folder) if name == "run"})
+    print(json.dumps(seen))
+
+
+def ip(*words: str) -> str:
+    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
+
+
+def interfaces() -> dict[str, list[str]]:
+    return {link["ifname"]: link.get("altnames", []) for link in json.loads(ip("-j", "link"))}
 
 
 def without_vhost(argument: str) -> str:

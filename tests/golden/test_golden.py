@@ -21,7 +21,7 @@ from qemunet.config import profiles, read, resolve
 from qemunet.facts import Facts
 from qemunet.model.lab import Lab
 from qemunet.plan import build, links, shell, text
-from qemunet.steps import Handle, OpenOverlay, OpenTap, Plan, StartQemu, Step, Word
+from qemunet.steps import AddLink, Handle, OpenOverlay, OpenTap, Plan, StartQemu, Step, Word
 from qemunet.testing import facts_json
 
 HERE = Path(__file__).parent
@@ -135,8 +135,6 @@ def arguments(argv: tuple[Word, ...], folder: Path) -> list[list[object]]:
 @pytest.mark.parametrize("folder", CASES, ids=lambda path: path.name)
 def test_qemu_takes_the_command_line(folder: Path, tmp_path: Path) -> None:
     """The installed QEMU makes the machine, the disks and the cards, and ends when its monitor says so."""
-    if os.geteuid():
-        pytest.skip("taps need root")
     found = outcome(folder)
     steps = list(found.steps())
     for start in found.starts():
@@ -147,6 +145,33 @@ def test_qemu_takes_the_command_line(folder: Path, tmp_path: Path) -> None:
             "files": sorted(here(path, tmp_path) for path in photograph(folder).files),
             "folder": str(tmp_path),
         }
-        command = ["unshare", "--net", sys.executable, LAUNCH]
-        done = subprocess.run(command, input=here(json.dumps(order), tmp_path), capture_output=True, text=True)
+        done = in_namespace(order, tmp_path)
         assert (done.returncode, done.stderr) == (0, ""), "\n".join((*text.options(start.argv), done.stderr))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("folder", [path for path in CASES if (path / "plan.sh").exists()], ids=lambda path: path.name)
+def test_a_script_makes_the_links_of_the_plan_and_takes_them_back(folder: Path, tmp_path: Path) -> None:
+    """With our marks, with a real QEMU, and without a trace afterwards."""
+    found = outcome(folder)
+    facts = photograph(folder)
+    order = {
+        "script": here(shell.script(found.lab, found.plan), tmp_path),
+        "links": [(link.name, link.kind, link.mac) for link in facts.links.values() if link.name != "lo"],
+        "files": sorted(here(path, tmp_path) for path in facts.files),
+        "folder": str(tmp_path),
+    }
+    done = in_namespace(order, tmp_path)
+    assert done.returncode == 0, done.stderr
+    before, between, after, left = json.loads(done.stdout.splitlines()[-1])
+    made = {step.name: [step.mark.altname] for step in found.steps() if isinstance(step, OpenTap | AddLink)}
+    assert {name: names for name, names in between.items() if name not in before} == made
+    assert (after, left) == (before, {})
+
+
+def in_namespace(order: dict[str, object], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `launch.py` in a network namespace of its own."""
+    if os.geteuid():
+        pytest.skip("taps need root")
+    command = ["unshare", "--net", sys.executable, LAUNCH]
+    return subprocess.run(command, input=here(json.dumps(order), folder), capture_output=True, text=True)

@@ -153,7 +153,11 @@ def test_root_starts_it_as_somebody_else(host: LinuxHost, directory: Path) -> No
     host.perform(replace(qemu(directory), run_as=NOBODY, groups=(12,)))
     host.perform(AwaitQemu("a"))
     status = Path(f"/proc/{host.guests['a'].pid}/status").read_text()
-    found = {line.split(":")[0]: line.split()[1:] for line in status.splitlines() if line.startswith(("Uid", "Gid", "Groups"))}
+    found = {
+        line.split(":")[0]: line.split()[1:]
+        for line in status.splitlines()
+        if line.startswith(("Uid", "Gid", "Groups"))
+    }
     assert found == {"Uid": ["65534"] * 4, "Gid": ["65534"] * 4, "Groups": ["12"]}
     host.perform(EndQemu("a", str(directory)))
 
@@ -175,7 +179,9 @@ def test_files_reach_a_qemu_that_could_not_open_them(host: LinuxHost, directory:
         node = f'{{"driver":"file","node-name":"{name}.f","read-only":{only},"filename":"/dev/fdset/{number}"}}'
         more += words("-blockdev", node)
     more += words("-blockdev", '{"driver":"raw","node-name":"raw","file":"raw.f"}')
-    more += words("-blockdev", '{"driver":"qcow2","node-name":"below","read-only":true,"file":"below.f","backing":null}')
+    more += words(
+        "-blockdev", '{"driver":"qcow2","node-name":"below","read-only":true,"file":"below.f","backing":null}'
+    )
     more += words("-blockdev", '{"driver":"qcow2","node-name":"over","file":"overlay.f","backing":"below"}')
     more += words("-device", "virtio-blk-pci,drive=over,romfile=", "-device", "virtio-blk-pci,drive=raw,romfile=")
     more += [Word(("-fw_cfg",)), Word(("name=opt/blob,file=/proc/self/fd/", Handle("a:blob")))]

@@ -102,10 +102,9 @@ def test_what_show_prints_is_a_lab_again(lab: str, capsys: Output, tmp_path: Pat
         (b"[vm.one]\nprofile = '/'", ""),
         (b"[vm.one.boot]\nkernel = '\\u0000'", ""),
         (b"[vm.one.boot]\nkernel = \"a\\u0000b\"", ""),
-        (b"[[vm.one.disk]]\nfile = '/dev/zero'", ""),
         (b"[vm.one]\ncpus = 99999999999999999999999", "cpus"),
         (b"[vm.one]\ncpus = nan", "cpus"),
-        (b"[vm.one]\nmemory = '99999999999999999T'", "memory"),
+        (b"[vm.one]\nmemory = '9999999999999999999T'", "memory"),
     ],
 )
 def test_a_wrong_file_ends_with_2_and_no_traceback(
@@ -117,7 +116,7 @@ def test_a_wrong_file_ends_with_2_and_no_traceback(
         file.write_bytes(content)
     env = {**os.environ, "QEMUNET_RUNTIME_DIR": str(tmp_path / "run")}
     argv = [sys.executable, "-m", "qemunet", command, str(file)]
-    result = subprocess.run(argv, capture_output=True, text=True, env=env)
+    result = subprocess.run(argv, capture_output=True, text=True, env=env, stdin=subprocess.DEVNULL, timeout=60)
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("error: ")
     assert problem in result.stderr

@@ -147,7 +147,7 @@ def test_an_error_reply_is_raised() -> None:
 
 
 def test_the_console_begins_right_after_the_reply() -> None:
-    with keeper(lambda sock: sock.recv(999) and sock.sendall(b'{"ok": {}}\nboot\x00\n{"') or None) as client:
+    with keeper(lambda sock: (sock.recv(999) and sock.sendall(b'{"ok": {}}\nboot\x00\n{"')) or None) as client:
         sock, already = client.console("a", replay=10)
         data = already
         while len(data) < 8:
@@ -271,7 +271,7 @@ async def unread() -> tuple[list[Message], Echo]:
     peer = await server.add(theirs)
     ours.sendall(b'{"do": "flood"}\n')
     async with asyncio.timeout(10):
-        while not handler.lost_peers:
+        while not handler.lost_peers:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert peer.gone()
     ours.close()

@@ -1,0 +1,179 @@
+"""The guests of one lab and whoever watches them: taken in, told about, ended with their tethers, cleared up after."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import traceback
+import typing
+
+from qemunet.errors import NotTakenBack, QemunetError
+from qemunet.live import power
+from qemunet.live.process import Ending, Guest, Seen
+from qemunet.live.server import Peer, Server
+from qemunet.live.verbs import Verbs
+
+if typing.TYPE_CHECKING:
+    import socket
+
+    from qemunet.live.console import Say
+    from qemunet.live.control import Message
+    from qemunet.live.worker import Wish, Worker
+
+
+class Keeper:
+    """The guests of one lab and whoever watches them."""
+
+    def __init__(self, lab: str, worker: Worker, say: Say) -> None:
+        self.lab = lab
+        self.worker = worker
+        self.say = say
+        self.guests: dict[str, Guest] = {}
+        self.server = Server(Verbs(self))
+        self.leaving = False
+        self._busy = 0
+        self._changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._one_at_a_time = asyncio.Lock()
+
+    async def run(self, listener: socket.socket, seen: list[Seen], tether: socket.socket | None) -> None:
+        """Take care of these guests, and of all that come, until there is none."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._leave)
+        await self.take(seen)
+        await self.server.open(listener)
+        if tether is not None:
+            self.bind(await self.server.add(tether), list(self.guests), holds=True)
+        while not self.leaving and (self.guests or self._busy):
+            self._changed.clear()
+            await self._changed.wait()
+        await self.server.close()
+        for guest in list(self.guests.values()):
+            await guest.leave()
+
+    async def take(self, seen: list[Seen]) -> list[str]:
+        """Take care of these guests too; return the names of those that are there."""
+        taken = []
+        for one in seen:
+            if one.vm in self.guests:
+                continue
+            try:
+                guest = Guest(one, self.worker.runtime.scope(f"vm/{one.vm}").directory, self.say)
+            except ProcessLookupError as error:
+                self.say(f"{one.vm}: {error}")
+                self.begin(self._clear_up(one.vm))
+                continue
+            self.guests[one.vm] = guest
+            await guest.attend(one)
+            self.begin(self._accompany(guest))
+            taken.append(one.vm)
+        return taken
+
+    async def start(self, wish: Wish) -> list[str]:
+        """Start more guests and take care of them; return their names."""
+        return await self.take(await self.blocking(self.worker.start, wish))
+
+    async def stop(self, guest: Guest, seconds: float, *, force: bool) -> power.How:
+        """End a guest; returns when all was taken back, raises `NotTakenBack` if something was not."""
+        how = await power.stop(guest, seconds, force=force)
+        failures = await asyncio.shield(guest.over)
+        if failures:
+            raise NotTakenBack(failures)
+        return how
+
+    def bind(self, peer: Peer, vms: list[str], *, holds: bool) -> None:
+        """Let a connection hear of these guests, and end them with it if it `holds` them."""
+        peer.vms |= set(vms)
+        peer.holds = peer.holds or holds
+        peer.tell({"event": "watching", "vms": sorted(peer.vms)})
+        if not peer.vms:
+            peer.tell({"event": "over", "failures": []})
+
+    def lost(self, peer: Peer) -> None:
+        """A connection has ended: so do the guests that it held."""
+        if not peer.holds or self.leaving:
+            return
+        for vm in peer.vms & self.guests.keys():
+            self.say(f"{vm}: its terminal is gone; ending it")
+            self.begin(self._end_forsaken(self.guests[vm]))
+
+    async def blocking(self, work: typing.Callable[..., typing.Any], *arguments: object) -> typing.Any:
+        """Do something that blocks, in a thread; one such thing at a time."""
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(work, *arguments)
+
+    def begin(self, work: typing.Coroutine[typing.Any, typing.Any, None]) -> None:
+        """Do something beside everything else, and keep it from being forgotten."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    @contextlib.contextmanager
+    def busy(self) -> typing.Iterator[None]:
+        """Keep the keeper from ending meanwhile."""
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            self._changed.set()
+
+    async def _accompany(self, guest: Guest) -> None:
+        """Stay with a guest to its end, and clear up after it."""
+        ending = await guest.end()
+        self.say(f"{guest.vm}: {ending.text}")
+        self._tell_ended(ending)
+        await guest.leave()
+        failures = await self._take_back(guest.vm)
+        with self.busy():
+            del self.guests[guest.vm]
+            guest.over.set_result(failures)
+            self._tell_over(guest.vm, failures)
+
+    async def _clear_up(self, vm: str) -> None:
+        with self.busy():
+            await self._take_back(vm)
+
+    async def _take_back(self, vm: str) -> list[str]:
+        failures: list[str]
+        try:
+            failures = await self.blocking(self.worker.take_back, vm)
+        except Exception as error:  # whatever it is, the other guests need their keeper
+            self.say(traceback.format_exc())
+            failures = [f"{vm}: {error}"]
+        for failure in failures:
+            self.say(f"{vm}: not taken back: {failure}")
+        return failures
+
+    def _tell_ended(self, ending: Ending) -> None:
+        event: Message = {"event": "ended", "vm": ending.vm, "status": ending.status}
+        event |= {"reason": ending.reason.value, "text": ending.text}
+        for peer in self._watchers(ending.vm):
+            peer.tell(event)
+
+    def _tell_over(self, vm: str, failures: list[str]) -> None:
+        for peer in self._watchers(vm):
+            peer.vms.discard(vm)
+            peer.failures += failures
+            if not peer.vms:
+                peer.tell({"event": "over", "failures": peer.failures})
+                peer.holds = False
+
+    def _watchers(self, vm: str) -> list[Peer]:
+        return [peer for peer in self.server.peers() if vm in peer.vms]
+
+    async def _end_forsaken(self, guest: Guest) -> None:
+        with contextlib.suppress(QemunetError):  # what was not taken back is in the log already
+            await self.stop(guest, 0, force=True)
+
+    def _leave(self) -> None:
+        self.say(f"told to go; left running: {', '.join(self.guests) or 'no guest'}")
+        self.leaving = True
+        self._changed.set()
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._changed.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.say("".join(traceback.format_exception(error)))
