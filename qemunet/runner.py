@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import Protocol
 
 from qemunet import interrupts
-from qemunet.errors import Gone, QemunetError, StepFailed
+from qemunet.errors import Gone, QemunetError, StepFailed, Taken
 from qemunet.facts import Facts, Wanted
 from qemunet.journal import Journal, Owed
 from qemunet.steps import CreateImage, DelGroup, DelLink, Step
@@ -29,7 +29,10 @@ class Host(Protocol):
         """Look at the host."""
 
     def perform(self, step: Step) -> None:
-        """Do one step. Raises QemunetError, OSError, or Gone if there is nothing to undo any more."""
+        """Do one step. Raises QemunetError, OSError, or Gone if there is nothing to undo any more.
+
+        `Taken` promises that nothing was done, so that nothing of whoever was there first is ever taken back.
+        """
 
 
 def apply(plan: Iterable[Step], before: Facts, host: Host, journal: Journal) -> list[int]:
@@ -46,6 +49,9 @@ def apply(plan: Iterable[Step], before: Facts, host: Host, journal: Journal) -> 
         except OSError as error:
             journal.mark(number, "failed")
             raise StepFailed(step.describe(), why(error)) from error
+        except Taken:
+            journal.mark(number, "undone")  # nothing was done, and what is there is somebody else's
+            raise
         except BaseException:
             journal.mark(number, "failed")
             raise

@@ -83,7 +83,9 @@ def bash() -> str:
     """Return the script for bash."""
     parts = {
         "@commands@": shlex.quote(" ".join(words(""))),
-        "@groups@": "\n".join(f"        2:{group}) choices={shlex.quote(' '.join(words(group)))} ;;" for group in GROUPS),
+        "@groups@": "\n".join(
+            f"        2:{group}) choices={shlex.quote(' '.join(words(group)))} ;;" for group in GROUPS
+        ),
         "@grouped@": " | ".join(GROUPS),
         "@cases@": "\n".join(f"        {shlex.quote(name)}) {_bash_case(parser)} ;;" for name, parser in _parsers()),
     }
@@ -161,7 +163,8 @@ def zsh() -> str:
         "@commands@": "\n".join(f"            {one}" for one in single),
         "@groups@": "\n".join(_zsh_group(group) for group in GROUPS),
         "@cases@": "\n".join(
-            f"        {shlex.quote(name)}) _arguments -s {' '.join(_zsh_specs(parser))} ;;" for name, parser in _parsers()
+            f"        {shlex.quote(name)}) _arguments -s {' '.join(_zsh_specs(parser))} ;;"
+            for name, parser in _parsers()
         ),
     }
     text = _ZSH

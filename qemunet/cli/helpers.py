@@ -47,7 +47,7 @@ def _mac(args: Namespace) -> int:
 
 
 def random_macs(wanted: int, prefix: str, taken: Collection[str]) -> list[str]:
-    """Return that many different addresses below a prefix, none of them taken; raises UsageError if there are too few."""
+    """Return that many different addresses below a prefix, none of them taken; raises UsageError."""
     from qemunet.errors import UsageError
 
     octets = 6 - len(prefix.split(":"))
@@ -58,7 +58,9 @@ def random_macs(wanted: int, prefix: str, taken: Collection[str]) -> list[str]:
             found[address] = None
         if len(found) == wanted:
             return list(found)
-    raise UsageError(f"there are not {wanted} free addresses below {prefix}", hint="a shorter --prefix leaves room for more")
+    raise UsageError(
+        f"there are not {wanted} free addresses below {prefix}", hint="a shorter --prefix leaves room for more"
+    )
 
 
 # ---------------------------------------------------------------- profiles, schema, guest build

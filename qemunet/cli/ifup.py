@@ -7,6 +7,7 @@ takes off the bridge and down whatever `ifup` had put there.
 from __future__ import annotations
 
 import os
+from contextlib import closing
 
 from qemunet.errors import ConfigError, Gone, HostLacks, NotFound, StepFailed, Taken, UsageError
 
@@ -35,12 +36,13 @@ def _up(args: Namespace) -> int:
 
     _check_name(args.ifname)
     named = configured_bridge(args.ifname, SETTINGS)
-    host = _host()
     sysctl = f"net.ipv6.conf.{_sysctl_name(args.ifname)}.disable_ipv6"
-    before = host.photograph(Wanted(links=frozenset(filter(None, (args.ifname, named))), sysctls=frozenset({sysctl})))
-    tap = _tap(args.ifname, before.links.get(args.ifname))
-    bridge = checked_bridge(named, before.links.get(named)) if named else _default_bridge()
-    _do(plan_up(tap, bridge, before, sysctl), before, host)
+    wanted = Wanted(links=frozenset(filter(None, (args.ifname, named))), sysctls=frozenset({sysctl}))
+    with closing(_host()) as host:
+        before = host.photograph(wanted)
+        tap = _tap(args.ifname, before.links.get(args.ifname))
+        bridge = checked_bridge(named, before.links.get(named)) if named else _default_bridge()
+        _do(plan_up(tap, bridge, before, sysctl), before, host)
     return 0
 
 
@@ -48,16 +50,16 @@ def _down(args: Namespace) -> int:
     from qemunet.facts import Wanted
 
     _check_name(args.ifname)
-    host = _host()
-    before = host.photograph(Wanted(links=frozenset({args.ifname})))
-    link = before.links.get(args.ifname)
-    if link is None:
-        return 0  # QEMU has closed it, and it took everything along
-    try:
-        _do(plan_down(_tap(args.ifname, link)), before, host)
-    except StepFailed as error:
-        if not isinstance(error.__cause__, Gone):  # it has gone meanwhile: as good as taken off
-            raise
+    with closing(_host()) as host:
+        before = host.photograph(Wanted(links=frozenset({args.ifname})))
+        link = before.links.get(args.ifname)
+        if link is None:
+            return 0  # QEMU has closed it, and it took everything along
+        try:
+            _do(plan_down(_tap(args.ifname, link)), before, host)
+        except StepFailed as error:
+            if not isinstance(error.__cause__, Gone):  # it has gone meanwhile: as good as taken off
+                raise
     return 0
 
 
@@ -85,7 +87,7 @@ def _parsed(file: str, data: bytes) -> dict[str, Any]:
     try:
         return tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
-        raise ConfigError(file, "", str(error) or "too deep") from None
+        raise ConfigError(file, "", str(error)) from None
 
 
 def _from_settings(settings: dict[str, Any], ifname: str, file: str) -> str | None:
@@ -93,7 +95,9 @@ def _from_settings(settings: dict[str, Any], ifname: str, file: str) -> str | No
     _refuse_unknown(settings, ("bridge", "interface"), file, "")
     interfaces = settings.get("interface", {})
     if not isinstance(interfaces, dict):
-        raise ConfigError(file, "interface", "must be a table for each interface", hint='[interface.tap3] and bridge = "br0"')
+        raise ConfigError(
+            file, "interface", "must be a table for each interface", hint='[interface.tap3] and bridge = "br0"'
+        )
     found = {"": _bridge_of(settings, file, "")}
     for name, table in interfaces.items():
         if not isinstance(table, dict):
@@ -156,7 +160,9 @@ def checked_bridge(named: str, bridge: LinkFact | None) -> LinkFact:
     if bridge is None:
         raise HostLacks([f'the bridge "{named}"'], hint=_HOW_TO_SAY)
     if bridge.kind != "bridge":
-        raise HostLacks([f'a bridge of the name "{named}" (it has such an interface, but it is no bridge)'], hint=_HOW_TO_SAY)
+        raise HostLacks(
+            [f'a bridge of the name "{named}" (it has such an interface, but it is no bridge)'], hint=_HOW_TO_SAY
+        )
     return bridge
 
 
@@ -235,12 +241,16 @@ def _check_name(ifname: str) -> None:
 def _tap(name: str, link: LinkFact | None) -> LinkFact:
     """Return the tap; raises NotFound, UsageError for anything else, Taken for one of a lab's."""
     if link is None:
-        raise NotFound(f"there is no interface {name}", hint="QEMU makes it before it calls the script: `ip link` lists all")
+        raise NotFound(
+            f"there is no interface {name}", hint="QEMU makes it before it calls the script: `ip link` lists all"
+        )
     if link.kind != "tun" or not link.mac:
         raise UsageError(f"{name} is not a tap", hint="QEMU gives its tap's name as the only argument: $1 in a script")
     owner = next((alt for alt in link.altnames if alt.startswith("qemunet.")), None)
     if owner:
-        raise Taken(f"{name} belongs to a running lab ({owner})", hint="`qemunet nic list` shows it; it needs no script")
+        raise Taken(
+            f"{name} belongs to a running lab ({owner})", hint="`qemunet nic list` shows it; it needs no script"
+        )
     return link
 
 

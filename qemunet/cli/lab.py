@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 
 from qemunet.cli import render
 from qemunet.cli.parser import add_json, add_overrides
@@ -145,7 +146,11 @@ def _source(args: Namespace, file: str | None = None) -> Source:
 
 
 def _think(source: Source, vms: Sequence[str] = ()) -> Thought:
-    return source.think(Runtime(locate()), vms, strict=False)
+    from qemunet.host.linux import LinuxHost
+
+    here = Runtime(locate())
+    with closing(LinuxHost(here.path)) as host:
+        return source.think(here, vms, strict=False, host=host)
 
 
 COMMANDS: Commands = {

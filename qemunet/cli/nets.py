@@ -38,7 +38,9 @@ def _show(args: Namespace) -> int:
     found = [network for network in known if network["name"] == args.name]
     if not found:
         names = ", ".join(network["name"] for network in known) or "none"
-        raise NotFound(f'no network "{args.name}" is up (up: {names})', hint="`qemunet run` brings one up with its first vm")
+        raise NotFound(
+            f'no network "{args.name}" is up (up: {names})', hint="`qemunet run` brings one up with its first vm"
+        )
     if args.json:
         render.as_json(found[0])
     else:

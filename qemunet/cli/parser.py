@@ -24,9 +24,7 @@ class Parser(argparse.ArgumentParser):
     """One command's parser. A wrong command line raises `UsageError`; options may stand between the names."""
 
     def __init__(self, command: str, summary: str) -> None:
-        super().__init__(
-            prog=f"qemunet {command}", description=summary, allow_abbrev=False, formatter_class=_Formatter
-        )
+        super().__init__(prog=f"qemunet {command}", description=summary, allow_abbrev=False, formatter_class=_Formatter)
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Return the arguments; raises UsageError."""

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 def _run_arguments(parser: Parser) -> None:
     parser.add_argument("file", metavar="FILE", help="the lab file")
     parser.add_argument("vms", metavar="VM", nargs="*", default=[], help="only these vms of it")
-    parser.add_argument(
-        "-d", "--detach", action="store_true", help="return when the guests run; several vms imply it"
-    )
+    parser.add_argument("-d", "--detach", action="store_true", help="return when the guests run; several vms imply it")
     add_overrides(parser)
     parser.add_argument("--no-console", action="store_true", help="stay in the foreground without the console")
     parser.add_argument("--json", action="store_true", help="print an error as JSON")

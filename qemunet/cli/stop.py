@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from functools import partial
+
 from qemunet.cli import render
 from qemunet.cli.parser import add_json, seconds
 from qemunet.errors import NotFound, QemunetError
@@ -77,7 +80,7 @@ def of_lab(name: str, vms: Sequence[VmRecord]) -> list[VmRecord]:
 
 def _end(vms: Sequence[VmRecord], args: Namespace, here: Runtime) -> int:
     """End all of them at the same time; tell of each how, or what went wrong."""
-    results = at_once([lambda vm=vm: _end_one(vm, args, here) for vm in vms])
+    results = at_once([partial(_end_one, vm, args, here) for vm in vms])
     done = [(vm.name, how) for vm, how in zip(vms, results, strict=True) if isinstance(how, str)]
     failed = [how for how in results if isinstance(how, QemunetError)]
     if args.json:
@@ -111,7 +114,8 @@ def _take_back(vm: VmRecord, here: Runtime) -> str:
     from qemunet.host.linux import LinuxHost
     from qemunet.live import session
 
-    failures = session.take_back(here, LinuxHost(here.path), [vm.name])
+    with closing(LinuxHost(here.path)) as host:
+        failures = session.take_back(here, host, [vm.name])
     if failures:
         raise NotTakenBack(failures)
     return _DEAD
@@ -157,7 +161,8 @@ def _gc(args: Namespace) -> int:
 
     interrupts.install()  # ^C must not fall into the middle of an undo
     here = Runtime(locate())
-    done = session.gc(here, LinuxHost(here.path), dry_run=args.dry_run)
+    with closing(LinuxHost(here.path)) as host:
+        done = session.gc(here, host, dry_run=args.dry_run)
     if args.json:
         render.as_json(done)
     elif done:

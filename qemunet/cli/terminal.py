@@ -60,8 +60,8 @@ def _console_arguments(parser: Parser) -> None:
 
 
 def _console(args: Namespace) -> int:
-    from qemunet.live.reach import reach
     from qemunet.live import terminal
+    from qemunet.live.reach import reach
 
     here = state.Runtime(state.locate())
     record = here.vm(args.vm)
@@ -83,7 +83,9 @@ def _tell(vm: str, outcome: Outcome) -> int:
     for event in outcome.ended:
         render.note(f"{event['vm']}: {event['text']}")
     if outcome.how == "lost":
-        raise Failed(f"the keeper of {vm} is gone; the guest may run on", hint=f"`qemunet console {vm}` starts a new one")
+        raise Failed(
+            f"the keeper of {vm} is gone; the guest may run on", hint=f"`qemunet console {vm}` starts a new one"
+        )
     return 0
 
 

@@ -49,6 +49,7 @@ ALIASES = {
     "ne2000": "ne2k_pci",
     "rtl8139c": "rtl8139",
 }
+USUAL_MTU = 1500
 COMMON = "virtio, e1000, e1000e, rtl8139, vmxnet3, pcnet, ne2k_pci, tulip, i82551"
 
 

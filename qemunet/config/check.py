@@ -111,6 +111,7 @@ def _cards(spec: LabSpec, vm: VmSpec) -> None:
             hint = did_you_mean(nic.network, known, every)
             raise spec.error(f"{nic.path}.network", f'unknown network "{nic.network}"', hint)
         _gateways(spec, nic)
+        _routes(spec, nic)
         _user(spec, nic)
 
 
@@ -120,6 +121,13 @@ def _gateways(spec: LabSpec, nic: NicSpec) -> None:
         raise spec.error(
             f"{nic.path}.gateway", "more than one gateway of a kind", "at most one for IPv4 and one for IPv6"
         )
+
+
+def _routes(spec: LabSpec, nic: NicSpec) -> None:
+    for route in nic.routes or ():
+        if route.endswith("/0"):
+            problem = f"{route} through a guest would take the host's own default route"
+            raise spec.error(f"{nic.path}.routes", problem, "name the networks that are behind the guest")
 
 
 def _user(spec: LabSpec, nic: NicSpec) -> None:

@@ -31,7 +31,6 @@ if typing.TYPE_CHECKING:
     from qemunet.facts import LinkFact
     from qemunet.model.network import Network
 
-USUAL_MTU = 1500
 MAX_QUEUES = 8
 RIGHTS = 'run it with sudo; mode = "user" needs no rights'
 
@@ -58,7 +57,7 @@ def bridge(scene: Scene, path: str, name: str) -> tuple[str, int]:
     link = scene.link(name)
     if link is None:
         scene.lack(f"the bridge {name}", 'qemunet makes one itself for a network of mode "isolated" or "private"')
-        return name, USUAL_MTU
+        return name, cards.USUAL_MTU
     if link.kind != "bridge":
         kind = f"a {link.kind}" if link.kind else "a plain interface"
         raise scene.spec.error(path, f"{name} is {kind}, not a bridge")
@@ -162,14 +161,22 @@ class _Card:
         if spec.bridge is not None:
             name, mtu = bridge(self.scene, f"{spec.path}.bridge", spec.bridge)
             return TapBackend(self.ifname, mtu, OnBridge(name))
-        mtu = first(spec.mtu, self.preset.mtu, otherwise=USUAL_MTU)
+        self.routes_free()
+        mtu = first(spec.mtu, self.preset.mtu, otherwise=cards.USUAL_MTU)
         return TapBackend(self.ifname, mtu, PointToPoint(spec.address or (), spec.routes or ()))
+
+    def routes_free(self) -> None:
+        """Raise Taken if the host routes one of the card's networks elsewhere."""
+        for one in self.scene.facts.routes if self.scene.strict else ():
+            if one.destination in (self.spec.routes or ()) and one.device != self.ifname:
+                hint = "`ip route` lists the host's routes"
+                raise Taken(f"{one.destination} is routed through {one.device}", where=self.where("routes"), hint=hint)
 
     def macvtap(self) -> MacvtapBackend:
         link = self.parent()
         mode = self.spec.macvtap or MacvtapMode.BRIDGE
         if link is None:
-            return MacvtapBackend(self.ifname, self.spec.parent or "", mode, USUAL_MTU)
+            return MacvtapBackend(self.ifname, self.spec.parent or "", mode, cards.USUAL_MTU)
         if link.master is not None and self.scene.strict:
             hint = f'plug the card into that instead: bridge = "{link.master}"'
             raise Taken(f"{link.name} is a port of {link.master}", where=self.where("parent"), hint=hint)
@@ -244,7 +251,7 @@ class _Card:
     def mtu(self, model: str, backend: Backend) -> int | None:
         """Return the MTU to announce to the guest: what the file has, or that of its network if it is unusual."""
         given = self.spec.mtu
-        behind = USUAL_MTU if isinstance(backend, UserBackend) else backend.mtu
+        behind = cards.USUAL_MTU if isinstance(backend, UserBackend) else backend.mtu
         if given is not None and given > behind:
             raise self.error("mtu", f"{given} is more than the {behind} of what is behind the card")
         if not cards.is_virtio(model):
@@ -254,7 +261,7 @@ class _Card:
                 )
             return None
         wanted = first(given, self.preset.mtu, otherwise=behind)
-        return None if given is None and wanted == USUAL_MTU else min(wanted, behind)
+        return None if given is None and wanted == cards.USUAL_MTU else min(wanted, behind)
 
     # ---------------------------------------------------------------- programs of the user's
 

@@ -83,6 +83,8 @@ def parse(text: str, file: str) -> dict[str, Any]:
         source = text.splitlines()[int(line) - 1] if line and int(line) <= len(text.splitlines()) else ""
         problem = f"{where}: {said[0].lower()}{said[1:]}"
         raise ConfigError(file, "", problem, hint=_syntax_hint(said, source)) from None
+    except RecursionError:
+        raise ConfigError(file, "", "tables or lists are nested too deeply") from None
 
 
 def _syntax_hint(said: str, source: str) -> str:

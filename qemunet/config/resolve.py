@@ -1,10 +1,10 @@
-"""Resolves a lab file against a photograph of the host: every default decided, every reference followed. Pure."""
+"""Resolves a lab file against a photograph of the host: every default decided, every reference followed."""
 
 from __future__ import annotations
 
 import typing
 
-from qemunet.config import check, disks, modes, nics, units
+from qemunet.config import cards, check, disks, modes, nics, units
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.scene import Scene, first
 from qemunet.config.spec import LabSpec, NetworkSpec, NicMode, Profile, VmSpec
@@ -41,13 +41,13 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
             links |= {nic.parent} if nic.parent else set()
             if modes.nic_mode(nic) is not NicMode.USER:
                 links |= {check.ifname(vm, index, nic), altname(f"vm/{vm.name}", check.nic_id(index, nic))}
-    cards = [nic for vm in spec.vms for nic in check.nics(vm)]
+    every = [nic for vm in spec.vms for nic in check.nics(vm)]
     return Wanted(
         links=frozenset(links | bridges),
         bridges=frozenset(bridges),
         files=frozenset(files),
         programs=frozenset({QEMU, QEMU_IMG} if any(map(_needs_images, spec.vms)) else {QEMU}),
-        routes=any(modes.is_point_to_point(nic) for nic in cards),
+        routes=any(modes.is_point_to_point(nic) for nic in every),
         guest=any(vm.boot.guest is not None for vm in spec.vms),
     )
 
@@ -116,7 +116,7 @@ def _own_bridge(scene: Scene, spec: NetworkSpec) -> OwnBridge:
     return OwnBridge(
         ifname=check.bridge_name(spec),
         mac=nics.stable_bridge_mac(scene, spec.name) if spec.mac in (None, "auto") else spec.mac,
-        mtu=first(spec.mtu, otherwise=nics.USUAL_MTU),
+        mtu=first(spec.mtu, otherwise=cards.USUAL_MTU),
         stp=stp,
         forward_delay=first(spec.forward_delay, otherwise=STP_DELAY if stp else 0),
         ageing=first(spec.ageing, otherwise=AGEING),

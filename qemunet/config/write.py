@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 
 from qemunet.config import units
+from qemunet.config.cards import USUAL_MTU, is_virtio
 from qemunet.config.hints import dotted, quoted
 from qemunet.model.network import Network, OwnBridge
 from qemunet.model.nic import MacvtapBackend, Nic, OnBridge, OnNetwork, PointToPoint, TapBackend, UserBackend
@@ -144,8 +145,12 @@ def _nic(nic: Nic) -> Pairs:
 
 
 def _mtu(nic: Nic) -> int | None:
+    """Return the MTU to write: what the guest is told, or what a point-to-point tap has without telling."""
     cable = isinstance(nic.backend, TapBackend) and isinstance(nic.backend.attach, PointToPoint)
-    return nic.backend.mtu if nic.guest_mtu is None and cable and isinstance(nic.backend, TapBackend) else nic.guest_mtu
+    if nic.guest_mtu is None and cable and not isinstance(nic.backend, UserBackend):
+        untold = is_virtio(nic.model) and nic.backend.mtu == USUAL_MTU
+        return None if untold else nic.backend.mtu
+    return nic.guest_mtu
 
 
 def _behind(nic: Nic) -> Pairs:

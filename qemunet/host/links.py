@@ -208,7 +208,7 @@ def change(net: Netlink, step: SetLink) -> None:
     try:
         _set(net, step.name, properties, flags, mask)
     except OSError as error:
-        if error.errno != errno.EADDRINUSE:
+        if error.errno != errno.EADDRINUSE or properties:  # with properties, half of it may be done
             raise
         raise Taken(f"{step.name} cannot go up: its address is in use on the same parent") from error
 

@@ -38,7 +38,7 @@ class Keeper:
         self._one_at_a_time = asyncio.Lock()
 
     async def run(self, listener: socket.socket, seen: list[Seen], tether: socket.socket | None) -> None:
-        """Take care of these guests, and of all that come, until there is none."""
+        """Take care of these guests, and of all that come, until there is none; leaves the connections open."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._leave)
         await self.take(seen)
@@ -48,7 +48,7 @@ class Keeper:
         while not self.leaving and (self.guests or self._busy):
             self._changed.clear()
             await self._changed.wait()
-        await self.server.close()
+        self.server.close_door()
         for guest in list(self.guests.values()):
             await guest.leave()
 

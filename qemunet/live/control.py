@@ -124,6 +124,16 @@ class Control:
         data, self._data = self._data, b""
         return self.sock, data
 
+    def see_off(self, within: float = _ANSWER) -> None:
+        """Wait until a keeper that has no guest any more is gone, with its directory; return at once if it has some.
+
+        For whoever ended a guest and promises that nothing is left when he returns.
+        """
+        with contextlib.suppress(Lost, TimedOut):
+            if not self.ask("ping", within=within)["vms"]:
+                while True:
+                    self.wait(within)
+
     def fileno(self) -> int:
         """Return the descriptor, for select(2): readable when there may be events."""
         return self.sock.fileno()
@@ -131,6 +141,12 @@ class Control:
     def close(self) -> None:
         """Hang up."""
         self.sock.close()
+
+    def __enter__(self) -> typing.Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _send(self, message: Message) -> None:
         try:

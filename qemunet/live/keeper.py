@@ -95,19 +95,21 @@ def main(argument: str) -> int:
     scope = handover.runtime.lab(handover.lab)
     _detach(scope.path("keeper.log"))
     state.write_private(scope.path("pid"), f"{os.getpid()}\n")
-    try:
-        asyncio.run(_keep(handover, scope))
-    finally:
-        handover.runtime.leave_lab(handover.lab, lock)
+    asyncio.run(_keep(handover, scope, lock))
     return 0
 
 
-async def _keep(handover: Handover, scope: state.Scope) -> None:
+async def _keep(handover: Handover, scope: state.Scope, lock: state.Lock) -> None:
+    """Stay with the guests; who is still connected then finds everything gone when the connection closes."""
     worker = Worker(handover.runtime, handover.lab)
     keeper = Keeper(handover.lab, worker, _say)
     tether = None if handover.tether is None else socket.socket(fileno=handover.tether)
     seen = handover.seen() + (worker.living() if handover.adopt else [])
-    await keeper.run(listen(scope.path("keeper.sock")), seen, tether)
+    try:
+        await keeper.run(listen(scope.path("keeper.sock")), seen, tether)
+    finally:
+        await asyncio.to_thread(handover.runtime.leave_lab, handover.lab, lock)
+        await keeper.server.close()
 
 
 def _lock(handover: Handover) -> state.Lock | None:

@@ -72,6 +72,8 @@ def _child(order: Order, tether: socket.socket, tell: Callable[[str], None]) -> 
 
         traceback.print_exc()
         return 1
+    for number in (signal.SIGINT, signal.SIGHUP):  # the terminal's; the keeper ignores them, but only once it is there
+        signal.signal(number, signal.SIG_IGN)
     os.execv(sys.executable, argv)  # noqa: S606 - there is no shell in it, which is the point
 
 

@@ -140,10 +140,14 @@ class Server:
         """Return the connections."""
         return list(self._peers)
 
-    async def close(self) -> None:
-        """Accept nobody any more, and hang up on everybody."""
+    def close_door(self) -> None:
+        """Accept nobody any more."""
         if self._server:
             self._server.close()
+
+    async def close(self) -> None:
+        """Accept nobody any more, and hang up on everybody."""
+        self.close_door()
         tasks = list(self._peers.values())
         await asyncio.gather(*(peer.hang_up() for peer in self.peers()))
         for task in tasks:

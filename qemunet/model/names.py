@@ -9,6 +9,7 @@ from _blake2 import blake2b
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,62}")
 IFNAMSIZ = 15  # bytes of an interface name, without the terminating zero (if_nametoindex(3))
+ALTNAME_SIZE = 127  # of an alternative name (ALTIFNAMSIZ in linux/if.h)
 
 _FORBIDDEN_IFNAMES = frozenset({".", "..", "all", "default"})
 
@@ -42,8 +43,12 @@ def ifname(*parts: str) -> str:
 
 
 def altname(scope: str, part: str) -> str:
-    """Return the readable mark ``qemunet.<scope>.<part>`` of a link of ours (altnames must have no slash)."""
-    return f"qemunet.{scope.replace('/', '-')}.{part}"
+    """Return the readable mark ``qemunet.<scope>.<part>`` of a link of ours (altnames must have no slash).
+
+    One that does not fit keeps its head and gets a hash of the whole.
+    """
+    full = f"qemunet.{scope.replace('/', '-')}.{part}"
+    return full if len(full) <= ALTNAME_SIZE else f"{full[: ALTNAME_SIZE - 13]}-{digest(full, 6)}"
 
 
 def group(runtime: str, scope: str) -> int:

@@ -117,6 +117,8 @@ def _hook(lab: str, vm: Vm, nic: Nic, backend: TapBackend | MacvtapBackend) -> I
     if nic.hook.up is None and nic.hook.down is None:
         return
     environment = {"QEMUNET_LAB": lab, "QEMUNET_VM": vm.name, "QEMUNET_NIC": nic.id, "QEMUNET_MAC": nic.mac}
+    if nic.ips:
+        environment["QEMUNET_IP"] = " ".join(nic.ips)
     attach = backend.attach if isinstance(backend, TapBackend) else None
     if isinstance(attach, OnNetwork | OnBridge):
         environment["QEMUNET_BRIDGE"] = attach.bridge

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from qemunet import runner
 from qemunet.errors import Failed, Gone, Taken
 from qemunet.facts import Wanted
+from qemunet.journal import Journal
 from qemunet.steps import (
     Claim,
     CreateImage,
@@ -117,3 +121,15 @@ def test_a_hook_for_the_way_back_runs_only_then(world: World) -> None:
     assert undo is not None
     with pytest.raises(FileNotFoundError):
         world.do(undo)
+
+
+def test_what_somebody_made_since_the_photograph_survives_taking_back(world: World, tmp_path: Path) -> None:
+    step = CreateImage(world.path("disk.raw"), "raw", 1 << 20)
+    before = world.host.photograph(Wanted(files=frozenset({step.path})))
+    world.make_file("disk.raw", "precious")
+    journal = Journal(world.path("journal.jsonl"))
+    with pytest.raises(Taken):
+        runner.apply([step], before, world.host, journal)
+    assert runner.unwind(journal, world.host) == []
+    journal.close()
+    assert world.text("disk.raw") == "precious"

@@ -179,6 +179,18 @@ def test_a_qemu_that_hears_nothing_is_killed(bench: Bench) -> None:
     bench.check_nothing_left()
 
 
+def test_seen_off_a_keeper_has_left_nothing(bench: Bench) -> None:
+    """The reply to `stop` comes while the keeper still runs; its end is the end of the connection."""
+    control = bench.start("a", "b")
+    control.ask("stop", vm="a", force=True, within=PATIENCE)
+    control.see_off()
+    assert control.ask("ping")["vms"] == ["b"]
+    control.ask("stop", vm="b", force=True, within=PATIENCE)
+    control.see_off()
+    assert not os.path.exists(bench.runtime.lab("lab").directory)
+    bench.check_nothing_left()
+
+
 def test_two_who_stop_the_same_guest_both_get_an_answer(bench: Bench) -> None:
     first = bench.start("a")
     second = bench.reach()

@@ -99,6 +99,13 @@ def test_a_photograph_shows_links_as_ip_does(host: LinuxHost) -> None:
         assert link.up == ("UP" in witness["flags"])
 
 
+def test_the_longest_names_make_a_mark_that_fits(host: LinuxHost) -> None:
+    mark = Mark(f"vm/{'v' * 63}", "n" * 63, GROUP)
+    host.perform(tap(0, mark=mark))
+    assert seen("qn-a0")["altnames"] == [mark.altname]
+    host.perform(DelLink("qn-a0", mark))
+
+
 def test_half_a_mark_is_enough_to_be_ours(host: LinuxHost) -> None:
     """A process may be killed between the two messages that make a link and its altname."""
     ip("link", "add", "br9", "group", str(GROUP), "type", "bridge")

@@ -83,7 +83,7 @@ def test_the_variable_beats_the_interfaces_table_and_that_the_general_one(
         ("interface.tap9 = 1", "interface.tap9", "must be a table"),
         ('[interface.tap9]\nbrigde = "br0"', "interface.tap9.brigde", "unknown key"),
         ("bridge = ", "", "Invalid value"),
-        ("a = " + "[" * 5000, "", ""),
+        ("a = " + "[" * 5000, "", "recursion"),
     ],
 )
 def test_a_mistake_in_the_settings_is_found_whatever_interface_is_asked_for(
@@ -138,18 +138,20 @@ def test_a_tap_on_another_bridge_is_not_moved() -> None:
 
 
 class Refusing:
-    """A host that refuses one kind of step, with one error."""
+    """A host that refuses the first step of a kind, with one error."""
 
     def __init__(self, kind: type, error: int) -> None:
         self.kind = kind
         self.error = error
+        self.refused = False
         self.done: list[Step] = []
 
     def photograph(self, wanted: Wanted) -> Facts:
         raise AssertionError(wanted)
 
     def perform(self, step: Step) -> None:
-        if isinstance(step, self.kind):
+        if isinstance(step, self.kind) and not self.refused:
+            self.refused = True
             raise OSError(self.error, "refused")
         self.done.append(step)
 

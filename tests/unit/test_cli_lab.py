@@ -33,7 +33,7 @@ mode = "user"
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("QEMUNET_RUNTIME_DIR", str(tmp_path / "run"))
     (tmp_path / "vmlinuz").touch()
-    file = tmp_path / "lab.toml"
+    file = tmp_path / "shop.toml"
     file.write_text(LAB)
     return str(file)
 
@@ -53,7 +53,7 @@ def test_a_plan_is_printed_and_nothing_is_made(lab: str, capsys: Output) -> None
     script = printed(capsys, "plan", lab, "--shell")
     assert script.startswith("#!/bin/sh")
     assert subprocess.run(["sh", "-n"], input=script, text=True).returncode == 0
-    assert sorted(os.listdir(Path(lab).parent)) == ["lab.toml", "vmlinuz"]
+    assert sorted(os.listdir(Path(lab).parent)) == ["shop.toml", "vmlinuz"]
 
 
 def test_a_plan_for_some_vms_leaves_the_others_out(lab: str, capsys: Output) -> None:
@@ -75,7 +75,7 @@ def test_set_changes_one_value(lab: str, capsys: Output) -> None:
 def test_check_is_silent_on_stdout(lab: str, capsys: Output) -> None:
     """It has no data; with --json it has."""
     assert main(["check", lab]) == 0
-    assert capsys.readouterr() == ("", f"{lab} is a valid lab: lab, 2 vms, 1 network\n")
+    assert capsys.readouterr() == ("", f"{lab} is a valid lab: shop, 2 vms, 1 network\n")
     assert json.loads(printed(capsys, "check", lab, "--json"))["vms"] == ["one", "two"]
 
 
@@ -101,7 +101,7 @@ def test_what_show_prints_is_a_lab_again(lab: str, capsys: Output, tmp_path: Pat
         (b"a = " + b"[" * 10000, ""),
         (b"[vm.one]\nprofile = '/'", ""),
         (b"[vm.one.boot]\nkernel = '\\u0000'", ""),
-        (b"[vm.one.boot]\nkernel = \"a\\u0000b\"", ""),
+        (b'[vm.one.boot]\nkernel = "a\\u0000b"', ""),
         (b"[vm.one]\ncpus = 99999999999999999999999", "cpus"),
         (b"[vm.one]\ncpus = nan", "cpus"),
         (b"[vm.one]\nmemory = '9999999999999999999T'", "memory"),

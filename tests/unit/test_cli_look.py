@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -11,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from qemunet.cli import look
 from qemunet.cli.main import main
-from qemunet.state import NicRecord, Runtime, VmRecord
+from qemunet.state import Lock, NicRecord, Runtime, VmRecord
 
 Output = pytest.CaptureFixture[str]
 
@@ -55,10 +55,10 @@ def put(runtime: Runtime, record: VmRecord, model: str = "") -> None:
 def running(runtime: Runtime) -> Iterator[Runtime]:
     """A vm that runs: its lock is held."""
     put(runtime, KALI, '[lab]\nname = "pentest"\n[network.lab]\nmode = "private"\n[vm.kali2]\n')
-    fd = os.open(runtime.scope("vm/kali2").path("lock"), os.O_RDWR)
-    fcntl.flock(fd, fcntl.LOCK_EX)
+    lock = Lock.take(runtime.scope("vm/kali2").path("lock"))
+    assert lock is not None
     yield runtime
-    os.close(fd)
+    lock.release()
 
 
 def printed(capsys: Output, *argv: str) -> str:
@@ -111,7 +111,7 @@ def test_status_tells_which_card_is_which_tap(running: Runtime, capsys: Output) 
     """Guest name, MAC, host interface, network, bridge, address and cable in one table."""
     title, header, user, tap = printed(capsys, "status", "kali2").splitlines()
     assert title == "kali2: running, pid 4242, q35 (tcg), lab pentest"
-    assert header.split() == [*"NIC GUEST MAC HOST MODE NETWORK BRIDGE IP LINK STATE".split()]
+    assert header.split() == list(look._NIC_HEADER)
     assert tap.split() == [
         *("net1", "-", "52:54:00:00:00:02", "qn-kali2-net1", "tap", "lab", "qn-lab"),
         *("192.168.50.12/24", "down", "plugged"),

@@ -86,9 +86,7 @@ def test_the_version_is_printed(capsys: Output) -> None:
         (["completion", "fish"], 'SHELL: unknown "fish"', "known: bash, zsh"),
     ],
 )
-def test_a_wrong_command_line_ends_with_2_and_a_hint(
-    argv: list[str], problem: str, hint: str, capsys: Output
-) -> None:
+def test_a_wrong_command_line_ends_with_2_and_a_hint(argv: list[str], problem: str, hint: str, capsys: Output) -> None:
     """In the style of every other error, with the nearest command or option, or the usage."""
     assert status_of(*argv) == 2
     output = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""A file that is wrong is refused, with the place, the problem and what to do, word for word as in config_errors.txt."""
+"""A file that is wrong is refused with the place, the problem and what to do, word for word as in config_errors.txt."""
 
 from __future__ import annotations
 

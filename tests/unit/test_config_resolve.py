@@ -9,7 +9,7 @@ import pytest
 from qemunet.config import profiles, read, resolve
 from qemunet.config.notes import notes
 from qemunet.errors import ConfigError, HostLacks, NotFound, Taken
-from qemunet.facts import Facts
+from qemunet.facts import Facts, RouteFact
 from qemunet.model import mac
 from qemunet.model.network import ForeignBridge, NetworkMode, OwnBridge
 from qemunet.model.nic import (
@@ -351,7 +351,7 @@ def test_everything_that_is_lacking_is_said_at_once() -> None:
 
 def test_an_ordinary_user_is_told_what_he_may_not() -> None:
     """User mode is for him."""
-    with pytest.raises(HostLacks, match="the right to make a bridge .* the right to make a tap"):
+    with pytest.raises(HostLacks, match=r"the right to make a bridge .* the right to make a tap"):
         lab('[network.lab]\n[vm.a]\n[[vm.a.nic]]\nnetwork = "lab"\n', ORDINARY)
     assert nic("[vm.a]\n", ORDINARY).backend == UserBackend()
 
@@ -390,6 +390,14 @@ def test_an_address_that_the_bridge_has_seen_is_taken() -> None:
     with pytest.raises(Taken, match="somebody on br0 has the address"):
         lab(text, replace(FACTS, macs_on_bridge={"br0": frozenset({"52:54:00:00:00:01"})}))
     assert nic(text, replace(FACTS, macs_on_bridge={"br9": frozenset({"52:54:00:00:00:01"})}))
+
+
+def test_a_network_that_is_routed_elsewhere_is_taken() -> None:
+    """The guest would take it from whoever has it."""
+    text = NIC + 'mode = "tap"\nroutes = ["10.99.0.0/24"]\n'
+    with pytest.raises(Taken, match=r"10\.99\.0\.0/24 is routed through eth1"):
+        lab(text, replace(FACTS, routes=(RouteFact("10.99.0.0/24", "eth1"),)))
+    assert nic(text, replace(FACTS, routes=(RouteFact("10.99.0.0/24", "qn-a-net0"), RouteFact("default", "eth1"))))
 
 
 def test_a_port_of_a_bridge_is_no_parent() -> None:

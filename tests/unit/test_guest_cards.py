@@ -1,0 +1,113 @@
+"""The guest's own shell functions, run by the host's busybox on trees of files."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import qemunet.guest
+
+FILES = Path(qemunet.guest.__file__).parent / "files"
+
+pytestmark = pytest.mark.skipif(shutil.which("busybox") is None, reason="no busybox")
+
+
+def shell(script: str, **environment: str) -> str:
+    """Run lines after sourcing cards.sh; return what they print."""
+    result = subprocess.run(
+        ["busybox", "sh", "-eu", "-c", f". {FILES}/cards.sh\n{script}"],
+        env=environment, capture_output=True, text=True, check=True, timeout=20,
+    )  # fmt: skip
+    assert result.stderr == ""
+    return result.stdout
+
+
+@pytest.mark.parametrize("path", sorted(FILES.glob("*.sh")), ids=lambda path: path.name)
+def test_every_script_is_one_for_the_shell(path: Path) -> None:
+    subprocess.run(["busybox", "sh", "-n", str(path)], check=True, timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("mac", "wish"),
+    [
+        ("52:54:00:00:00:01", "10.0.0.1/24,fd77::1/64,via=10.0.0.254"),
+        ("52:54:00:00:00:02", "none"),
+        ("52:54:00:00:00:03", "dhcp"),
+    ],
+)
+def test_the_command_line_says_what_a_card_gets(mac: str, wish: str) -> None:
+    words = (
+        "console=ttyS0 qemunet.nic=52:54:00:00:00:01,10.0.0.1/24,fd77::1/64,via=10.0.0.254"
+        " qemunet.nic=52:54:00:00:00:02,none quiet"
+    )
+    assert shell(f"cmdline='{words}'; find_wish {mac}; echo $wish") == f"{wish}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"), [("a qemunet.name=kali2 b", "kali2"), ("", "guest"), ("qemunet.name=", "guest")]
+)
+def test_the_name(words: str, name: str) -> None:
+    assert shell(f"cmdline='{words}'; find_name; echo $name") == f"{name}\n"
+
+
+def test_only_network_and_virtio_devices_concern_us() -> None:
+    aliases = {
+        "pci:v00001AF4d00001041sv00001AF4sd00001100bc02sc00i00": True,
+        "pci:v00008086d0000100Esv00001AF4sd00001100bc02sc00i00": True,
+        "pci:v00001B36d0000000Csv00000000sd00000000bc06sc04i00": False,
+        "virtio:d00000001v00001AF4": True,
+    }
+    for alias, ours in aliases.items():
+        assert shell(f"concerns_us '{alias}' && echo yes || echo no") == ("yes\n" if ours else "no\n")
+
+
+def tree(base: Path, **cards: str) -> dict[str, str]:
+    """A /sys with these cards and their carriers, an empty /run, and a fake `ip` and `udhcpc`."""
+    for number, (name, carrier) in enumerate(cards.items(), start=2):
+        card = base / "sys/class/net" / name
+        (card / "device").mkdir(parents=True)
+        facts = {
+            "address": f"52:54:00:00:00:{number:02x}",
+            "ifindex": number,
+            "carrier": carrier,
+            "carrier_up_count": 1,
+        }
+        for file, text in facts.items():
+            (card / file).write_text(f"{text}\n")
+    (base / "run").mkdir()
+    return {"SYS": str(base / "sys"), "RUN": str(base / "run")}
+
+
+FAKES = 'ip() { echo ip "$@"; }; udhcpc() { :; }; cmdline=; name=vm1\n'
+
+
+def test_a_card_is_asked_for_once_per_carrier(tmp_path: Path) -> None:
+    places = tree(tmp_path, eth0="1")
+    count = tmp_path / "sys/class/net/eth0/carrier_up_count"
+    script = f"""{FAKES} ask_dhcp() {{ echo ask $1; echo $2 >$RUN/$1.ups; }}
+        adopt_cards; follow_carriers; follow_carriers; echo 2 >{count}; follow_carriers"""
+    assert shell(script, **places) == "ip link set eth0 up\nask eth0\nask eth0\n"
+
+
+def test_a_card_without_carrier_is_waited_for_only_until_carriers_are_due(tmp_path: Path) -> None:
+    script = f"""{FAKES} adopt_cards >/dev/null; follow_carriers; carriers_due=20
+        for now in 10 20; do all_settled && echo settled || echo waiting; done"""
+    assert shell(script, **tree(tmp_path, eth0="0")) == "waiting\nsettled\n"
+
+
+def test_a_card_with_a_carrier_is_waited_for_until_it_has_its_lease(tmp_path: Path) -> None:
+    script = f"""{FAKES} adopt_cards >/dev/null; follow_carriers; carriers_due=20; now=30
+        all_settled && echo settled || echo waiting
+        echo 10.0.0.1 >$RUN/eth0.addresses; all_settled && echo settled || echo waiting"""
+    assert shell(script, **tree(tmp_path, eth0="1")) == "waiting\nsettled\n"
+
+
+def test_a_card_that_is_gone_is_forgotten_and_another_of_its_name_is_new(tmp_path: Path) -> None:
+    places = tree(tmp_path, eth0="1")
+    card = tmp_path / "sys/class/net/eth0"
+    script = f"""{FAKES} adopt_cards; adopt_cards; echo 9 >{card}/ifindex; adopt_cards
+        rm -r {card}; adopt_cards; ls $RUN"""
+    assert shell(script, **places) == "ip link set eth0 up\nip link set eth0 up\n"
