@@ -10,28 +10,41 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_MODIFY, _ATTRIB, _MOVED_TO, _CREATE, _DELETE_SELF = 0x2, 0x4, 0x80, 0x100, 0x400
+_MODIFY, _ATTRIB, _MOVED_TO, _CREATE, _DELETE_SELF, _MOVE_SELF = 0x2, 0x4, 0x80, 0x100, 0x400, 0x800
 _CHUNK = 1 << 16
 
 
 def follow(path: str) -> Iterator[bytes]:
     """Yield what the file holds and then what is added, until it is unlinked; waits for one that is not there yet.
 
-    It ends at once if the file's directory is not there either.
+    When another file takes its place, as logs do that have become too long, that one is followed. It ends at once
+    if the file's directory is not there either.
     """
-    fd = _opened(path)
-    if fd is None:
-        return
+    renamed = True
+    while renamed and (fd := _opened(path)) is not None:
+        try:
+            yield from _to_the_end(fd, path)
+            renamed = os.fstat(fd).st_nlink > 0 or os.path.exists(path)
+        finally:
+            os.close(fd)
+
+
+def _to_the_end(fd: int, path: str) -> Iterator[bytes]:
+    """Yield what is in an open file, until it has its name no more."""
+    with _watching(f"/proc/self/fd/{fd}", _MODIFY | _ATTRIB | _MOVE_SELF) as changes:
+        while True:
+            last = not _is_at(fd, path)  # before reading: what was written before that is still read
+            yield from _rest(fd)
+            if last:
+                return
+            _wait(changes)
+
+
+def _is_at(fd: int, path: str) -> bool:
     try:
-        with _watching(f"/proc/self/fd/{fd}", _MODIFY | _ATTRIB) as changes:
-            while True:
-                last = os.fstat(fd).st_nlink == 0  # before reading: what was written before that is still read
-                yield from _rest(fd)
-                if last:
-                    return
-                _wait(changes)
-    finally:
-        os.close(fd)
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _opened(path: str) -> int | None:

@@ -30,6 +30,7 @@ def _logs(args: Namespace) -> int:
     if not scope.exists():
         scope.runtime.vm(args.vm)  # says which vms there are
     path = scope.path("qemu.log" if args.qemu else "console.log")
+    _copy(_content(f"{path}.1"))  # what did not fit any more
     if args.follow:
         from qemunet.cli.follow import follow
 

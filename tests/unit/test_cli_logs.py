@@ -67,6 +67,30 @@ def test_following_ends_when_the_file_goes(vm: Path) -> None:
     assert b"".join(seen) == b"one two three"
 
 
+def test_a_log_that_became_too_long_is_followed_into_the_next_file(vm: Path) -> None:
+    """The keeper renames it and begins another; a reader does not notice."""
+    path = vm / "console.log"
+    path.write_bytes(b"one ")
+    seen = follow(str(path))
+    assert next(seen) == b"one "
+    with path.open("ab") as old:
+        path.rename(vm / "console.log.1")
+        old.write(b"two ")
+    path.write_bytes(b"three")
+    assert next(seen) == b"two "
+    assert next(seen) == b"three"
+    path.unlink()
+    assert list(seen) == []
+
+
+def test_the_older_part_of_a_log_comes_first(vm: Path, capsys: Output) -> None:
+    """Whoever prints a log wants all of it."""
+    (vm / "console.log.1").write_text("older ")
+    (vm / "console.log").write_text("newer")
+    assert main(["logs", "kali2"]) == 0
+    assert capsys.readouterr().out == "older newer"
+
+
 def test_following_nothing_ends_with_its_directory(vm: Path) -> None:
     """A vm that ends before it says anything."""
     reader = threading.Thread(target=lambda: list(follow(str(vm / "console.log"))))
