@@ -7,10 +7,11 @@ that was asked for and is missing in a mapping is not there. Paths are absolute.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+from qemunet.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LinkFact:
     """One interface, as RTM_GETLINK tells it (rtnetlink(7))."""
 
@@ -25,7 +26,7 @@ class LinkFact:
     altnames: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RouteFact:
     """One route of the main table."""
 
@@ -34,7 +35,7 @@ class RouteFact:
     gateway: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FileFact:
     """One file that the lab names. `qcow2`: its first bytes are that format's magic.
 
@@ -53,7 +54,7 @@ class FileFact:
     executable: bool = True  # some execute bit is set
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GuestFact:
     """Where the built-in guest lies, and the kernel arguments it always wants."""
 
@@ -62,7 +63,7 @@ class GuestFact:
     append: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wanted:
     """What a photograph shall show; names of interfaces and sysctls, paths of files, names of programs."""
 
@@ -75,7 +76,7 @@ class Wanted:
     guest: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Facts:
     """The photograph. `claims`: what runs already, key (``mac/52:54:…``) to the scope that has it."""
 

@@ -15,14 +15,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
+from qemunet.frozen import frozen
 from typing import Any
 
 from qemunet import steps
 from qemunet.steps import Step
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Owed:
     """Something to be undone: the number of its record, what had been done, and what undoes it."""
 

@@ -23,7 +23,7 @@ import json
 import os
 import struct
 import typing
-from dataclasses import asdict, dataclass, replace
+from qemunet.frozen import as_dict, frozen, replace
 
 from qemunet.errors import NotFound, QemunetError
 from qemunet.journal import Journal
@@ -48,7 +48,7 @@ def locate() -> str:
     return os.path.join(base or f"/run/user/{os.geteuid()}", "qemunet")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NicRecord:
     """A card as the tables show it."""
 
@@ -65,7 +65,7 @@ class NicRecord:
     slot: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VmRecord:
     """A guest as the tables show it. `tethered`: it ends with the terminal that started it."""
 

@@ -11,7 +11,7 @@ until the plan is done; in an argument vector `Handle` marks where the descripto
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from qemunet.frozen import frozen
 from typing import Protocol
 
 from qemunet.facts import Facts
@@ -41,7 +41,7 @@ def line(*words: str) -> str:
 # ---------------------------------------------------------------- links
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Mark:
     """Whose a link is: its scope, which part of it, and the number of the scope's link group."""
 
@@ -55,7 +55,7 @@ class Mark:
         return altname(self.scope, self.part)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BridgeLink:
     """A bridge; its address is in the message that creates it, or it would take that of its lowest port."""
 
@@ -66,7 +66,7 @@ class BridgeLink:
     ageing: int = 300  # seconds
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MacvtapLink:
     """A macvtap on `parent`; in passthru mode the kernel gives it the parent's address."""
 
@@ -76,7 +76,7 @@ class MacvtapLink:
     mtu: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AddLink:
     """Make an interface that lives until it is deleted. It is down at first."""
 
@@ -112,7 +112,7 @@ class AddLink:
                 return (*base, "type", "macvtap", "mode", str(mode))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DelLink:
     """Delete an interface, if it still carries our mark."""
 
@@ -129,7 +129,7 @@ class DelLink:
         return (line("ip", "link", "del", "dev", self.name),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DelGroup:
     """Delete all links of one scope: in a single message if its link group holds nothing else, else one by one."""
 
@@ -145,7 +145,7 @@ class DelGroup:
         return tuple(text for link in self.links for text in link.shell())
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetLink:
     """Change an interface; None leaves a property as it is."""
 
@@ -178,7 +178,7 @@ class SetLink:
         return words if self.up is None else [*words, "up" if self.up else "down"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetMaster:
     """Plug an interface into a bridge, or out of any (None)."""
 
@@ -197,7 +197,7 @@ class SetMaster:
         return (line("ip", "link", "set", "dev", self.name, *where),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OpenTap:
     """Open a tap under `handle`, one descriptor per queue, and set it up; it is gone when its last descriptor is.
 
@@ -235,7 +235,7 @@ class OpenTap:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OpenMacvtap:
     """Open the character device of a macvtap under `handle`, once per queue."""
 
@@ -256,7 +256,7 @@ class OpenMacvtap:
 # ---------------------------------------------------------------- addresses, routes, sysctls
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AddAddress:
     """Put an address (CIDR) on an interface; IPv6 without duplicate address detection, usable at once."""
 
@@ -275,7 +275,7 @@ class AddAddress:
         return (line("ip", "address", "add", self.address, "dev", self.name, *nodad),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DelAddress:
     """Take an address (CIDR) from an interface."""
 
@@ -293,7 +293,7 @@ class DelAddress:
         return (line("ip", "address", "del", self.address, "dev", self.name),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AddRoute:
     """Route a destination (CIDR) through an interface, in the main table."""
 
@@ -316,7 +316,7 @@ class AddRoute:
         return (line("ip", "route", "add", self.destination, *via, "dev", self.name),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DelRoute:
     """Take a route from the main table."""
 
@@ -335,7 +335,7 @@ class DelRoute:
         return (line("ip", "route", "del", self.destination, "dev", self.name),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetSysctl:
     """Write a sysctl; with `only_if`, and another value there now, somebody else has changed it and it stays.
 
@@ -366,7 +366,7 @@ def sysctl_name(interface: str) -> str:
 # ---------------------------------------------------------------- claims and files
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Claim:
     """Take something that only one may have: a MAC, a uid, a place among a network's guests. An exclusive file."""
 
@@ -383,7 +383,7 @@ class Claim:
         return ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unclaim:
     """Give up a claim, if it is still that owner's."""
 
@@ -406,7 +406,7 @@ def _claimed(path: str) -> str:
     return f"a place on {kind}/{name}" if what == "users" else f"{what}/{key}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WriteFile:
     """Write a small private file (mode 0600) into a directory of ours."""
 
@@ -423,7 +423,7 @@ class WriteFile:
         return ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RemoveFile:
     """Remove a file of ours."""
 
@@ -439,7 +439,7 @@ class RemoveFile:
         return (line("rm", "-f", self.path),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CreateImage:
     """Create an empty disk image. It is the user's: it stays once the guest runs, and goes if the start fails."""
 
@@ -458,7 +458,7 @@ class CreateImage:
         return (f"[ -e {shlex.quote(self.path)} ] || {create}",)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OpenFile:
     """Open a file under `handle` for a QEMU that may not open it by itself."""
 
@@ -476,7 +476,7 @@ class OpenFile:
         return ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LoadFile:
     """Copy a file into memory under `handle`; QEMU opens that by ``/proc/self/fd/N`` under any user."""
 
@@ -493,7 +493,7 @@ class LoadFile:
         return ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OpenOverlay:
     """Make a nameless qcow2 file as large as an image, under `handle`: it takes what is written in its place.
 
@@ -516,7 +516,7 @@ class OpenOverlay:
 # ---------------------------------------------------------------- the guest
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Handle:
     """Stands in an argument for the number of an open file; several numbers are joined by colons."""
 
@@ -526,7 +526,7 @@ class Handle:
         return f"<{self.name}>"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Word:
     """One argument of a command line, made of text and handles."""
 
@@ -536,7 +536,7 @@ class Word:
         return "".join(str(part) for part in self.parts)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunHook:
     """Run a program of the user's when a card's host side is ready (`up`), and `down` before it goes.
 
@@ -560,7 +560,7 @@ class RunHook:
         return (line("env", *settings, self.up, self.interface),) if self.up else ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StartQemu:
     """Start a guest's QEMU, its processors stopped, with its sockets in `directory`.
 
@@ -585,7 +585,7 @@ class StartQemu:
         return self.script
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EndQemu:
     """End a guest's QEMU at once and wait until it is gone."""
 
@@ -603,7 +603,7 @@ class EndQemu:
         return (f"kill {pid} && while kill -0 {pid} 2>/dev/null; do sleep 0.1; done",)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AwaitQemu:
     """Wait until a started QEMU answers on its monitor; if it died, say how."""
 
@@ -619,7 +619,7 @@ class AwaitQemu:
         return ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetGuestLink:
     """Plug a card's cable in or out, as the guest sees it."""
 
@@ -637,7 +637,7 @@ class SetGuestLink:
         return ()  # part of the line that starts QEMU
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Resume:
     """Let the guest's processors run."""
 
@@ -683,7 +683,7 @@ Step = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Part:
     """The steps of one scope, in order. A shared scope (``net/lab``, ``host/…``) is made once for all its users."""
 
@@ -692,7 +692,7 @@ class Part:
     fingerprint: str = ""  # of a shared scope: equal ones may be shared
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plan:
     """What a command will do: `shared` and `own` under the runtime directory's lock, `start` after it.
 

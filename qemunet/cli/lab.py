@@ -6,9 +6,9 @@ import os
 from contextlib import closing
 
 from qemunet.cli import render
+from qemunet.cli.known import runtime, vm_or_lab
 from qemunet.cli.parser import add_json, add_overrides
 from qemunet.errors import Taken
-from qemunet.state import Runtime, locate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from qemunet.cli.parser import Commands, Parser
     from qemunet.live.source import Source, Thought
-    from qemunet.state import Scope, VmRecord
+    from qemunet.state import Scope
 
 
 # ---------------------------------------------------------------- plan
@@ -36,7 +36,7 @@ def _plan_arguments(parser: Parser) -> None:
 def _plan(args: Namespace) -> int:
     thought = _think(_source(args), args.vms)
     if args.shell:
-        from dataclasses import replace
+        from qemunet.frozen import replace
 
         from qemunet.plan import build
         from qemunet.plan.shell import script
@@ -91,8 +91,8 @@ def _show_arguments(parser: Parser) -> None:
 
 
 def _show(args: Namespace) -> int:
-    here = Runtime(locate())
-    running = [] if _is_file(args.what) else _named(here, args.what)
+    here = runtime()
+    running = [] if _is_file(args.what) else vm_or_lab(here, args.what)
     if running:
         print(_saved([here.scope(f"vm/{vm.name}") for vm in running]), end="")
         return 0
@@ -106,12 +106,6 @@ def _show(args: Namespace) -> int:
 
 def _is_file(what: str) -> bool:
     return "/" in what or "." in what or os.path.isfile(what)
-
-
-def _named(here: Runtime, name: str) -> list[VmRecord]:
-    """Return the vm of that name, or the vms of the lab of that name; raises NotFound."""
-    known = here.vms()
-    return [vm for vm in known if vm.name == name] or [vm for vm in known if vm.lab == name] or [here.vm(name)]
 
 
 def _saved(scopes: Sequence[Scope]) -> str:
@@ -148,7 +142,7 @@ def _source(args: Namespace, file: str | None = None) -> Source:
 def _think(source: Source, vms: Sequence[str] = ()) -> Thought:
     from qemunet.host.linux import LinuxHost
 
-    here = Runtime(locate())
+    here = runtime()
     with closing(LinuxHost(here.path)) as host:
         return source.think(here, vms, strict=False, host=host)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from qemunet import state
 from qemunet.cli import render
+from qemunet.cli.known import runtime, vm_named, vm_or_lab
 from qemunet.cli.parser import add_json
 
 TYPE_CHECKING = False
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qemunet.cli.parser import Commands, Parser
+    from qemunet.state import NicRecord, VmRecord
 
 _ROOTS = "/run/qemunet"
 _VM_HEADER = ("NAME", "LAB", "STATE", "PID", "ACCEL", "MACHINE", "NICS")
@@ -42,7 +43,7 @@ def _ps(args: Namespace) -> int:
     return 0
 
 
-def _vm_row(vm: state.VmRecord) -> tuple[str | None, ...]:
+def _vm_row(vm: VmRecord) -> tuple[str | None, ...]:
     return (vm.name, vm.lab, vm.state, _text(vm.pid), vm.accel, vm.machine, str(len(vm.nics)))
 
 
@@ -63,7 +64,7 @@ def _status_arguments(parser: Parser) -> None:
 
 
 def _status(args: Namespace) -> int:
-    records = _of_vm_or_lab(args.name)
+    records = vm_or_lab(runtime(), args.name)
     if args.json:
         shapes = [vm_json(record) for record in records]
         render.as_json(shapes[0] if records[0].name == args.name else shapes)
@@ -81,7 +82,7 @@ def _nic_list_arguments(parser: Parser) -> None:
 
 
 def _nic_list(args: Namespace) -> int:
-    record = runtime().vm(args.vm)
+    record = vm_named(runtime(), args.vm)
     if args.json:
         render.as_json([nic_json(record, nic) for nic in record.nics])
     else:
@@ -89,15 +90,7 @@ def _nic_list(args: Namespace) -> int:
     return 0
 
 
-def _of_vm_or_lab(name: str) -> list[state.VmRecord]:
-    """Return the vm of that name, or all vms of the lab of that name, which cannot both be there."""
-    here = runtime()
-    known = here.vms()
-    found = [vm for vm in known if vm.name == name] or [vm for vm in known if vm.lab == name]
-    return found or [here.vm(name)]  # which says what there is
-
-
-def _print_nics(vm: state.VmRecord) -> None:
+def _print_nics(vm: VmRecord) -> None:
     if not vm.nics:
         render.out("no card")
         return
@@ -120,7 +113,7 @@ def _nic_row(nic: dict[str, Any]) -> Sequence[str | None]:
     )
 
 
-def vm_json(vm: state.VmRecord) -> dict[str, Any]:
+def vm_json(vm: VmRecord) -> dict[str, Any]:
     """Return a vm as `ps` and `status` print it."""
     return {
         "name": vm.name,
@@ -134,7 +127,7 @@ def vm_json(vm: state.VmRecord) -> dict[str, Any]:
     }
 
 
-def nic_json(vm: state.VmRecord, nic: state.NicRecord) -> dict[str, Any]:
+def nic_json(vm: VmRecord, nic: NicRecord) -> dict[str, Any]:
     """Return a card as `nic list` prints it. What the guest calls it is not known as long as nobody asks it."""
     return {
         "id": nic.id,
@@ -151,14 +144,6 @@ def nic_json(vm: state.VmRecord, nic: state.NicRecord) -> dict[str, Any]:
         "slot": nic.slot,
         "state": "plugged" if vm.state == "running" else vm.state,
     }
-
-
-# ---------------------------------------------------------------- shared
-
-
-def runtime() -> state.Runtime:
-    """Return the runtime directory."""
-    return state.Runtime(state.locate())
 
 
 def _text(value: int | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qemunet.cli import render
-from qemunet.cli.look import runtime
+from qemunet.cli.known import runtime
 from qemunet.cli.parser import add_json
 from qemunet.errors import NotFound
 

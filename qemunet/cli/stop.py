@@ -6,9 +6,9 @@ from contextlib import closing
 from functools import partial
 
 from qemunet.cli import render
+from qemunet.cli.known import runtime, vm_named
 from qemunet.cli.parser import add_json, seconds
 from qemunet.errors import NotFound, QemunetError
-from qemunet.state import Runtime, locate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from qemunet.cli.parser import Commands, Parser
-    from qemunet.state import VmRecord
+    from qemunet.state import Runtime, VmRecord
 
 _DEAD = "dead"
 _HOW = {
@@ -46,8 +46,8 @@ def _stop_arguments(parser: Parser) -> None:
 
 
 def _stop(args: Namespace) -> int:
-    here = Runtime(locate())
-    return _end([here.vm(name) for name in dict.fromkeys(args.vms)], args, here)
+    here = runtime()
+    return _end([vm_named(here, name) for name in dict.fromkeys(args.vms)], args, here)
 
 
 def _down_arguments(parser: Parser) -> None:
@@ -56,7 +56,7 @@ def _down_arguments(parser: Parser) -> None:
 
 
 def _down(args: Namespace) -> int:
-    here = Runtime(locate())
+    here = runtime()
     known = here.vms()
     chosen: dict[str, VmRecord] = {}
     for name in args.names:
@@ -160,7 +160,7 @@ def _gc(args: Namespace) -> int:
     from qemunet.live import session
 
     interrupts.install()  # ^C must not fall into the middle of an undo
-    here = Runtime(locate())
+    here = runtime()
     with closing(LinuxHost(here.path)) as host:
         done = session.gc(here, host, dry_run=args.dry_run)
     if args.json:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from qemunet import state
 from qemunet.cli import render
+from qemunet.cli.known import runtime, vm_named
 from qemunet.errors import Failed, NotFound, NotTakenBack
 
 TYPE_CHECKING = False
@@ -26,9 +26,8 @@ def _logs_arguments(parser: Parser) -> None:
 
 
 def _logs(args: Namespace) -> int:
-    scope = state.Runtime(state.locate()).scope(f"vm/{args.vm}")
-    if not scope.exists():
-        scope.runtime.vm(args.vm)  # says which vms there are
+    here = runtime()
+    scope = here.scope(f"vm/{vm_named(here, args.vm).name}")
     path = scope.path("qemu.log" if args.qemu else "console.log")
     _copy(_content(f"{path}.1"))  # what did not fit any more
     if args.follow:
@@ -64,8 +63,8 @@ def _console(args: Namespace) -> int:
     from qemunet.live import terminal
     from qemunet.live.reach import reach
 
-    here = state.Runtime(state.locate())
-    record = here.vm(args.vm)
+    here = runtime()
+    record = vm_named(here, args.vm)
     if record.state == "dead":
         raise NotFound(f"{record.name} is dead", hint="`qemunet gc` takes back what it left")
     watch = reach(here, record.lab)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import dataclass, field
+from dataclasses import field
+from qemunet.frozen import frozen
 
 from qemunet.config import modes, units
 from qemunet.config.hints import did_you_mean, listed
@@ -61,7 +62,7 @@ def bridge_name(network: NetworkSpec) -> str:
 # ---------------------------------------------------------------- one thing at a time
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Once:
     """Things that only one may have."""
 
@@ -253,7 +254,7 @@ def _switch(spec: LabSpec, vm: VmSpec, index: int, nic: NicSpec) -> str:
     return nic.bridge or nic.parent or ifname(vm, index, nic)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Listener:
     protocol: str
     address: str

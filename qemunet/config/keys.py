@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from qemunet.frozen import frozen
 
 from qemunet.config import kinds
 from qemunet.config.kinds import Kind
@@ -24,7 +24,7 @@ DIRECT = "a boot with kernel"
 FROM_FIRMWARE = "a boot without kernel and guest"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Key:
     """One key. `default` is text for people; `belongs` to what it is limited; `profile`: a profile may preset it.
 
@@ -45,7 +45,7 @@ class Key:
         return self.name.replace("-", "_")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Table:
     """One kind of table. `tables` are its sub-tables, `lists` its arrays of tables, by key."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from qemunet.frozen import frozen
 from enum import StrEnum
 
 from qemunet.config import units
@@ -15,7 +15,7 @@ _ALTIFNAMSIZ = 127  # bytes of an alternative interface name
 _ADDRESS = r"^[0-9A-Fa-f.:]+(/\d+)?$"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Kind:
     """`read` turns a TOML value into ours or raises Bad; `key` is what the value belongs to, for the message."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 import typing
-from dataclasses import dataclass
+from qemunet.frozen import frozen
 
 from qemunet.config import keys
 from qemunet.config.hints import did_you_mean
@@ -19,7 +19,7 @@ if typing.TYPE_CHECKING:
 _ROW = re.compile(r"(disk|nic)\[(\d{1,4})\]")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Place:
     """A table of the file: its values, what may be in it, and its dotted path."""
 

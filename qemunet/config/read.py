@@ -6,7 +6,7 @@ import os
 import re
 import tomllib
 import typing
-from dataclasses import dataclass
+from qemunet.frozen import frozen
 
 from qemunet.config import keys
 from qemunet.config.hints import Bad, did_you_mean, dotted, listed, nearest, quoted
@@ -94,7 +94,7 @@ def _syntax_hint(said: str, source: str) -> str:
     return f"the line is: {source.strip()}" if source.strip() else ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Reader:
     """Reads the tables of one file."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import dataclass, field
+from dataclasses import field
+from qemunet.frozen import frozen
 
 from qemunet.errors import HostLacks
 
@@ -17,7 +18,7 @@ if typing.TYPE_CHECKING:
     T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scene:
     """`strict`: the lab is to be run, not just looked at. `lacks` collects what the host lacks, each with a hint."""
 

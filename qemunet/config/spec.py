@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from qemunet.frozen import frozen
 from enum import StrEnum
 
 from qemunet.errors import ConfigError
@@ -29,7 +29,7 @@ class Switch(StrEnum):
     OFF = "off"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MachineSpec:
     """The hardware itself; a profile has one, a vm may override parts of it."""
 
@@ -39,7 +39,7 @@ class MachineSpec:
     cpu_tcg: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BootSpec:
     """``[vm.NAME.boot]``."""
 
@@ -51,7 +51,7 @@ class BootSpec:
     firmware: Firmware | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DiskSpec:
     """``[[vm.NAME.disk]]``. `path` is where it stands in the file."""
 
@@ -66,7 +66,7 @@ class DiskSpec:
     readonly: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NicSpec:
     """``[[vm.NAME.nic]]``. `mac` may be ``auto``, `queues` may be AUTO."""
 
@@ -102,7 +102,7 @@ class NicSpec:
     bootfile: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VmSpec:
     """``[vm.NAME]``. `nic` None: none was written, so the vm gets one in user mode."""
 
@@ -122,7 +122,7 @@ class VmSpec:
     nic: tuple[NicSpec, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NetworkSpec:
     """``[network.NAME]``."""
 
@@ -139,7 +139,7 @@ class NetworkSpec:
     keep: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LabSpec:
     """A lab file. `file` is for messages, `path` is absolute, `overridden` are the paths that ``--set`` gave."""
 
@@ -160,7 +160,7 @@ class LabSpec:
         return next((network for network in self.networks if network.name == name), None)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Profile:
     """A reusable hardware description. `reference` is a name or path by which it is found from anywhere."""
 

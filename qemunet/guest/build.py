@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import zlib
-from dataclasses import dataclass
+from qemunet.frozen import frozen
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ NEEDED_APPLETS |= {"poweroff", "reboot", "setsid", "sh", "udhcpc", "uevent"}
 LIST_TIMEOUT = 10  # seconds
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Busybox:
     """The guest's only program, what it can do, and the host's file that it is (empty when out of a package)."""
 

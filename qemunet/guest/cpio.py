@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
+from qemunet.frozen import frozen
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ TRAILER = "TRAILER!!!"
 BLOCK = 512  # archives are padded to it, so that several can follow each other
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Directory:
     """A directory; it must come before what lies in it."""
 
@@ -22,7 +22,7 @@ class Directory:
     mode: int = 0o755
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class File:
     """A regular file with its content."""
 
@@ -31,7 +31,7 @@ class File:
     mode: int = 0o644
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Symlink:
     """A symbolic link."""
 
@@ -39,7 +39,7 @@ class Symlink:
     target: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CharDevice:
     """A character device node."""
 
@@ -49,7 +49,7 @@ class CharDevice:
     mode: int = 0o600
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fifo:
     """A named pipe."""
 

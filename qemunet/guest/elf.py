@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from qemunet.frozen import frozen
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ PT_LOAD, PT_INTERP = 1, 3
 SHT_NOBITS = 8
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Header:
     """Where the tables of a 64 bit ELF file lie: offset, size of one entry, number of entries."""
 
@@ -23,7 +23,7 @@ class Header:
     names: int  # the section that holds the names of the sections
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Segment:
     """One program header; `position` is where it lies in the file."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from dataclasses import dataclass
+from qemunet.frozen import frozen
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ APPEND = (
 Stamp: TypeAlias = tuple[str, int, int]  # path, size, time of change in nanoseconds
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GuestImage:
     """A built guest: two paths, the kernel arguments that it always wants, and a name for its content."""
 

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import struct
-from dataclasses import dataclass
+from qemunet.frozen import frozen
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ XEN_PVH_ENTRY = struct.pack("<I", 18) + b"Xen\0"  # the note by which QEMU finds
 SETUP_SECTOR = 512
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Kernel:
     """A kernel image and the directory tree of its modules."""
 

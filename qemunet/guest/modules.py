@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from qemunet.frozen import frozen
 from typing import TYPE_CHECKING
 
 from qemunet.guest import elf
@@ -25,7 +25,7 @@ SIGNATURE_MARK = b"~Module signature appended~\n"
 SIGNATURE_INFO = 12  # bytes before the mark; the last four are the signature's size
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Module:
     """A module: its bytes (uncompressed, unsigned), what it needs directly, and the devices it is for."""
 

@@ -17,6 +17,7 @@ import subprocess
 import typing
 from dataclasses import dataclass
 
+
 from qemunet.errors import Failed, LaunchFailed
 from qemunet.host import processes, qmp
 from qemunet.host.links import Vanished

@@ -6,7 +6,7 @@ import os
 import struct
 import subprocess
 import typing
-from dataclasses import replace
+from qemunet.frozen import replace
 
 from qemunet.errors import Failed, HostLacks, Taken
 from qemunet.facts import FileFact

@@ -12,7 +12,7 @@ import fcntl
 import os
 import socket
 import struct
-from dataclasses import dataclass
+from qemunet.frozen import frozen
 
 NEWLINK, DELLINK, GETLINK = 16, 17, 18
 NEWADDR, DELADDR, GETADDR = 20, 21, 22
@@ -64,7 +64,7 @@ def nested(kind: int, *attributes: bytes) -> bytes:
     return raw(kind | _NESTED, b"".join(attributes))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Request:
     """A message to the kernel: its type, the flags beyond the usual ones, and its content."""
 

@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 import typing
-from dataclasses import dataclass
+from qemunet.frozen import frozen
 
 from qemunet import interrupts, state
 from qemunet.errors import Failed, Interrupted, QemunetError, describe_status
@@ -32,7 +32,7 @@ if typing.TYPE_CHECKING:
     from qemunet.host.linux import LinuxHost
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Order:
     """What the user asked for."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import typing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from qemunet.frozen import replace
 
 from qemunet import runner
 from qemunet.errors import NotTakenBack, Taken

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import dataclass, replace
+from qemunet.frozen import frozen, replace
 
 from qemunet.config import profiles, read, resolve
 from qemunet.errors import NotFound
@@ -22,7 +22,7 @@ if typing.TYPE_CHECKING:
     from qemunet.steps import Plan
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Thought:
     """What a lab file means here and now, and what would be done for the chosen vms."""
 
@@ -31,7 +31,7 @@ class Thought:
     facts: Facts
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Source:
     """A lab file that was read, with the profiles that it names."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import typing
-from dataclasses import dataclass, replace
+from qemunet.frozen import frozen, replace
 
 from qemunet import state
 from qemunet.errors import Interrupted, UsageError
@@ -16,7 +16,7 @@ if typing.TYPE_CHECKING:
     from qemunet.live.console import Say
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wish:
     """A start that somebody asked the keeper for; `wanted` tells whether he still waits for it."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import dataclass
+from qemunet.frozen import frozen
 
 from qemunet.model.network import Network
 from qemunet.model.vm import Vm
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lab:
     """What a lab file means on this host. `file` is its absolute path."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from qemunet.frozen import frozen
 from enum import StrEnum
 
 
@@ -14,7 +14,7 @@ class NetworkMode(StrEnum):
     BRIDGE = "bridge"  # an existing bridge of somebody else's, used and never altered
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OwnBridge:
     """A bridge that we make and take down again."""
 
@@ -27,7 +27,7 @@ class OwnBridge:
     addresses: tuple[str, ...]  # of the host on it, CIDR
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ForeignBridge:
     """A bridge that was there before us."""
 
@@ -35,7 +35,7 @@ class ForeignBridge:
     mtu: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Network:
     """A named switch. `keep`: it stays when its last vm stops."""
 

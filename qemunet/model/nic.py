@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from qemunet.frozen import frozen
 from enum import StrEnum
 
 
@@ -22,7 +22,7 @@ class MacvtapMode(StrEnum):
     PASSTHRU = "passthru"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Forward:
     """``PROTO:[ADDR]:PORT[-PORT]:[VM]:PORT[-PORT]``: ports of the host that lead into a guest.
 
@@ -36,7 +36,7 @@ class Forward:
     guest_ports: tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UserBackend:
     """QEMU's user-mode network (slirp): no privilege needed, the guest is behind NAT inside QEMU."""
 
@@ -49,7 +49,7 @@ class UserBackend:
     bootfile: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OnNetwork:
     """Plugged into a network of the lab; `bridge` is that network's interface."""
 
@@ -57,14 +57,14 @@ class OnNetwork:
     bridge: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OnBridge:
     """Plugged into an existing bridge."""
 
     bridge: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PointToPoint:
     """A cable from the guest to the host: the host's addresses on it, and what it routes through the guest."""
 
@@ -72,7 +72,7 @@ class PointToPoint:
     routes: tuple[str, ...] = ()  # CIDR
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TapBackend:
     """A tap interface, opened by us and handed to QEMU as file descriptors (one per queue)."""
 
@@ -81,7 +81,7 @@ class TapBackend:
     attach: OnNetwork | OnBridge | PointToPoint
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MacvtapBackend:
     """A macvtap on a parent interface; `mac` is the guest's (passthru: the parent's)."""
 
@@ -94,7 +94,7 @@ class MacvtapBackend:
 Backend = UserBackend | TapBackend | MacvtapBackend
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hook:
     """Programs of the user's, run when the host side of a card is ready (`up`) and before it goes (`down`)."""
 
@@ -102,7 +102,7 @@ class Hook:
     down: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Nic:
     """A card. `id` is the QEMU device id and the command-line handle; its netdev is ``host-<id>``.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from qemunet.frozen import frozen
 from enum import StrEnum
 
 from qemunet.model.nic import Nic
@@ -31,7 +31,7 @@ class Firmware(StrEnum):
     UEFI = "uefi"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Machine:
     """What a profile says of the hardware."""
 
@@ -43,7 +43,7 @@ class Machine:
     cpu_tcg: str  # -cpu under tcg, empty: QEMU's default
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DirectBoot:
     """A kernel that QEMU loads itself. `tiny`: it is the built-in guest, which reads its cards from the kernel line."""
 
@@ -53,14 +53,14 @@ class DirectBoot:
     tiny: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FirmwareBoot:
     """The firmware looks for a system: ``disk``, ``network``, ``cdrom`` in this order."""
 
     order: tuple[str, ...] = ("disk", "network", "cdrom")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ImageFile:
     """One file of a disk: `format` is qcow2 or raw and never guessed from what a guest may have written."""
 
@@ -68,7 +68,7 @@ class ImageFile:
     format: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Disk:
     """A disk. `backing`: the files below `image`, nearest first. `create`: size in bytes, if the file must be made."""
 
@@ -81,7 +81,7 @@ class Disk:
     readonly: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VncDisplay:
     """A screen over VNC on ``address:number`` (port 5900 + number)."""
 
@@ -89,7 +89,7 @@ class VncDisplay:
     number: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GtkDisplay:
     """A screen in a window of the desktop."""
 
@@ -97,7 +97,7 @@ class GtkDisplay:
 Display = VncDisplay | GtkDisplay | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunAs:
     """The numeric identity under which QEMU runs when root starts it."""
 
@@ -105,7 +105,7 @@ class RunAs:
     gid: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Vm:
     """A guest, complete. `memory` is in bytes. `run_as` None: QEMU runs as the calling user."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from qemunet.frozen import frozen
 from typing import Protocol
 
 from qemunet.model.nic import MacvtapBackend, Nic, TapBackend
@@ -15,7 +15,7 @@ SHELL_DESCRIPTORS = range(3, 10)  # POSIX promises a shell's redirections one di
 VHOST_DEVICE = "/dev/vhost-net"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Layer:
     """One file below a drive: `path` is the image, or for an overlay the image that it hides and spares."""
 
@@ -42,7 +42,7 @@ class Way(Protocol):
         """Return a file name for a layer of a drive; `number` is its own among all of the guest's."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Passed:
     """A run: sockets and cards are open already, and files too if QEMU is not the calling user."""
 
@@ -75,7 +75,7 @@ class Passed:
         return Handle(f"{self.vm.name}:{name}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Named:
     """A script: everything by name, below the variable `run`; only macvtaps and vhost by redirection."""
 

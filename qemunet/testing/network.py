@@ -6,7 +6,7 @@ import errno
 import ipaddress
 import os
 import typing
-from dataclasses import replace
+from qemunet.frozen import replace
 
 from qemunet.errors import Taken
 from qemunet.facts import Facts, LinkFact, RouteFact

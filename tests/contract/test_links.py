@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
+from qemunet.frozen import replace
 
 import pytest
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from qemunet.frozen import replace
 from pathlib import Path
 
 import pytest

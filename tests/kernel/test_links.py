@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import subprocess
-from dataclasses import replace
+from qemunet.frozen import replace
 from pathlib import Path
 from typing import Any
 

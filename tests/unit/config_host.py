@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from qemunet.frozen import replace
 
 from qemunet.config import profiles, read, resolve
 from qemunet.facts import Facts, FileFact, GuestFact, LinkFact

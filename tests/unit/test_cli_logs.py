@@ -12,6 +12,7 @@ import pytest
 
 from qemunet.cli.follow import follow
 from qemunet.cli.main import main
+from qemunet.state import VmRecord
 
 Output = pytest.CaptureFixture[str]
 
@@ -22,6 +23,8 @@ def vm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("QEMUNET_RUNTIME_DIR", str(tmp_path / "run"))
     directory = tmp_path / "run/vm/kali2"
     directory.mkdir(parents=True)
+    record = VmRecord("kali2", "pentest", "/labs/pentest.toml", "q35", "tcg", ())
+    (directory / "record.json").write_text(record.as_json())
     return directory
 
 
@@ -95,6 +98,7 @@ def test_following_nothing_ends_with_its_directory(vm: Path) -> None:
     """A vm that ends before it says anything."""
     reader = threading.Thread(target=lambda: list(follow(str(vm / "console.log"))))
     reader.start()
+    (vm / "record.json").unlink()
     vm.rmdir()
     reader.join(10)
     assert not reader.is_alive()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from qemunet.frozen import replace
 from pathlib import Path
 
 import pytest
@@ -130,6 +130,14 @@ def test_an_unknown_vm_ends_with_4_and_what_there_is(argv: list[str], running: R
     """Whoever mistyped a name wants to see the right one."""
     assert main(argv) == 4
     assert "kali2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", ".", "../vm/kali2", "kali2/", "x" * 5000, "é", "a b", "\n", "-"])
+@pytest.mark.parametrize("command", [["status"], ["nic", "list"], ["logs"], ["stop"], ["net", "show"], ["down"]])
+def test_what_cannot_be_a_name_names_nothing(command: list[str], name: str, running: Runtime, capsys: Output) -> None:
+    """Neither a path into somewhere else nor an error of the system."""
+    assert main([*command, "--", name]) == 4
+    assert "mistake" not in capsys.readouterr().err
 
 
 def test_networks_are_those_that_guests_are_on(running: Runtime, capsys: Output) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from qemunet.frozen import replace
 
 import pytest
 

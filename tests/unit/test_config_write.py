@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import replace
+from qemunet.frozen import replace
 from typing import Any
 
 import tomli_w
