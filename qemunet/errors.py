@@ -156,6 +156,13 @@ class Gone(Exception):
     """Raised by a host when the thing to be undone is not there any more: as good as done."""
 
 
+def of_the_host(error: OSError) -> QemunetError:
+    """Return an operating system error that nobody put into better words as one of ours: the host's, not a mistake."""
+    where = error.filename if isinstance(error.filename, str) else ""
+    hint = "another user may: is it root's?" if isinstance(error, PermissionError) else ""
+    return QemunetError(error.strerror or str(error) or type(error).__name__, where=where, hint=hint)
+
+
 def describe_status(status: int | None) -> str:
     """Say an exit status as :mod:`subprocess` counts it: negative for a signal, None when nobody saw it."""
     if status is None:

@@ -7,8 +7,15 @@ that was asked for and is missing in a mapping is not there. Paths are absolute.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from types import MappingProxyType
+
 from qemunet.frozen import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @frozen
@@ -84,18 +91,18 @@ class Facts:
     machine_id: str
     uid: int  # effective, 0 for root
     can_switch_user: bool  # root, in a user namespace that has room for other users
-    links: Mapping[str, LinkFact] = field(default_factory=dict)
-    addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # interface to CIDRs
+    links: Mapping[str, LinkFact] = _NOTHING
+    addresses: Mapping[str, tuple[str, ...]] = _NOTHING  # interface to CIDRs
     routes: tuple[RouteFact, ...] = ()
-    sysctls: Mapping[str, str] = field(default_factory=dict)
-    macs_on_bridge: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    files: Mapping[str, FileFact] = field(default_factory=dict)
-    programs: Mapping[str, str] = field(default_factory=dict)  # name to path
-    users: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # name to uid, gid
+    sysctls: Mapping[str, str] = _NOTHING
+    macs_on_bridge: Mapping[str, frozenset[str]] = _NOTHING
+    files: Mapping[str, FileFact] = _NOTHING
+    programs: Mapping[str, str] = _NOTHING  # name to path
+    users: Mapping[str, tuple[int, int]] = _NOTHING  # name to uid, gid
     kvm_gid: int | None = None
     tun: bool = True  # /dev/net/tun can be opened
     vhost_net: bool = False  # /dev/vhost-net can be opened
-    kvm: Mapping[str, str] = field(default_factory=dict)  # cpu model to why KVM cannot run it, "" if it can
+    kvm: Mapping[str, str] = _NOTHING  # cpu model to why KVM cannot run it, "" if it can
     guest: GuestFact | None = None
-    claims: Mapping[str, str] = field(default_factory=dict)
-    scopes: Mapping[str, str] = field(default_factory=dict)  # shared scopes that are up, to their fingerprint
+    claims: Mapping[str, str] = _NOTHING
+    scopes: Mapping[str, str] = _NOTHING  # shared scopes that are up, to their fingerprint

@@ -1,8 +1,8 @@
 """Frozen, slotted value types whose definition costs next to nothing.
 
-`dataclasses` writes and compiles each class's methods while the program starts: 0.4 ms a class and 6 ms for its own import,
-which for the eighty types here was half of the time that ``qemunet run`` spent before QEMU. `frozen` shares one set of
-methods, written once. Type checkers treat it as a dataclass (PEP 681).
+`dataclasses` writes and compiles each class's methods while the program starts: 0.4 ms a class and 6 ms for its own
+import, which for the eighty types here was half of the time that ``qemunet run`` spent before QEMU. `frozen` shares one
+set of methods, written once. Type checkers treat it as a dataclass (PEP 681).
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _repr(self: Any) -> str:
     return f"{type(self).__qualname__}({', '.join(f'{n}={v!r}' for n, v in as_dict(self).items())})"
 
 
-def _fixed(self: object, name: str, value: object = None) -> None:
+def _fixed(self: object, name: str, _value: object = None) -> None:
     raise AttributeError(f"{type(self).__name__} is frozen: {name} cannot be changed")
 
 

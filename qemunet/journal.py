@@ -15,11 +15,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
-from qemunet.frozen import frozen
 from typing import Any
 
 from qemunet import steps
+from qemunet.frozen import as_dict, frozen, is_frozen
 from qemunet.steps import Step
 
 
@@ -76,9 +75,9 @@ class Journal:
 
 
 def to_json(value: Any) -> Any:
-    """Return a step as JSON values; a dataclass becomes an object with its type under ``_``."""
-    if is_dataclass(value):
-        named = {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+    """Return a step as JSON values; a value type becomes an object with its type under ``_``."""
+    if is_frozen(value):
+        named = {name: to_json(item) for name, item in as_dict(value).items()}
         return {"_": type(value).__name__, **named}
     return [to_json(item) for item in value] if isinstance(value, tuple) else value
 

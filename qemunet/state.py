@@ -2,7 +2,8 @@
 
 ::
 
-    RUNTIME/lock                 whoever allocates or touches something shared holds it
+    RUNTIME/                     whoever allocates or touches something shared holds a flock on it
+    RUNTIME/made-by-qemunet      it was not there before: it goes when it is empty
     RUNTIME/claims/KIND/VALUE    what only one may have (a MAC, a uid); its text is the owner's scope
     RUNTIME/vm/NAME/             a guest's own scope; `lock` is held by its QEMU for life
     RUNTIME/net/NAME/            a network's scope, shared: `users/` holds a file for each guest on it
@@ -10,9 +11,9 @@
     RUNTIME/lab/NAME/            a lab's keeper; `lock` is held by it for life
     …/journal.jsonl              what was done in that scope; whoever works on the scope holds a lock on it
 
-Locks belong to open file descriptions (F_OFD_SETLK, fcntl(2)): like a flock one is inherited and ends with its last
-holder, and unlike a flock it can be asked about without being taken. A directory that is empty of all this is removed again,
-the runtime directory too if it was made here.
+The locks on files belong to open file descriptions (F_OFD_SETLK, fcntl(2)): like a flock one is inherited and ends
+with its last holder, and unlike a flock it can be asked about without being taken. A directory that is empty of all
+this is removed again.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ import json
 import os
 import struct
 import typing
-from qemunet.frozen import as_dict, frozen, replace
 
 from qemunet.errors import NotFound, QemunetError
+from qemunet.frozen import as_dict, frozen, replace
 from qemunet.journal import Journal
 
 if typing.TYPE_CHECKING:
@@ -34,7 +35,7 @@ if typing.TYPE_CHECKING:
 SHARED_KINDS = ("net", "host")
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid
 _WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-_MADE = b"this directory was made by qemunet\n"
+_MADE = "made-by-qemunet"
 
 
 def locate() -> str:
@@ -90,7 +91,7 @@ class VmRecord:
 
     def as_json(self) -> str:
         """Return the record as one line of JSON."""
-        return json.dumps(asdict(self)) + "\n"
+        return json.dumps({**as_dict(self), "nics": [as_dict(nic) for nic in self.nics]}) + "\n"
 
 
 class Scope:
@@ -220,51 +221,49 @@ class Runtime:
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the directory's lock: for allocating, and for whatever is shared. Made and tidied as needed."""
-        lock = self._lock()
+        fd = self._lock()
         try:
             yield
         finally:
-            self._tidy(lock)
-            lock.release()
+            self._tidy()
+            os.close(fd)
 
-    def _lock(self) -> Lock:
+    def _lock(self) -> int:
+        """Lock the directory itself: there is no file that would have to be removed before it can be."""
         while True:
-            made = self._make()
+            self._make()
             try:
-                lock = Lock.take(os.path.join(self.path, "lock"), wait=True, create=True)
+                fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue  # tidied away by somebody between the two calls
-            if lock is not None:
-                if made:
-                    os.pwrite(lock.fd, _MADE, 0)
-                return lock
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if _is_at(fd, self.path):
+                return fd
+            os.close(fd)
 
-    def _make(self) -> bool:
+    def _make(self) -> None:
         try:
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
             os.mkdir(self.path, 0o700)
         except FileExistsError:
-            return False
+            return
         except OSError as error:
             raise QemunetError(
                 f"cannot make the runtime directory: {error.strerror}",
                 where=self.path,
                 hint="QEMUNET_RUNTIME_DIR names another place",
             ) from error
-        return True
+        write_private(os.path.join(self.path, _MADE), "")
 
-    def _tidy(self, lock: Lock) -> None:
-        """Remove what is empty; the lock itself last, while it is held, so that nobody else can hold it too."""
+    def _tidy(self) -> None:
+        """Remove what is empty, and the directory itself if it was made here."""
         kinds = [f"claims/{kind}" for kind in _listing(os.path.join(self.path, "claims"))]
         for name in (*kinds, "claims", "vm", "lab", *SHARED_KINDS):
             with contextlib.suppress(OSError):
                 os.rmdir(os.path.join(self.path, name))
-        if _listing(self.path) == ["lock"]:
-            ours = os.pread(lock.fd, len(_MADE), 0) == _MADE
-            os.unlink(os.path.join(self.path, "lock"))
-            if ours:
-                with contextlib.suppress(OSError):
-                    os.rmdir(self.path)
+        if _listing(self.path) == [_MADE]:
+            os.unlink(os.path.join(self.path, _MADE))
+            os.rmdir(self.path)
 
 
 class Lock:
@@ -311,7 +310,8 @@ def is_locked(path: str) -> bool:
         answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _WHOLE_FILE)
     finally:
         os.close(fd)
-    return _FLOCK.unpack(answer)[0] != fcntl.F_UNLCK
+    kind: int = _FLOCK.unpack(answer)[0]
+    return kind != fcntl.F_UNLCK
 
 
 def write_private(path: str, text: str) -> None:

@@ -43,6 +43,15 @@ def _positionals(parser: Parser) -> list[argparse.Action]:
     return [action for action in parser.actions() if not action.option_strings]
 
 
+def _is_file(action: argparse.Action) -> bool:
+    return action.metavar in _FILES
+
+
+def _is_running(action: argparse.Action) -> bool:
+    """Vms that need not be named are those of the file that is."""
+    return action.metavar in _RUNNING and action.nargs != "*"
+
+
 # ---------------------------------------------------------------- bash
 
 _BASH = """\
@@ -97,14 +106,14 @@ def bash() -> str:
 
 def _bash_case(parser: Parser) -> str:
     valued = [option for action in parser.actions() if _takes_value(action) for option in action.option_strings]
-    names = {str(action.metavar) for action in _positionals(parser)}
-    choices = [str(choice) for action in _positionals(parser) for choice in action.choices or ()]
+    names = _positionals(parser)
+    choices = [str(choice) for action in names for choice in action.choices or ()]
     settings = {
         "options": " ".join(parser.options()),
         "valued": " ".join(valued),
         "choices": " ".join(choices),
-        "files": "yes" if names & _FILES else "",
-        "running": "yes" if names & _RUNNING and "FILE" not in names else "",
+        "files": "yes" if any(map(_is_file, names)) else "",
+        "running": "yes" if any(map(_is_running, names)) else "",
     }
     return " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items() if value)
 
@@ -202,10 +211,9 @@ def _zsh_positional(action: argparse.Action, told: str) -> str:
 def _zsh_values(action: argparse.Action) -> str:
     if action.choices:
         return f"({' '.join(map(str, action.choices))})"
-    name = str(action.metavar)
-    if name in _FILES & _RUNNING:
-        return "_qemunet_files_and_running"
-    return "_files -g '*.toml(-.)'" if name in _FILES else "_qemunet_running" if name in _RUNNING else " "
+    if _is_file(action):
+        return "_qemunet_files_and_running" if _is_running(action) else "_files -g '*.toml(-.)'"
+    return "_qemunet_running" if _is_running(action) else " "
 
 
 def _zsh_text(text: str) -> str:

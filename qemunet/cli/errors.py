@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from qemunet.cli import render
-from qemunet.errors import Interrupted, QemunetError
+from qemunet.errors import Interrupted, QemunetError, of_the_host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ def report(error: BaseException, *, as_json: bool) -> int:
 
         print(json.dumps(told.as_json()), file=sys.stderr)
     else:
-        render.note(f"{render.paint('error', sys.stderr)}: {told}" + (f"\n  hint: {told.hint}" if told.hint else ""))
+        hint = f"\n  hint: {told.hint}" if told.hint else ""
+        title = render.paint("error", sys.stderr)
+        print(f"{title}: {render.printable(f'{told}{hint}')}", file=sys.stderr)
     return told.exit_status
 
 
@@ -32,17 +34,11 @@ def told_as(error: BaseException) -> QemunetError:
         case KeyboardInterrupt():
             return Interrupted("interrupted")
         case OSError():
-            return _of_the_host(error)
+            return of_the_host(error)
         case MemoryError():
             return QemunetError("out of memory")
         case _:
             return _of_ours(error)
-
-
-def _of_the_host(error: OSError) -> QemunetError:
-    where = error.filename if isinstance(error.filename, str) else ""
-    hint = "another user may: is it root's?" if isinstance(error, PermissionError) else ""
-    return QemunetError(error.strerror or str(error) or type(error).__name__, where=where, hint=hint)
 
 
 def _of_ours(error: BaseException) -> QemunetError:

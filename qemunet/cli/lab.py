@@ -37,7 +37,6 @@ def _plan(args: Namespace) -> int:
     thought = _think(_source(args), args.vms)
     if args.shell:
         from qemunet.frozen import replace
-
         from qemunet.plan import build
         from qemunet.plan.shell import script
 

@@ -104,6 +104,7 @@ def _end_one(vm: VmRecord, args: Namespace, here: Runtime) -> str:
     control = reach(here, vm.lab)
     try:
         reply = control.ask("stop", within=None, vm=vm.name, timeout=args.timeout, force=args.force)
+        control.see_off()
     finally:
         control.close()
     return str(reply["how"])
@@ -123,15 +124,15 @@ def _take_back(vm: VmRecord, here: Runtime) -> str:
 
 def at_once(actions: Sequence[Callable[[], str]]) -> list[str | QemunetError]:
     """Do all actions at the same time; return their results or errors in order."""
+    from qemunet.cli.errors import told_as
+
     results: dict[int, str | QemunetError] = {}
 
     def do(number: int) -> None:
         try:
             results[number] = actions[number]()
-        except QemunetError as error:
-            results[number] = error
-        except OSError as error:
-            results[number] = QemunetError(error.strerror or str(error))
+        except Exception as error:  # whatever it is, the others are told too
+            results[number] = told_as(error)
 
     if len(actions) == 1:
         do(0)

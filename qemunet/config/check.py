@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import field
-from qemunet.frozen import frozen
 
 from qemunet.config import modes, units
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.spec import DiskSpec, LabSpec, NetworkSpec, NicMode, NicSpec, VmSpec
+from qemunet.frozen import frozen
 from qemunet.model import names
 from qemunet.model.network import NetworkMode
 from qemunet.model.vm import VncDisplay
@@ -62,13 +61,13 @@ def bridge_name(network: NetworkSpec) -> str:
 # ---------------------------------------------------------------- one thing at a time
 
 
-@frozen
 class _Once:
     """Things that only one may have."""
 
-    spec: LabSpec
-    what: str
-    owners: dict[object, str] = field(default_factory=dict)
+    def __init__(self, spec: LabSpec, what: str) -> None:
+        self.spec = spec
+        self.what = what
+        self.owners: dict[object, str] = {}
 
     def take(self, key: object, path: str, owner: str, hint: str = "") -> None:
         """Note the owner; raise ConfigError at `path` if there is one already."""

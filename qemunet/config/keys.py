@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from qemunet.frozen import frozen
-
 from qemunet.config import kinds
 from qemunet.config.kinds import Kind
 from qemunet.config.spec import NicMode, Switch
+from qemunet.frozen import frozen
 from qemunet.model.network import NetworkMode
 from qemunet.model.nic import LinkState, MacvtapMode
 from qemunet.model.vm import Accel, Firmware, NicBus

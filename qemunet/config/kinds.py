@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from qemunet.frozen import frozen
 from enum import StrEnum
 
 from qemunet.config import units
 from qemunet.config.hints import Bad, listed, nearest
 from qemunet.config.spec import AUTO, NicMode
+from qemunet.frozen import frozen
 from qemunet.model import mac, names
 
 _ALTIFNAMSIZ = 127  # bytes of an alternative interface name

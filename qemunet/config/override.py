@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import tomllib
 import typing
-from qemunet.frozen import frozen
 
 from qemunet.config import keys
 from qemunet.config.hints import did_you_mean
 from qemunet.errors import UsageError
+from qemunet.frozen import frozen
 
 if typing.TYPE_CHECKING:
     from typing import Any

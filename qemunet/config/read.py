@@ -6,12 +6,12 @@ import os
 import re
 import tomllib
 import typing
-from qemunet.frozen import frozen
 
 from qemunet.config import keys
 from qemunet.config.hints import Bad, did_you_mean, dotted, listed, nearest, quoted
 from qemunet.config.spec import BootSpec, DiskSpec, LabSpec, MachineSpec, NetworkSpec, NicSpec, VmSpec
 from qemunet.errors import ConfigError
+from qemunet.frozen import frozen
 from qemunet.model.names import NAME, is_name
 
 if typing.TYPE_CHECKING:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import field
-from qemunet.frozen import frozen
 
 from qemunet.errors import HostLacks
 
@@ -18,16 +16,16 @@ if typing.TYPE_CHECKING:
     T = TypeVar("T")
 
 
-@frozen
 class Scene:
     """`strict`: the lab is to be run, not just looked at. `lacks` collects what the host lacks, each with a hint."""
 
-    spec: LabSpec
-    profiles: Mapping[str, Profile]
-    facts: Facts
-    strict: bool
-    lacks: dict[str, str] = field(default_factory=dict)
-    uids: set[int] = field(default_factory=set)  # given away so far
+    def __init__(self, spec: LabSpec, profiles: Mapping[str, Profile], facts: Facts, *, strict: bool) -> None:
+        self.spec = spec
+        self.profiles = profiles
+        self.facts = facts
+        self.strict = strict
+        self.lacks: dict[str, str] = {}
+        self.uids: set[int] = set()  # given away so far
 
     def lack(self, what: str, hint: str = "") -> None:
         """Note that the host lacks something; it matters when the lab is to be run."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from qemunet.frozen import frozen
 from enum import StrEnum
 
 from qemunet.errors import ConfigError
+from qemunet.frozen import frozen
 from qemunet.model.network import NetworkMode
 from qemunet.model.nic import Forward, LinkState, MacvtapMode
 from qemunet.model.vm import Accel, Firmware, NicBus

@@ -11,11 +11,11 @@ import shutil
 import subprocess
 import tempfile
 import zlib
-from qemunet.frozen import frozen
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qemunet.errors import HostLacks
+from qemunet.frozen import frozen
 from qemunet.guest import elf, initramfs, kernel, modules, packages
 from qemunet.guest.image import APPEND, INDEX, SCRIPTS, GuestImage, Stamp, find_in, recipe, stamp
 

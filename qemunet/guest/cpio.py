@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import stat
-from qemunet.frozen import frozen
 from typing import TYPE_CHECKING, TypeAlias
+
+from qemunet.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from qemunet.frozen import frozen
 from typing import TYPE_CHECKING
+
+from qemunet.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

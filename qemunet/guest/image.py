@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from qemunet.frozen import frozen
 from typing import TYPE_CHECKING, TypeAlias
+
+from qemunet.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable

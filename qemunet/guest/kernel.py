@@ -6,11 +6,11 @@ import os
 import re
 import shutil
 import struct
-from qemunet.frozen import frozen
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qemunet.errors import HostLacks
+from qemunet.frozen import frozen
 from qemunet.guest import compress, elf, modules, packages
 
 if TYPE_CHECKING:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from qemunet.frozen import frozen
 from typing import TYPE_CHECKING
 
+from qemunet.frozen import frozen
 from qemunet.guest import elf
 
 if TYPE_CHECKING:

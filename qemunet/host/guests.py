@@ -15,8 +15,6 @@ import os
 import socket
 import subprocess
 import typing
-from dataclasses import dataclass
-
 
 from qemunet.errors import Failed, LaunchFailed
 from qemunet.host import processes, qmp
@@ -35,17 +33,21 @@ _BACKLOG = 4
 _TAIL = 4096  # bytes of the log, in an error
 
 
-@dataclass(slots=True)
 class RunningQemu:
-    """A QEMU of ours. `console` was connected before it existed; `qmp` is None until it has answered."""
+    """A QEMU of ours. `console` was connected before it existed; `qmp` is None until it has answered.
 
-    vm: str
-    pid: int
-    start_time: int  # field 22 of proc_pid_stat(5)
-    console: socket.socket
-    qmp: socket.socket | None
-    directory: str
-    argv: tuple[str, ...] = ()
+    `start_time` is field 22 of proc_pid_stat(5): with the number, the identity of the process.
+    """
+
+    def __init__(
+        self, step: StartQemu, process: tuple[int, int], console: socket.socket, argv: tuple[str, ...]
+    ) -> None:
+        self.vm = step.vm
+        self.pid, self.start_time = process
+        self.console = console
+        self.qmp: socket.socket | None = None
+        self.directory = step.directory
+        self.argv = argv
 
     def close(self) -> None:
         """Close the sockets; the process stays."""
@@ -72,7 +74,7 @@ def start(step: StartQemu, handles: Mapping[str, Sequence[int]]) -> RunningQemu:
         except BaseException:
             console.close()
             raise
-        return RunningQemu(step.vm, *_noted(process, directory), console, None, step.directory, argv)
+        return RunningQemu(step, _noted(process, directory), console, argv)
 
 
 def _listen(directory: int, name: str) -> socket.socket:

@@ -6,10 +6,10 @@ import os
 import struct
 import subprocess
 import typing
-from qemunet.frozen import replace
 
 from qemunet.errors import Failed, HostLacks, Taken
 from qemunet.facts import FileFact
+from qemunet.frozen import replace
 from qemunet.host import caller
 
 if typing.TYPE_CHECKING:

@@ -12,6 +12,7 @@ import fcntl
 import os
 import socket
 import struct
+
 from qemunet.frozen import frozen
 
 NEWLINK, DELLINK, GETLINK = 16, 17, 18

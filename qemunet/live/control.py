@@ -124,6 +124,13 @@ class Control:
         data, self._data = self._data, b""
         return self.sock, data
 
+    def said(self) -> list[str]:
+        """Return what the keeper has said to the user since it was last asked; other events stay."""
+        self._sort()
+        texts = [str(event["text"]) for event in self._events if event["event"] == "said"]
+        self._events = [event for event in self._events if event["event"] != "said"]
+        return texts
+
     def see_off(self, within: float = _ANSWER) -> None:
         """Wait until a keeper that has no guest any more is gone, with its directory; return at once if it has some.
 

@@ -19,10 +19,10 @@ import signal
 import socket
 import sys
 import typing
-from qemunet.frozen import frozen
 
 from qemunet import interrupts, state
-from qemunet.errors import Failed, Interrupted, QemunetError, describe_status
+from qemunet.errors import Failed, Interrupted, QemunetError, describe_status, of_the_host
+from qemunet.frozen import frozen
 from qemunet.live import control, stay
 from qemunet.live.reach import reach
 
@@ -30,6 +30,9 @@ if typing.TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from qemunet.host.linux import LinuxHost
+
+
+_KEEPER = 30.0  # seconds for a keeper to be there
 
 
 @frozen
@@ -50,7 +53,7 @@ def run(order: Order, tell: Callable[[str], None]) -> int:
     child = os.fork()
     if child == 0:
         tether.close()
-        os._exit(_child(order, theirs, tell))
+        _child(order, theirs, tell)
     theirs.close()
     return _Parent(order, child, tether, tell).run()
 
@@ -58,23 +61,24 @@ def run(order: Order, tell: Callable[[str], None]) -> int:
 # ---------------------------------------------------------------- the child
 
 
-def _child(order: Order, tether: socket.socket, tell: Callable[[str], None]) -> int:
-    """Start the guests and become their keeper; returns only if that failed."""
+def _child(order: Order, tether: socket.socket, tell: Callable[[str], None]) -> typing.NoReturn:
+    """Start the guests and become their keeper, or end with the status of what went wrong."""
     interrupts.install()
     interrupts.watch(tether)
     try:
         argv = _start(order, tether, tell)
     except QemunetError as error:
         _send(tether, error.as_json())
-        return error.exit_status
+        os._exit(error.exit_status)
+    except OSError as error:
+        _send(tether, of_the_host(error).as_json())
+        os._exit(QemunetError.exit_status)
     except BaseException:
         import traceback
 
         traceback.print_exc()
-        return 1
-    for number in (signal.SIGINT, signal.SIGHUP):  # the terminal's; the keeper ignores them, but only once it is there
-        signal.signal(number, signal.SIG_IGN)
-    os.execv(sys.executable, argv)  # noqa: S606 - there is no shell in it, which is the point
+        os._exit(Failed.exit_status)
+    os.execv(sys.executable, argv)  # noqa: S606 - it does not return, and there is no shell in it
 
 
 def _start(order: Order, tether: socket.socket, tell: Callable[[str], None]) -> list[str]:
@@ -104,6 +108,7 @@ def _start(order: Order, tether: socket.socket, tell: Callable[[str], None]) -> 
     except BaseException:
         runtime.leave_lab(source.spec.name, keeper)
         raise
+    _let_go(runtime.lab(source.spec.name).path("keeper.log"))
     return _keeper_argv(runtime, source.spec.name, host, keeper, tether if tethered else None)
 
 
@@ -125,21 +130,33 @@ def _commit(tether: socket.socket, vms: Sequence[str], *, tethered: bool) -> Non
 
 
 def _keeper_argv(
-    runtime: state.Runtime, lab: str, host: LinuxHost, keeper: state.Lock, tether: socket.socket | None
+    runtime: state.Runtime, lab: str, host: LinuxHost, lock: state.Lock, tether: socket.socket | None
 ) -> list[str]:
     """Return the keeper's command line; the descriptors it names stay open across the exec."""
+    named: dict[str, int | None] = {"lock": lock.fd, "tether": tether.fileno() if tether else None}
     guests = []
     for guest in host.guests.values():
         fds = {"console": guest.console.detach(), "qmp": guest.qmp.detach() if guest.qmp else None}
         guests.append({"vm": guest.vm, "pid": guest.pid, "start_time": guest.start_time, **fds})
-    handover = {"runtime": runtime.path, "lab": lab, "lock": keeper.fd, "guests": guests, "tether": None}
-    if tether is not None:
-        handover["tether"] = tether.fileno()
-    numbers = [fd for guest in guests for fd in (guest["console"], guest["qmp"])]
-    for fd in (*numbers, keeper.fd, handover["tether"]):
+        named |= {f"{guest.vm} {what}": fd for what, fd in fds.items()}
+    for fd in named.values():
         if fd is not None:
-            os.set_inheritable(fd, True)  # noqa: FBT003
+            os.set_inheritable(fd, True)  # noqa: FBT003 - its own signature
+    handover = {"runtime": runtime.path, "lab": lab, "guests": guests, "lock": lock.fd, "tether": named["tether"]}
     return [sys.executable, "-P", "-m", "qemunet.live.keeper", json.dumps(handover)]
+
+
+def _let_go(log: str) -> None:
+    """Leave the terminal to the parent, whose caller may wait for the end of its output.
+
+    The keeper will ignore the terminal's signals, but only once it is there.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    null = os.open(os.devnull, os.O_RDWR)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for source, target in ((null, 0), (file, 1), (file, 2)):
+        os.dup2(source, target)
 
 
 # ---------------------------------------------------------------- the parent
@@ -160,6 +177,7 @@ class _Parent:
             signal.signal(number, self._pass_on)
         reply = _receive(self.tether)
         if "ready" in reply:
+            interrupts.install()  # a TERM would tell the keeper to leave its guests alone
             return self._go_on(reply)
         _, status = os.waitpid(self.child, 0)
         if "error" in reply:
@@ -180,27 +198,38 @@ class _Parent:
             return self._clean_up(os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1]))
         if not reply["tethered"]:
             return 0
-        return stay.stay(
-            state.Runtime(state.locate()), reply["ready"][0], control.Control(self.tether), self.order.console
-        )
+        keeper = control.Control(self.tether)
+        while keeper.wait(_KEEPER)["event"] != "watching":
+            pass
+        return stay.stay(state.Runtime(state.locate()), reply["ready"][0], keeper, self.order.console)
 
     def _join(self, lab: str) -> int:
-        """The lab has a keeper already: let that start these vms."""
+        """The lab has a keeper already: let that start these vms, unless it is just about to end."""
         interrupts.install()
         runtime = state.Runtime(state.locate())
         keeper = reach(runtime, lab)
-        vms = keeper.ask(
+        try:
+            vms = self._ask_to_start(keeper)
+        except control.Lost:
+            return run(self.order, self.tell)
+        if self.order.detach or len(vms) > 1:
+            return 0
+        return stay.stay(runtime, vms[0], keeper, self.order.console)
+
+    def _ask_to_start(self, keeper: control.Control) -> list[str]:
+        reply = keeper.ask(
             "start",
             within=None,
             file=os.path.abspath(self.order.file),
             vms=list(self.order.vms),
             overrides=list(self.order.overrides),
             tether=not self.order.detach,
-        )["vms"]
+        )
+        vms = reply["vms"]
         assert isinstance(vms, list), "the keeper names what it started"
-        if self.order.detach or len(vms) > 1:
-            return 0
-        return stay.stay(runtime, vms[0], keeper, self.order.console)
+        for text in keeper.said():
+            self.tell(text)
+        return vms
 
     def _clean_up(self, status: int) -> int:
         """The child died without a word: finish what it left."""

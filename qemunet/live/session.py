@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import typing
-from dataclasses import dataclass
-from qemunet.frozen import replace
 
 from qemunet import runner
 from qemunet.errors import NotTakenBack, Taken
+from qemunet.frozen import frozen, replace
 from qemunet.host.linux import LinuxHost
 from qemunet.live.record import record
 from qemunet.state import SHARED_KINDS, Lock, Runtime, Scope, write_private
@@ -18,15 +17,15 @@ if typing.TYPE_CHECKING:
 
     from qemunet.facts import Facts
     from qemunet.journal import Journal
+    from qemunet.live.source import Source, Thought
     from qemunet.model.lab import Lab
     from qemunet.model.vm import Vm
-    from qemunet.live.source import Source, Thought
     from qemunet.steps import Part
 
     Tell = Callable[[str], None]
 
 
-@dataclass(slots=True)
+@frozen
 class Work:
     """A vm's scope while it is being made: the right to work on it, its journal, and what is for good later."""
 
@@ -97,7 +96,7 @@ class Start:
 
     def _apply(self, part: Part, facts: Facts) -> None:
         work = self._works[part.scope]
-        work.lasting += runner.apply(part.steps, facts, self.host, work.journal)
+        work.lasting.extend(runner.apply(part.steps, facts, self.host, work.journal))
 
     def _settle(self, name: str, work: Work) -> None:
         for number in work.lasting:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import typing
-from qemunet.frozen import frozen, replace
 
 from qemunet.config import profiles, read, resolve
 from qemunet.errors import NotFound
 from qemunet.facts import GuestFact
+from qemunet.frozen import frozen, replace
 from qemunet.host.linux import LinuxHost
 from qemunet.model.vm import Accel
 from qemunet.plan import FIRMWARE_FILES, build
@@ -89,7 +89,7 @@ def _guest() -> GuestFact | None:
     from qemunet.guest import image
 
     found = image.find()
-    return found and GuestFact(found.kernel, found.initrd, found.append)
+    return None if found is None else GuestFact(found.kernel, found.initrd, found.append)
 
 
 def _with_kvm(facts: Facts, lab: Lab, names: Sequence[str], tell: Callable[[str], None] | None) -> Facts:

@@ -13,12 +13,12 @@ if typing.TYPE_CHECKING:
     from qemunet.live.terminal import Outcome
     from qemunet.state import Runtime
 
-_KEEPER = 30.0  # seconds for a keeper to come up, and to take a guest back
+_KEEPER = 60.0  # seconds for a keeper to end a guest and take it back
 _REPLAY = 65536  # bytes of what the guest said before the terminal was there
 _WANTED = frozenset({"guest-shutdown", "guest-reset", "quit"})  # ends that nobody has to explain
 
 
-def stay(runtime: Runtime, vm: str, tether: Control, console: bool) -> int:  # noqa: FBT001
+def stay(runtime: Runtime, vm: str, tether: Control, console: bool) -> int:
     """Return 0 when the guest has ended as it should, or the user has detached.
 
     Raises Failed with QEMU's story if it has not, NotTakenBack, and Interrupted after a signal, once the guest is
@@ -27,18 +27,20 @@ def stay(runtime: Runtime, vm: str, tether: Control, console: bool) -> int:  # n
     from qemunet.live.terminal import End
 
     interrupts.install()
-    tether.wait(_KEEPER)  # the keeper is there
     try:
         outcome = _at_console(runtime, vm, tether) if console else _waiting(tether)
     except Interrupted:
         interrupts.forget()
         tether.ask("stop", within=_KEEPER, vm=vm, force=True)
+        tether.see_off()
         raise
     if outcome.how is End.LOST:
         raise Failed(
             f"the keeper of {vm} is gone",
             hint=f"`qemunet status {vm}` finds the guest if it runs, `qemunet gc` clears up",
         )
+    if outcome.how is End.ENDED:
+        tether.see_off()
     if outcome.failures:
         raise NotTakenBack(outcome.failures)
     for event in outcome.ended:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import typing
-from qemunet.frozen import frozen, replace
 
 from qemunet import state
 from qemunet.errors import Interrupted, UsageError
+from qemunet.frozen import frozen, replace
 from qemunet.live.process import Seen
 
 if typing.TYPE_CHECKING:

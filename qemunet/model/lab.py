@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import typing
-from qemunet.frozen import frozen
 
+from qemunet.frozen import frozen
 from qemunet.model.network import Network
 from qemunet.model.vm import Vm
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from qemunet.frozen import frozen
 from enum import StrEnum
+
+from qemunet.frozen import frozen
 
 
 class LinkState(StrEnum):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from qemunet.frozen import frozen
 from typing import Protocol
 
+from qemunet.frozen import frozen
 from qemunet.model.nic import MacvtapBackend, Nic, TapBackend
 from qemunet.model.vm import Vm
 from qemunet.plan.words import Json, word

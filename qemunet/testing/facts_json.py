@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any
 
 from qemunet.facts import Facts
+from qemunet.frozen import as_dict, fields, is_frozen
 
 
 def dumps(facts: Facts) -> str:
@@ -25,9 +25,9 @@ def loads(text: str) -> Facts:
 
 
 def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        shown = [field for field in fields(value) if getattr(value, field.name) != _default(field)]
-        return {field.name: _plain(getattr(value, field.name)) for field in shown}
+    if is_frozen(value):
+        shown = {name: item for name, item in as_dict(value).items() if item != _default(value, name)}
+        return {name: _plain(item) for name, item in shown.items()}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, frozenset):
@@ -35,14 +35,14 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _default(field: Any) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
+def _default(value: Any, name: str) -> Any:
+    return value._defaults.get(name, value)
 
 
 def _typed(kind: Any, value: Any) -> Any:
     """Return `value`, as JSON has it, as the type that a field is declared to have."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if is_dataclass(kind):
+    if fields(kind):
         types = typing.get_type_hints(kind)
         unknown = value.keys() - types.keys()
         if unknown:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import errno
 import os
 import typing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from qemunet.errors import Failed, NotFound, Taken
 from qemunet.facts import Facts, FileFact, Wanted
+from qemunet.frozen import replace
 from qemunet.host.links import Vanished
 from qemunet.steps import (
     AddAddress,

@@ -6,10 +6,10 @@ import errno
 import ipaddress
 import os
 import typing
-from qemunet.frozen import replace
 
 from qemunet.errors import Taken
 from qemunet.facts import Facts, LinkFact, RouteFact
+from qemunet.frozen import replace
 from qemunet.host.links import Vanished, holder, is_ours
 from qemunet.model.names import is_ifname
 from qemunet.model.nic import MacvtapMode

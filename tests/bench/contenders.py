@@ -57,6 +57,7 @@ class Contender(ABC):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.close()
 
+    @abstractmethod
     def prepare(self) -> None:
         """Make what is not part of the work; register on the stack what takes it down."""
 
@@ -182,7 +183,8 @@ class Virsh(Contender):
         self.bridge()
         nic = f"<interface type='bridge'><source bridge='{BRIDGE}'/><model type='virtio'/></interface>"
         self.file.write_text(
-            "<domain type='qemu'><name>bench</name><memory unit='MiB'>128</memory><os><type machine='q35'>hvm</type></os>"
+            "<domain type='qemu'><name>bench</name><memory unit='MiB'>128</memory>"
+            "<os><type machine='q35'>hvm</type></os>"
             f"<devices>{nic * self.cards}</devices></domain>"
         )
 

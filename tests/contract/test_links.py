@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-from qemunet.frozen import replace
 
 import pytest
 
 from qemunet.errors import Gone, Taken
 from qemunet.facts import Wanted
+from qemunet.frozen import replace
 from qemunet.model.nic import MacvtapMode
 from qemunet.steps import (
     AddLink,

@@ -12,13 +12,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from qemunet.config import profiles, read, resolve
 from qemunet.facts import Facts
+from qemunet.frozen import replace
 from qemunet.model.lab import Lab
 from qemunet.plan import build, links, shell, text
 from qemunet.steps import AddLink, Handle, OpenOverlay, OpenTap, Plan, StartQemu, Step, Word

@@ -1,4 +1,4 @@
-"""A host in a network namespace of its own, the labs that run on it, and its tiny guests, spoken to by their consoles."""
+"""A host in a network namespace of its own, the labs that run on it, and its tiny guests at their consoles."""
 
 from __future__ import annotations
 
@@ -59,6 +59,15 @@ class Guest:
         status, text = self.run(command, timeout=timeout)
         assert status != 0, f"{self.name}: {command} succeeds: {text}"
         return text
+
+    def wait_until(self, command: str, *, timeout: float = 30) -> str:
+        """Repeat a command until it succeeds."""
+        deadline = time.monotonic() + timeout
+        while True:
+            status, text = self.run(command)
+            if status == 0:
+                return text
+            assert time.monotonic() < deadline, f"{self.name}: {command} never succeeds: {text}"
 
     def pings(self, address: str) -> None:
         self.succeeds(f"ping -c 1 -W 5 {address}")

@@ -34,7 +34,7 @@ def test_user_mode_gives_an_address_and_forwards_a_port(scene: Scene, unchanged:
     """
     with scene.lab(lab) as guests:
         one = guests["one"]
-        one.succeeds("i=0; until ip -4 address show dev eth0 | grep -q 10.0.2.15/24; do sleep 0.2; i=$((i+1)); [ $i -lt 100 ]; done")
+        one.wait_until("ip -4 address show dev eth0 | grep -q 10.0.2.15/24")
         one.succeeds("(echo hello from $(hostname) | nc -l -p 22 &) ; sleep 0.2")
         with socket.create_connection(("127.0.0.1", 5555), timeout=20) as client:
             client.settimeout(20)
@@ -58,7 +58,9 @@ def test_check_notes_that_ping_may_not_answer_in_user_mode(scene: Scene) -> None
 
 def test_guests_of_a_private_network_see_each_other_and_nobody_else_sees_them(scene: Scene) -> None:
     before = dump(scene.runtime)
-    with scene.lab(EXAMPLES / "private-bridge.toml", "--set", "vm.alice.accel=tcg", "--set", "vm.bob.accel=tcg") as guests:
+    with scene.lab(
+        EXAMPLES / "private-bridge.toml", "--set", "vm.alice.accel=tcg", "--set", "vm.bob.accel=tcg"
+    ) as guests:
         guests["alice"].pings("10.77.0.2")
         guests["bob"].pings("10.77.0.1")
         links = json.loads(ip("-j", "address"))

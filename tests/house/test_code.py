@@ -70,9 +70,7 @@ def forbidden_things(tree: ast.Module) -> Iterator[tuple[int, str]]:
                 func=ast.Attribute(value=value, attr="update" | "setdefault" | "pop" | "clear" | "popitem")
             ) if is_environ(value):
                 yield node.lineno, "a write to os.environ: give the child an environment of its own"
-            case ast.Call(
-                func=ast.Attribute(value=ast.Name(id="os"), attr="system" | "popen" | "putenv" as call)
-            ):
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="os"), attr="system" | "popen" | "putenv" as call)):
                 yield node.lineno, f"os.{call}"
             case ast.Constant(value=str() as text) if "/sys/class/net" in text and node not in docstrings:
                 yield node.lineno, "/sys/class/net: what is mounted there may belong to another namespace"
@@ -91,9 +89,7 @@ def test_a_module_does_nothing_forbidden(path: Path) -> None:
 def test_functions_are_short(path: Path) -> None:
     """Thinking and acting in one function is how they become long."""
     functions = (n for n in ast.walk(tree_of(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
-    sizes = {
-        f"{name(path)}:{one.lineno} {one.name}": (one.end_lineno or 0) - one.lineno + 1 for one in functions
-    }
+    sizes = {f"{name(path)}:{one.lineno} {one.name}": (one.end_lineno or 0) - one.lineno + 1 for one in functions}
     assert not {what: size for what, size in sizes.items() if size > MAX_FUNCTION}
 
 
@@ -116,9 +112,7 @@ def test_a_module_says_what_it_is_responsible_for(path: Path) -> None:
 def test_nothing_is_marked_unfinished() -> None:
     """What is not done is an issue, not a comment."""
     folders = ["qemunet", "tests", "profiles", "ifup_scripts", "examples", "docs", ".ci"]
-    files = [
-        path for folder in folders for path in sorted((TREE / folder).rglob("*")) if path.suffix in TEXTS
-    ]
+    files = [path for folder in folders for path in sorted((TREE / folder).rglob("*")) if path.suffix in TEXTS]
     files += [path for path in sorted(TREE.glob("*")) if path.suffix in TEXTS]
     found = [
         f"{name(path)}:{number}: {line.strip()}"

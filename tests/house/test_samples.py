@@ -52,9 +52,7 @@ def test_there_are_profiles_and_examples() -> None:
 def test_a_profile_loads(profile: Path, tmp_path: Path) -> None:
     """A guest of each profile is a valid lab."""
     lab = tmp_path / "lab.toml"
-    lab.write_text(
-        f'[vm.one]\nprofile = "{profile.stem}"\nboot.guest = "tiny"\n[[vm.one.nic]]\nmode = "user"\n'
-    )
+    lab.write_text(f'[vm.one]\nprofile = "{profile.stem}"\nboot.guest = "tiny"\n[[vm.one.nic]]\nmode = "user"\n')
     result = ordinary("check", str(lab))
     assert result.returncode == 0, result.stderr
 

@@ -7,13 +7,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from qemunet.frozen import replace
 from pathlib import Path
 
 import pytest
 
 from qemunet import interrupts
 from qemunet.errors import Failed, Gone, Interrupted, LaunchFailed, TimedOut
+from qemunet.frozen import replace
 from qemunet.host import guests, hooks, processes, qmp
 from qemunet.host.linux import LinuxHost
 from qemunet.model.vm import RunAs

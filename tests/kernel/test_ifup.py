@@ -258,3 +258,47 @@ def test_without_the_right_the_remedy_is_said_and_nothing_is_touched(bridged: Pl
     assert "CAP_NET_ADMIN" in result.stderr
     assert "hint: " in result.stderr
     assert bridged.dump() == before
+
+
+# ---------------------------------------------------------------- the examples for a card's own hooks
+
+CARD = {"QEMUNET_LAB": "lab", "QEMUNET_VM": "kali2", "QEMUNET_NIC": "net0", "QEMUNET_MAC": "52:54:00:00:00:01"}
+
+
+def hook(place: Place, name: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return place.run(str(TREE / "ifup_scripts" / name), "tap7", env={**os.environ, **CARD, **more})
+
+
+def test_route_guest_routes_to_every_address_of_the_card_and_leaves_nothing(place: Place) -> None:
+    """IPv4 and IPv6, through the interface and with it; without an address it says so."""
+    before = place.dump()
+    place.ip("tuntap", "add", "dev", "tap7", "mode", "tap")
+    place.ip("link", "set", "tap7", "up")
+    result = hook(place, "route-guest", QEMUNET_IP="10.9.0.2/24 fd09::2/64")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "10.9.0.2 dev tap7" in place.run("ip", "route").stdout
+    assert "fd09::2 dev tap7" in place.run("ip", "-6", "route").stdout
+    silent = hook(place, "route-guest")
+    assert silent.returncode == 0
+    assert "has no `ip`" in silent.stderr
+    place.ip("link", "del", "tap7")
+    assert place.dump() == before
+
+
+def test_tc_limit_limits_the_interface(place: Place) -> None:
+    """A second call changes the limit instead of failing; a kernel without tbf says so itself."""
+    place.ip("tuntap", "add", "dev", "tap7", "mode", "tap")
+    for _ in range(2):
+        result = hook(place, "tc-limit")
+        if "unknown" not in result.stderr:
+            assert result.returncode == 0, result.stderr
+            assert "rate 10Mbit" in place.run("tc", "qdisc", "show", "dev", "tap7").stdout
+
+
+def test_log_card_logs_what_it_is_told(place: Place, tmp_path: Path) -> None:
+    """One line with the card, its lab and its interface."""
+    logger = tmp_path / "logger"
+    logger.write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
+    logger.chmod(0o755)
+    result = hook(place, "log-card", PATH=f"{tmp_path}:{os.environ['PATH']}", QEMUNET_BRIDGE="br0")
+    assert result.stdout == "-t|qemunet|kali2.net0 (52:54:00:00:00:01) of lab lab: tap7 on br0|"

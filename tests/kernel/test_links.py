@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import subprocess
-from qemunet.frozen import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from qemunet.errors import Gone
 from qemunet.facts import Wanted
+from qemunet.frozen import replace
 from qemunet.host import links, netlink
 from qemunet.host.linux import LinuxHost
 from qemunet.host.netns import Namespace, macvtap_device

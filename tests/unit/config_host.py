@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from qemunet.frozen import replace
-
 from qemunet.config import profiles, read, resolve
 from qemunet.facts import Facts, FileFact, GuestFact, LinkFact
+from qemunet.frozen import replace
 from qemunet.model.lab import Lab
 
 FILE = "/lab/lab.toml"

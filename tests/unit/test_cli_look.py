@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from qemunet.frozen import replace
 from pathlib import Path
 
 import pytest
 
 from qemunet.cli import look
 from qemunet.cli.main import main
+from qemunet.frozen import replace
 from qemunet.state import Lock, NicRecord, Runtime, VmRecord
 
 Output = pytest.CaptureFixture[str]

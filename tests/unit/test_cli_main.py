@@ -235,3 +235,10 @@ def test_thin_commands_import_no_thinking(argv: list[str]) -> None:
     )
     result = subprocess.run([sys.executable, "-c", program, *argv], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_an_error_on_a_terminal_is_red(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    """Its own colour passes, one that is part of a name does not."""
+    monkeypatch.setattr("qemunet.cli.render.wants_colour", lambda _stream: True)
+    assert status_of("status", "\x1b[31mx") == 4
+    assert capsys.readouterr().err.startswith("\x1b[1;31merror\x1b[0m: ")

@@ -33,6 +33,9 @@ class Keeper:
             raise answer
         return {"how": answer}
 
+    def see_off(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -115,14 +118,18 @@ def test_a_dead_vm_needs_no_keeper(
 
 
 def test_what_goes_wrong_in_a_thread_comes_out_of_it() -> None:
-    """An error of the system is one of ours from there on."""
+    """An error of the system is one of ours from there on, and a mistake of ours is told as one."""
 
     def refused() -> str:
         raise ConnectionRefusedError(111, "Connection refused")
 
-    results = stop.at_once([lambda: "powerdown", refused])
+    def mistaken() -> str:
+        raise ZeroDivisionError("by zero")
+
+    results = stop.at_once([lambda: "powerdown", refused, mistaken])
     assert results[0] == "powerdown"
     assert str(results[1]) == "Connection refused"
+    assert str(results[2]).startswith("a mistake in qemunet: ZeroDivisionError: by zero")
 
 
 def test_gc_says_what_it_would_do_and_does_it(keeper: Keeper, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from qemunet.config import keys, read, spec
 from qemunet.errors import ConfigError, UsageError
+from qemunet.frozen import fields
 from qemunet.model.nic import MacvtapMode
 from qemunet.model.vm import Accel
 
@@ -47,8 +47,8 @@ def load(*overrides: str) -> spec.LabSpec:
 )
 def test_every_key_has_an_attribute_and_every_attribute_a_key(table: keys.Table, values: type) -> None:
     """The table and the types cannot part."""
-    fields = {field.name for field in dataclasses.fields(values)} - {"path", "name"}
-    assert fields == {key.field for key in table.keys.values()} | {*table.tables, *table.lists}
+    names = set(fields(values)) - {"path", "name"}
+    assert names == {key.field for key in table.keys.values()} | {*table.tables, *table.lists}
 
 
 def test_values_are_typed_and_places_remembered() -> None:

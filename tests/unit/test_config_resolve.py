@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from qemunet.frozen import replace
-
 import pytest
 
 from qemunet.config import profiles, read, resolve
 from qemunet.config.notes import notes
 from qemunet.errors import ConfigError, HostLacks, NotFound, Taken
 from qemunet.facts import Facts, RouteFact
+from qemunet.frozen import replace
 from qemunet.model import mac
 from qemunet.model.network import ForeignBridge, NetworkMode, OwnBridge
 from qemunet.model.nic import (

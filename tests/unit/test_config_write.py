@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from qemunet.frozen import replace
 from typing import Any
 
 import tomli_w
@@ -14,6 +13,7 @@ from qemunet.config import profiles, read, resolve
 from qemunet.config.origins import origins
 from qemunet.config.write import lab_toml, vm_toml
 from qemunet.facts import Facts
+from qemunet.frozen import replace
 from qemunet.model.lab import Lab
 from qemunet.model.vm import NicBus
 from tests.unit.config_host import FACTS, FILE, lab

@@ -98,7 +98,7 @@ def test_it_matches_by_position_and_name() -> None:
 def test_it_can_be_copied_and_pickled() -> None:
     point = Point(1, 2, ("a",))
     assert copy.deepcopy(point) == point
-    assert pickle.loads(pickle.dumps(point)) == point  # noqa: S301 - our own bytes
+    assert pickle.loads(pickle.dumps(point)) == point
 
 
 def test_only_such_values_have_fields() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from qemunet.facts import Facts
 from qemunet.journal import Journal, from_json, to_json
 from qemunet.model.mac import host_twin
 from qemunet.steps import (
     AddAddress,
-    BridgeLink,
     AddLink,
+    BridgeLink,
     DelLink,
     EndQemu,
     Mark,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from qemunet.frozen import replace
 
 import pytest
 
 from qemunet.errors import ConfigError
 from qemunet.facts import Facts, FileFact
+from qemunet.frozen import replace
 from qemunet.model.vm import Accel, Disk, Firmware, FirmwareBoot, ImageFile, Machine, NicBus, RunAs, Vm
 from qemunet.plan import disks
 from qemunet.plan.ways import Passed

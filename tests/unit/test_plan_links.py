@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from qemunet.frozen import replace
-
 import pytest
 
 from qemunet import plan
 from qemunet.errors import NotFound, Taken
 from qemunet.facts import Facts, LinkFact
+from qemunet.frozen import replace
 from qemunet.model.lab import Lab
 from qemunet.model.names import altname, group
 from qemunet.model.network import ForeignBridge, Network, NetworkMode, OwnBridge

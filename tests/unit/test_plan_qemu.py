@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from qemunet.frozen import replace
 
 import pytest
 
 from qemunet.errors import ConfigError, HostLacks
 from qemunet.facts import Facts, FileFact
+from qemunet.frozen import replace
 from qemunet.model.nic import Forward, Nic, OnNetwork, TapBackend, UserBackend
 from qemunet.model.vm import (
     Accel,

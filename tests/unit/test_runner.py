@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from qemunet import interrupts, runner
 from qemunet.errors import Gone, Interrupted, StepFailed
 from qemunet.facts import Facts, Wanted

@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from qemunet.errors import NotFound
 from qemunet.state import Lock, NicRecord, Runtime, VmRecord, is_locked, locate
 
-RECORD = VmRecord("a", "lab", "/lab.toml", "q35", "tcg", (NicRecord("net0", "tap", "e1000", "52:54:00:00:00:01", "up"),))
+RECORD = VmRecord(
+    "a", "lab", "/lab.toml", "q35", "tcg", (NicRecord("net0", "tap", "e1000", "52:54:00:00:00:01", "up"),)
+)
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from qemunet.frozen import replace
 from typing import get_args
 
 import pytest
 
 from qemunet.facts import Facts, FileFact, LinkFact, RouteFact
+from qemunet.frozen import replace
 from qemunet.journal import from_json, to_json
 from qemunet.model.nic import MacvtapMode
 from qemunet.model.vm import RunAs

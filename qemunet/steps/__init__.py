@@ -1,0 +1,151 @@
+"""The vocabulary: every change to the host, as a value that can say itself, undo itself and print itself as shell.
+
+`describe` is one line for people. `inverse(before)` is the step that takes it back, given the photograph from
+before: None when nothing of it has to be undone, because the thing was there already or goes with its owner.
+`shell` is the same for a POSIX shell with iproute2 and QEMU. A step is done by a host (`qemunet.host`), never here.
+
+Names of open files are *handles*: ``kali2:net0`` is the tap of that card. A host keeps what a handle stands for
+until the plan is done; in an argument vector `Handle` marks where the descriptor's number goes.
+"""
+
+from __future__ import annotations
+
+from qemunet.frozen import frozen
+from qemunet.steps.addresses import AddAddress, AddRoute, DelAddress, DelRoute, SetSysctl
+from qemunet.steps.files import (
+    Claim,
+    CreateImage,
+    LoadFile,
+    OpenFile,
+    OpenOverlay,
+    RemoveFile,
+    Unclaim,
+    WriteFile,
+)
+from qemunet.steps.guests import AwaitQemu, EndQemu, Resume, RunHook, SetGuestLink, StartQemu
+from qemunet.steps.links import (
+    AddLink,
+    BridgeLink,
+    DelGroup,
+    DelLink,
+    MacvtapLink,
+    Mark,
+    OpenMacvtap,
+    OpenTap,
+    SetLink,
+    SetMaster,
+)
+from qemunet.steps.words import Handle, Word, line, sysctl_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from qemunet.facts import Facts
+
+    class Described(Protocol):
+        """What every step can do."""
+
+        def describe(self) -> str:
+            """Say the step in one line, as an order: ``add bridge qn-lab``."""
+
+        def inverse(self, before: Facts) -> Step | None:
+            """Return what takes the step back, or None if there is nothing to take back."""
+
+        def shell(self) -> tuple[str, ...]:
+            """Return the lines of a POSIX script that do the same."""
+
+
+Step = (
+    AddLink
+    | DelLink
+    | DelGroup
+    | SetLink
+    | SetMaster
+    | OpenTap
+    | OpenMacvtap
+    | AddAddress
+    | DelAddress
+    | AddRoute
+    | DelRoute
+    | SetSysctl
+    | Claim
+    | Unclaim
+    | WriteFile
+    | RemoveFile
+    | CreateImage
+    | OpenFile
+    | LoadFile
+    | OpenOverlay
+    | RunHook
+    | StartQemu
+    | EndQemu
+    | AwaitQemu
+    | SetGuestLink
+    | Resume
+)
+
+
+@frozen
+class Part:
+    """The steps of one scope, in order. A shared scope (``net/lab``, ``host/…``) is made once for all its users."""
+
+    scope: str
+    steps: tuple[Step, ...]
+    fingerprint: str = ""  # of a shared scope: equal ones may be shared
+
+
+@frozen
+class Plan:
+    """What a command will do: `shared` and `own` under the runtime directory's lock, `start` after it.
+
+    `own` makes ready each vm's own things, `start` lets them run: all QEMUs are started before any is waited for.
+    """
+
+    shared: tuple[Part, ...] = ()
+    own: tuple[Part, ...] = ()
+    start: tuple[Part, ...] = ()
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return all parts in order."""
+        return (*self.shared, *self.own, *self.start)
+
+
+__all__ = [
+    "AddAddress",
+    "AddLink",
+    "AddRoute",
+    "AwaitQemu",
+    "BridgeLink",
+    "Claim",
+    "CreateImage",
+    "DelAddress",
+    "DelGroup",
+    "DelLink",
+    "DelRoute",
+    "EndQemu",
+    "Handle",
+    "LoadFile",
+    "MacvtapLink",
+    "Mark",
+    "OpenFile",
+    "OpenMacvtap",
+    "OpenOverlay",
+    "OpenTap",
+    "Part",
+    "Plan",
+    "RemoveFile",
+    "Resume",
+    "RunHook",
+    "SetGuestLink",
+    "SetLink",
+    "SetMaster",
+    "SetSysctl",
+    "StartQemu",
+    "Step",
+    "Unclaim",
+    "Word",
+    "WriteFile",
+    "line",
+    "sysctl_name",
+]

@@ -1,0 +1,225 @@
+"""Steps about links: bridges, macvtaps and taps made, changed, plugged and deleted."""
+
+from __future__ import annotations
+
+from qemunet.frozen import frozen
+from qemunet.model.names import altname
+from qemunet.steps.words import line, sysctl_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qemunet.facts import Facts
+    from qemunet.model.nic import MacvtapMode
+    from qemunet.steps import Step
+
+
+@frozen
+class Mark:
+    """Whose a link is: its scope, which part of it, and the number of the scope's link group."""
+
+    scope: str
+    part: str
+    group: int
+
+    @property
+    def altname(self) -> str:
+        """The readable half of the mark."""
+        return altname(self.scope, self.part)
+
+
+@frozen
+class BridgeLink:
+    """A bridge; its address is in the message that creates it, or it would take that of its lowest port."""
+
+    mac: str
+    mtu: int
+    stp: bool = False
+    forward_delay: int = 0  # seconds
+    ageing: int = 300  # seconds
+
+
+@frozen
+class MacvtapLink:
+    """A macvtap on `parent`; in passthru mode the kernel gives it the parent's address."""
+
+    parent: str
+    mode: MacvtapMode
+    mac: str
+    mtu: int
+
+
+@frozen
+class AddLink:
+    """Make an interface that lives until it is deleted. It is down at first."""
+
+    name: str
+    link: BridgeLink | MacvtapLink
+    mark: Mark
+
+    def describe(self) -> str:
+        match self.link:
+            case BridgeLink(mac=mac, mtu=mtu, stp=stp):
+                return f"add bridge {self.name} ({mac}, mtu {mtu}{', stp' if stp else ''})"
+            case MacvtapLink(parent=parent, mode=mode, mac=mac):
+                return f"add macvtap {self.name} on {parent} ({mode}, {mac})"
+
+    def inverse(self, before: Facts) -> Step | None:
+        return None if self.name in before.links else DelLink(self.name, self.mark)
+
+    def shell(self) -> tuple[str, ...]:
+        return (
+            line("ip", "link", "add", *self._kind()),
+            line("ip", "link", "property", "add", "dev", self.name, "altname", self.mark.altname),
+        )
+
+    def _kind(self) -> tuple[str, ...]:
+        group = ("group", str(self.mark.group))
+        match self.link:
+            case BridgeLink(mac, mtu, stp, delay, ageing):
+                timers = ("forward_delay", str(delay * 100), "ageing_time", str(ageing * 100))
+                base = ("name", self.name, "address", mac, "mtu", str(mtu), *group, "type", "bridge")
+                return (*base, *timers, "stp_state", str(int(stp)))
+            case MacvtapLink(parent, mode, mac, mtu):
+                base = ("link", parent, "name", self.name, "address", mac, "mtu", str(mtu), *group)
+                return (*base, "type", "macvtap", "mode", str(mode))
+
+
+@frozen
+class DelLink:
+    """Delete an interface, if it still carries our mark."""
+
+    name: str
+    mark: Mark
+
+    def describe(self) -> str:
+        return f"delete {self.name}"
+
+    def inverse(self, before: Facts) -> Step | None:
+        return None
+
+    def shell(self) -> tuple[str, ...]:
+        return (line("ip", "link", "del", "dev", self.name),)
+
+
+@frozen
+class DelGroup:
+    """Delete all links of one scope: in a single message if its link group holds nothing else, else one by one."""
+
+    links: tuple[DelLink, ...]
+
+    def describe(self) -> str:
+        return f"delete {', '.join(link.name for link in self.links)}"
+
+    def inverse(self, before: Facts) -> Step | None:
+        return None
+
+    def shell(self) -> tuple[str, ...]:
+        return tuple(text for link in self.links for text in link.shell())
+
+
+@frozen
+class SetLink:
+    """Change an interface; None leaves a property as it is."""
+
+    name: str
+    up: bool | None = None
+    mtu: int | None = None
+    mac: str | None = None
+
+    def describe(self) -> str:
+        return f"set {self.name} {' '.join(self._words())}"
+
+    def inverse(self, before: Facts) -> Step | None:
+        old = before.links.get(self.name)
+        if old is None:
+            return None
+        changed = SetLink(
+            self.name,
+            up=old.up if self.up not in (None, old.up) else None,
+            mtu=old.mtu if self.mtu not in (None, old.mtu) else None,
+            mac=old.mac if self.mac not in (None, old.mac) else None,
+        )
+        return None if changed == SetLink(self.name) else changed
+
+    def shell(self) -> tuple[str, ...]:
+        return (line("ip", "link", "set", "dev", self.name, *self._words()),)
+
+    def _words(self) -> list[str]:
+        words = [] if self.mac is None else ["address", self.mac]
+        words += [] if self.mtu is None else ["mtu", str(self.mtu)]
+        return words if self.up is None else [*words, "up" if self.up else "down"]
+
+
+@frozen
+class SetMaster:
+    """Plug an interface into a bridge, or out of any (None)."""
+
+    name: str
+    master: str | None
+
+    def describe(self) -> str:
+        return f"plug {self.name} into {self.master}" if self.master else f"plug {self.name} out"
+
+    def inverse(self, before: Facts) -> Step | None:
+        old = before.links.get(self.name)
+        return None if old is None or old.master == self.master else SetMaster(self.name, old.master)
+
+    def shell(self) -> tuple[str, ...]:
+        where = ("master", self.master) if self.master else ("nomaster",)
+        return (line("ip", "link", "set", "dev", self.name, *where),)
+
+
+@frozen
+class OpenTap:
+    """Open a tap under `handle`, one descriptor per queue, and set it up; it is gone when its last descriptor is.
+
+    The address and the MTU are set before it is plugged into `master`, so that nothing of the bridge changes.
+    A port of a bridge gets no IPv6 of its own, or the host would show itself to the guest.
+    """
+
+    handle: str
+    name: str
+    mark: Mark
+    mac: str
+    mtu: int
+    master: str | None = None
+    queues: int = 1
+
+    def describe(self) -> str:
+        where = f" on {self.master}" if self.master else ""
+        queues = f", {self.queues} queues" if self.queues > 1 else ""
+        return f"open tap {self.name}{where} ({self.mac}, mtu {self.mtu}{queues})"
+
+    def inverse(self, before: Facts) -> Step | None:
+        return DelLink(self.name, self.mark)
+
+    def shell(self) -> tuple[str, ...]:
+        multi = ("multi_queue",) if self.queues > 1 else ()
+        master = ("master", self.master) if self.master else ()
+        properties = ("address", self.mac, "mtu", str(self.mtu), "group", str(self.mark.group))
+        quiet = (line("sysctl", "-e", "-qw", f"net.ipv6.conf.{sysctl_name(self.name)}.disable_ipv6=1"),)
+        add = line("ip", "tuntap", "add", "dev", self.name, "mode", "tap", *multi, "vnet_hdr")
+        return (
+            f'{add} user "$user"',
+            line("ip", "link", "property", "add", "dev", self.name, "altname", self.mark.altname),
+            *(quiet if self.master else ()),
+            line("ip", "link", "set", "dev", self.name, *properties, *master, "up"),
+        )
+
+
+@frozen
+class OpenMacvtap:
+    """Open the character device of a macvtap under `handle`, once per queue."""
+
+    handle: str
+    name: str
+    queues: int = 1
+
+    def describe(self) -> str:
+        return f"open the device of macvtap {self.name}"
+
+    def inverse(self, before: Facts) -> Step | None:
+        return None
+
+    def shell(self) -> tuple[str, ...]:
+        return ()  # the line that starts QEMU opens it
