@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from qemunet.cli.parser import Commands, Parser
 
-_TRIES = 100  # at an address that is not taken
-
 
 def _mac_arguments(parser: Parser) -> None:
     parser.add_argument("-n", metavar="N", type=count, default=1, dest="count", help="how many (default 1)")
@@ -50,17 +48,30 @@ def random_macs(wanted: int, prefix: str, taken: Collection[str]) -> list[str]:
     """Return that many different addresses below a prefix, none of them taken; raises UsageError."""
     from qemunet.errors import UsageError
 
-    octets = 6 - len(prefix.split(":"))
     found: dict[str, None] = {}
-    for _ in range(wanted + _TRIES):
-        address = f"{prefix}:{os.urandom(octets).hex(':')}"
-        if address not in taken and address != "00:00:00:00:00:00":
-            found[address] = None
-        if len(found) == wanted:
-            return list(found)
-    raise UsageError(
-        f"there are not {wanted} free addresses below {prefix}", hint="a shorter --prefix leaves room for more"
-    )
+    used = {"00:00:00:00:00:00", *taken}
+    while len(found) < wanted:
+        address = _free_mac(prefix, used)
+        if address is None:
+            raise UsageError(
+                f"there are not {wanted} free addresses below {prefix}",
+                hint="a shorter --prefix leaves room for more",
+            )
+        found[address] = None
+        used.add(address)
+    return list(found)
+
+
+def _free_mac(prefix: str, used: Collection[str]) -> str | None:
+    """Return the first free address at or after a random one, None if there is none."""
+    octets = 6 - len(prefix.split(":"))
+    room = 256**octets
+    start = int.from_bytes(os.urandom(octets), "big")
+    for number in range(start, start + min(room, len(used) + 1)):
+        address = f"{prefix}:{(number % room).to_bytes(octets, 'big').hex(':')}"
+        if address not in used:
+            return address
+    return None
 
 
 # ---------------------------------------------------------------- profiles, schema, guest build
