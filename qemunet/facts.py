@@ -32,6 +32,13 @@ class LinkFact:
     group: int = 0
     altnames: tuple[str, ...] = ()
 
+    def describe(self, name: str) -> str:
+        """Say what has a name: ``qn-lab is a bridge already, of qemunet.net-lab.bridge``."""
+        whose = [alias for alias in self.altnames if alias.startswith("qemunet.")]
+        kind = {"": "an interface", "tun": "a tap"}.get(self.kind, f"a {self.kind}")
+        other = "" if self.name == name else f" ({self.name})"
+        return f"{name} is {kind} already{other}{', of ' + whose[0] if whose else ''}"
+
 
 @frozen
 class RouteFact:
@@ -63,11 +70,12 @@ class FileFact:
 
 @frozen
 class GuestFact:
-    """Where the built-in guest lies, and the kernel arguments it always wants."""
+    """Where the built-in guest lies, the kernel arguments it always wants, and whether every user may read it."""
 
     kernel: str
     initrd: str
     append: str
+    public: bool = False
 
 
 @frozen
@@ -96,6 +104,7 @@ class Facts:
     routes: tuple[RouteFact, ...] = ()
     sysctls: Mapping[str, str] = _NOTHING
     macs_on_bridge: Mapping[str, frozenset[str]] = _NOTHING
+    ports: Mapping[str, frozenset[str]] = _NOTHING  # bridge to the addresses of its ports
     files: Mapping[str, FileFact] = _NOTHING
     programs: Mapping[str, str] = _NOTHING  # name to path
     users: Mapping[str, tuple[int, int]] = _NOTHING  # name to uid, gid

@@ -33,6 +33,7 @@ def _arguments(parser: Parser) -> None:
 
 def _up(args: Namespace) -> int:
     from qemunet.facts import Wanted
+    from qemunet.frozen import replace
 
     _check_name(args.ifname)
     named = configured_bridge(args.ifname, SETTINGS)
@@ -42,7 +43,8 @@ def _up(args: Namespace) -> int:
         before = host.photograph(wanted)
         tap = _tap(args.ifname, before.links.get(args.ifname))
         bridge = checked_bridge(named, before.links.get(named)) if named else _default_bridge()
-        _do(plan_up(tap, bridge, before, sysctl), before, host)
+        ports = host.photograph(Wanted(bridges=frozenset({bridge.name}))).ports
+        _do(plan_up(tap, bridge, replace(before, ports=ports), sysctl), before, host)
     return 0
 
 
@@ -173,9 +175,10 @@ def plan_up(tap: LinkFact, bridge: LinkFact, before: Facts, sysctl: str) -> list
     """Return the steps that put a tap on a bridge; raises Taken if it is on another one.
 
     Address and MTU come first, so that nothing of the bridge changes. The guest's address is not known here: the
-    high first octet alone keeps the bridge from adopting the tap's. A port needs no IPv6 of its own.
+    high first octet alone keeps a bridge with other ports from adopting the tap's. A port needs no IPv6 of its own.
     """
     from qemunet.model.mac import host_twin
+    from qemunet.plan.links import pin
     from qemunet.steps import SetLink, SetMaster, SetSysctl
 
     if tap.master not in (None, bridge.name):
@@ -185,6 +188,7 @@ def plan_up(tap: LinkFact, bridge: LinkFact, before: Facts, sysctl: str) -> list
     return [
         SetLink(tap.name, mtu=bridge.mtu, mac=mac),
         *quiet,
+        *pin(bridge, mac, before),
         SetMaster(tap.name, bridge.name),
         SetLink(tap.name, up=True),
     ]

@@ -39,7 +39,7 @@ def _built_in(scene: Scene) -> DirectBoot:
     if guest is None:
         scene.lack("the built-in guest", "`qemunet guest build` makes it")
         return _NO_GUEST
-    return DirectBoot(guest.kernel, guest.initrd, guest.append, tiny=True)
+    return DirectBoot(guest.kernel, guest.initrd, guest.append, tiny=True, public=guest.public)
 
 
 def files(scene: Scene, vm: VmSpec) -> Iterator[str]:

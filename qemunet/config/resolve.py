@@ -11,7 +11,7 @@ from qemunet.config.spec import LabSpec, NetworkSpec, NicMode, Profile, VmSpec
 from qemunet.errors import NotFound
 from qemunet.facts import Facts, Wanted
 from qemunet.model.lab import Lab
-from qemunet.model.names import altname
+from qemunet.model.names import altname, digest
 from qemunet.model.network import ForeignBridge, Network, NetworkMode, OwnBridge
 from qemunet.model.vm import Accel, Firmware, Machine, NicBus, RunAs, Vm
 
@@ -25,6 +25,8 @@ SLOTS = 8
 STP_DELAY = 2  # seconds, the least that the kernel takes with STP
 AGEING = 300  # seconds, the kernel's own
 FIRST_UID = 0x7000_0000  # far above what systems give to users, subordinate users and containers
+UIDS = 0x1000  # that each runtime directory has for itself
+USUAL_RUNTIME = "/run/qemunet"  # has the first ones
 NOBODY_KNOWS = Facts("", "", 0, can_switch_user=False)
 
 
@@ -199,11 +201,17 @@ def _run_as(scene: Scene, spec: VmSpec) -> RunAs | None:
 def _own_user(scene: Scene, spec: VmSpec) -> RunAs:
     claims = scene.facts.claims
     mine = (key for key, owner in claims.items() if key.startswith("uid/") and owner == f"vm/{spec.name}")
-    uid = next((int(key.removeprefix("uid/")) for key in mine), FIRST_UID)
+    uid = next((int(key.removeprefix("uid/")) for key in mine), _first_uid(scene.facts.runtime))
     while uid in scene.uids or claims.get(f"uid/{uid}") not in (None, f"vm/{spec.name}"):
         uid += 1
     scene.uids.add(uid)
     return RunAs(uid, uid)
+
+
+def _first_uid(runtime: str) -> int:
+    """Return where a runtime directory's users begin: directories know nothing of each other's claims."""
+    block = 0 if runtime == USUAL_RUNTIME else 1 + int(digest(runtime, 4), 16) % 0xFFFF
+    return FIRST_UID + block * UIDS
 
 
 # ---------------------------------------------------------------- the lab as a whole

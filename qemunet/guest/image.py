@@ -109,6 +109,12 @@ def _image_of(cache: str, index: dict[str, object]) -> GuestImage | None:
     return image if readable and fresh and sizes == index["sizes"] else None
 
 
+def is_public(path: str) -> bool:
+    """Tell from the mode bits whether every user may read a file; an access list that says otherwise is not seen."""
+    folders = [path[:end] or "/" for end, letter in enumerate(path) if letter == "/"]
+    return bool(os.stat(path).st_mode & 0o004) and all(os.stat(folder).st_mode & 0o001 for folder in folders)
+
+
 def _changed(made_from: object) -> bool:
     """Whether a file that went into the image is another one now; one that is gone takes nothing from the image."""
     assert isinstance(made_from, list)

@@ -158,10 +158,9 @@ def set_link(guest: RunningQemu, step: SetGuestLink) -> None:
 def resume(guest: RunningQemu, step: Resume) -> None:
     """Let its processors run, and make sure that they do."""
     with _alive(guest):
-        qmp.execute(_monitor(guest), "cont")
-        status = qmp.execute(_monitor(guest), "query-status")["status"]
-    if status != "running":
-        raise Failed(f"{step.vm} does not run: QEMU says {status}", where=f"vm.{step.vm}")
+        events = qmp.execute_and_hear(_monitor(guest), "cont")
+    if "RESUME" not in events:
+        raise Failed(f"{step.vm} does not run, although QEMU was told so", where=f"vm.{step.vm}")
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from qemunet.steps import BridgeLink, MacvtapLink
 
 if typing.TYPE_CHECKING:
     from qemunet.host.netlink import Netlink
-    from qemunet.steps import AddLink, DelGroup, DelLink, Mark, SetLink, SetMaster
+    from qemunet.steps import AddLink, DelGroup, DelLink, Mark, PinBridge, SetLink, SetMaster
 
 ADDRESS, IFNAME, MTU, LINK, MASTER, LINKINFO, GROUP = 1, 3, 4, 5, 10, 18, 27
 _EXT_MASK, _PROP_LIST, _ALT_IFNAME = 29, 52, 53
@@ -91,13 +91,8 @@ def is_ours(link: LinkFact, mark: Mark) -> bool:
 
 
 def holder(link: LinkFact | None, name: str) -> str:
-    """Say what has a name: ``qn-lab is a bridge already, of qemunet.net-lab.bridge``."""
-    if link is None:
-        return f"{name} is in use"
-    whose = [alias for alias in link.altnames if alias.startswith("qemunet.")]
-    kind = {"": "an interface", "tun": "a tap"}.get(link.kind, f"a {link.kind}")
-    other = "" if link.name == name else f" ({link.name})"
-    return f"{name} is {kind} already{other}{', of ' + whose[0] if whose else ''}"
+    """Say what has a name that was free a moment ago."""
+    return link.describe(name) if link else f"{name} is in use"
 
 
 def _name(net: Netlink, index: int) -> str | None:
@@ -220,6 +215,17 @@ def enslave(net: Netlink, step: SetMaster) -> None:
     except OSError as error:
         raise _vanished(error) from error
     _set(net, step.name, nl.number(MASTER, master))
+
+
+def pin(net: Netlink, step: PinBridge) -> None:
+    """Set the address that a bridge has, and the MTU: what was set once is not taken from a port any more."""
+    link = find(net, step.name)
+    if link is None:
+        raise Vanished(errno.ENODEV, f"there is no interface {step.name}")
+    _set(net, step.name, nl.mac(ADDRESS, link.mac))
+    if step.mtu == link.mtu:
+        for mtu in (link.mtu ^ 1, link.mtu):  # see _creation
+            _set(net, step.name, nl.number(MTU, mtu))
 
 
 def _set(net: Netlink, name: str, properties: bytes, flags: int = 0, mask: int = 0) -> None:

@@ -25,6 +25,7 @@ from qemunet.steps import (
     OpenMacvtap,
     OpenOverlay,
     OpenTap,
+    PinBridge,
     RemoveFile,
     Resume,
     RunHook,
@@ -65,7 +66,7 @@ class LinuxHost:
         Raises OSError, a QemunetError, or Gone for an undo that finds nothing of ours. After `Taken` nothing was done.
         """
         match step:
-            case AddLink() | DelLink() | DelGroup() | SetLink() | SetMaster():
+            case AddLink() | DelLink() | DelGroup() | SetLink() | SetMaster() | PinBridge():
                 self._links(step)
             case AddAddress() | DelAddress() | AddRoute() | DelRoute():
                 self._addresses(step)
@@ -107,7 +108,7 @@ class LinuxHost:
             self._net = netlink.Netlink(self.place.inside(netlink.open_socket))
         return self._net
 
-    def _links(self, step: AddLink | DelLink | DelGroup | SetLink | SetMaster) -> None:
+    def _links(self, step: AddLink | DelLink | DelGroup | SetLink | SetMaster | PinBridge) -> None:
         match step:
             case AddLink():
                 links.add(self.net, step)
@@ -119,6 +120,8 @@ class LinuxHost:
                 links.change(self.net, step)
             case SetMaster():
                 links.enslave(self.net, step)
+            case PinBridge():
+                links.pin(self.net, step)
 
     def _addresses(self, step: AddAddress | DelAddress | AddRoute | DelRoute) -> None:
         match step:

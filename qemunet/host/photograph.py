@@ -29,6 +29,7 @@ def photograph(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Fact
     """Return what `wanted` asks for, as it is now."""
     known, routes = _routing(net) if wanted.routes else ({}, ())
     found = _links(net, wanted.links | known.keys())
+    entries = {found[name].name if name in found else name: _forwarding(net, name) for name in wanted.bridges}
     keys = wanted.sysctls | {f"net.ipv4.conf.{sysctl_name(name)}.forwarding" for name in known}
     return Facts(
         runtime=runtime,
@@ -39,7 +40,8 @@ def photograph(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Fact
         addresses=known,
         routes=routes,
         sysctls=place.inside(lambda: _sysctls(keys)) if keys else {},
-        macs_on_bridge={name: _macs(net, name) for name in wanted.bridges},
+        macs_on_bridge={name: frozenset(filter(None, map(_guest_mac, known))) for name, known in entries.items()},
+        ports={name: frozenset(filter(None, map(_port_mac, known))) for name, known in entries.items()},
         files=images.look_at(sorted(wanted.files)),
         programs=_programs(wanted.programs),
         users=_users(),
@@ -61,25 +63,41 @@ def _sysctls(keys: Iterable[str]) -> dict[str, str]:
     return {key: value for key in keys if (value := sysctls.read(key)) is not None}
 
 
-def _macs(net: Netlink, bridge: str) -> frozenset[str]:
-    """Return the addresses that a bridge has seen or was told of, without the host's ends of taps."""
+class _Entry(typing.NamedTuple):
+    """An entry of a bridge's forwarding database."""
+
+    mac: str
+    permanent: bool
+    own: bool  # the bridge's, not a port's
+
+
+def _forwarding(net: Netlink, bridge: str) -> list[_Entry]:
+    """Return the unicast addresses that a bridge has seen or was told of, none if there is no such bridge."""
     try:
         index = net.index(bridge)
     except OSError:
-        return frozenset()
+        return []
     request = nl.Request(nl.GETNEIGH, 0, _NDMSG.pack(_AF_BRIDGE, 0, 0, 0, 0) + nl.number(_NDA_MASTER, index))
-    return frozenset(mac for body in net.dump(request) if (mac := _guest_mac(body, index)))
+    return [entry for body in net.dump(request) if (entry := _entry(body, index))]
 
 
-def _guest_mac(body: bytes, bridge: int) -> str | None:
-    """Return the address of a forwarding entry, None for multicast and for a tap's own (see model.mac.host_twin)."""
+def _entry(body: bytes, bridge: int) -> _Entry | None:
     _family, index, state, _flags, _type = _NDMSG.unpack_from(body)
     values = nl.attributes(body[_NDMSG.size :])
     address = values.get(_NDA_LLADDR, b"")
     if bridge not in (index, nl.integer(values.get(_NDA_MASTER, b""))) or len(address) != 6 or address[0] & 1:
         return None
-    twin = state & _PERMANENT and index != bridge and address[0] in (0xFE, 0xFA)
-    return None if twin else nl.colons(address)
+    return _Entry(nl.colons(address), bool(state & _PERMANENT), index == bridge)
+
+
+def _guest_mac(entry: _Entry) -> str | None:
+    """Return whom a new card must not meet: everybody but the host's ends of taps (see model.mac.host_twin)."""
+    twin = entry.permanent and not entry.own and entry.mac.startswith(("fe", "fa"))
+    return None if twin else entry.mac
+
+
+def _port_mac(entry: _Entry) -> str | None:
+    return entry.mac if entry.permanent and not entry.own else None
 
 
 def _programs(names: Iterable[str]) -> dict[str, str]:

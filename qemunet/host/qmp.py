@@ -24,37 +24,48 @@ class HungUp(Exception):
 
 def negotiate(sock: socket.socket) -> None:
     """Wait for the greeting and leave the negotiation mode. Raises HungUp, TimedOut."""
-    _next(sock, "the greeting", lambda reply: "QMP" in reply)
+    _up_to(sock, "the greeting", lambda reply: "QMP" in reply)
     execute(sock, "qmp_capabilities")
 
 
 def execute(sock: socket.socket, command: str, **arguments: str | bool) -> typing.Any:
     """Have a command done and return its answer. Raises HungUp, TimedOut, and Failed with QEMU's own words."""
+    return _done(sock, command, arguments)[-1]["return"]
+
+
+def execute_and_hear(sock: socket.socket, command: str) -> list[str]:
+    """Have a command done and return the names of the events that came before its answer; raises as `execute` does."""
+    return [message["event"] for message in _done(sock, command, {}) if "event" in message]
+
+
+def _done(sock: socket.socket, command: str, arguments: dict[str, str | bool]) -> list[Reply]:
+    """Return the messages up to a command's answer."""
     order = {"execute": command, "arguments": arguments} if arguments else {"execute": command}
     try:
         sock.sendall(json.dumps(order).encode() + b"\n")
     except OSError as error:
         raise HungUp from error
-    reply = _next(sock, f"the answer to {command}", lambda reply: "return" in reply or "error" in reply)
-    if "error" in reply:
-        raise Failed(f"QEMU refused {command}: {reply['error'].get('desc', reply['error'])}")
-    return reply["return"]
+    messages = _up_to(sock, f"the answer to {command}", lambda message: "return" in message or "error" in message)
+    if "error" in messages[-1]:
+        raise Failed(f"QEMU refused {command}: {messages[-1]['error'].get('desc', messages[-1]['error'])}")
+    return messages
 
 
-def _next(sock: socket.socket, what: str, fits: typing.Callable[[Reply], bool]) -> Reply:
-    """Return the first message that fits; what else comes is an event, for which it is too early.
+def _up_to(sock: socket.socket, what: str, fits: typing.Callable[[Reply], bool]) -> list[Reply]:
+    """Return the messages up to the first that fits.
 
-    Reads up to the end of a line, so that the next reader of the socket starts with a whole message.
+    Reads up to the end of a line, so that the next reader of the socket starts with a whole message; what came after
+    the one that fits is an event, for which it is too early.
     """
     data = b""
     deadline = time.monotonic() + _DEADLINE
     while True:
         data += _receive(sock, what, data, deadline)
         if data.endswith(b"\n"):
-            replies: list[Reply] = [json.loads(line) for line in data.splitlines() if line.strip()]
-            found = next(filter(fits, replies), None)
-            if found is not None:
-                return found
+            messages: list[Reply] = [json.loads(line) for line in data.splitlines() if line.strip()]
+            for number, message in enumerate(messages):
+                if fits(message):
+                    return messages[: number + 1]
 
 
 def _receive(sock: socket.socket, what: str, seen: bytes, deadline: float) -> bytes:

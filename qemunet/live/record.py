@@ -6,7 +6,8 @@ from qemunet.facts import Facts
 from qemunet.model.lab import Lab
 from qemunet.model.mac import host_twin
 from qemunet.model.nic import MacvtapBackend, Nic, OnBridge, OnNetwork, PointToPoint, TapBackend, UserBackend
-from qemunet.model.vm import Accel, Vm
+from qemunet.model.vm import Vm
+from qemunet.plan.qemu import acceleration
 from qemunet.state import NicRecord, VmRecord
 
 
@@ -17,16 +18,9 @@ def record(lab: Lab, vm: Vm, facts: Facts) -> VmRecord:
         lab=lab.name,
         file=lab.file,
         machine=vm.machine.profile,
-        accel=accelerator(vm, facts),
+        accel=acceleration(vm, facts)[0].value,
         nics=tuple(nic_record(nic) for nic in vm.nics),
     )
-
-
-def accelerator(vm: Vm, facts: Facts) -> str:
-    """Return what executes the vm's instructions, ``kvm`` or ``tcg``."""
-    if vm.accel is not Accel.AUTO:
-        return vm.accel.value
-    return "kvm" if facts.kvm.get(vm.machine.cpu_kvm) == "" else "tcg"
 
 
 def nic_record(nic: Nic) -> NicRecord:

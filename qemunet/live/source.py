@@ -9,16 +9,18 @@ from qemunet.errors import NotFound
 from qemunet.facts import GuestFact
 from qemunet.frozen import frozen, replace
 from qemunet.host.linux import LinuxHost
-from qemunet.model.vm import Accel
+from qemunet.model.vm import Accel, DirectBoot, Firmware, NicBus
 from qemunet.plan import FIRMWARE_FILES, build
+from qemunet.plan.qemu import acceleration
 from qemunet.state import Runtime
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from qemunet.config.spec import LabSpec, Profile
+    from qemunet.config.spec import LabSpec, Profile, VmSpec
     from qemunet.facts import Facts, Wanted
     from qemunet.model.lab import Lab
+    from qemunet.model.vm import Vm
     from qemunet.steps import Plan
 
 
@@ -70,12 +72,20 @@ class Source:
         """
         names = self.chosen(vms)
         wanted = resolve.wanted(self.spec, self.profiles)
-        wanted = replace(wanted, files=wanted.files | FIRMWARE_FILES)
+        if not all(self._boots_directly(vm) for vm in self.spec.vms):
+            wanted = replace(wanted, files=wanted.files | FIRMWARE_FILES)
         facts = photograph(runtime, wanted, host or LinuxHost(runtime.path))
         lab = resolve.resolve(self.spec, self.profiles, facts, names, strict=strict)
         if strict:
             facts = _with_kvm(facts, lab, names, tell)
+            lab = _with_clock(facts, lab)
         return Thought(lab, build(lab, facts, names), facts)
+
+
+    def _boots_directly(self, vm: VmSpec) -> bool:
+        """Tell whether a vm needs no firmware file but what QEMU itself brings."""
+        firmware = vm.boot.firmware or self.profiles[vm.profile or profiles.DEFAULT].vm.boot.firmware
+        return (vm.boot.kernel or vm.boot.guest) is not None and firmware is not Firmware.UEFI
 
 
 def photograph(runtime: Runtime, wanted: Wanted, host: LinuxHost) -> Facts:
@@ -89,7 +99,25 @@ def _guest() -> GuestFact | None:
     from qemunet.guest import image
 
     found = image.find()
-    return None if found is None else GuestFact(found.kernel, found.initrd, found.append)
+    if found is None:
+        return None
+    public = image.is_public(found.kernel) and image.is_public(found.initrd)
+    return GuestFact(found.kernel, found.initrd, found.append, public)
+
+
+def _with_clock(facts: Facts, lab: Lab) -> Lab:
+    """Tell emulated microvms with the built-in guest how fast their counter is: they have nothing to measure it by."""
+    return replace(lab, vms=tuple(_clocked(facts, vm) for vm in lab.vms))
+
+
+def _clocked(facts: Facts, vm: Vm) -> Vm:
+    tiny = isinstance(vm.boot, DirectBoot) and vm.boot.tiny
+    if not tiny or vm.machine.nic_bus is not NicBus.MMIO or acceleration(vm, facts)[0] is Accel.KVM:
+        return vm
+    from qemunet.guest.clock import kernel_word
+
+    assert isinstance(vm.boot, DirectBoot), "tiny is one of its properties"
+    return replace(vm, boot=replace(vm.boot, append=f"{vm.boot.append} {kernel_word()}".rstrip()))
 
 
 def _with_kvm(facts: Facts, lab: Lab, names: Sequence[str], tell: Callable[[str], None] | None) -> Facts:

@@ -45,12 +45,17 @@ class Machine:
 
 @frozen
 class DirectBoot:
-    """A kernel that QEMU loads itself. `tiny`: it is the built-in guest, which reads its cards from the kernel line."""
+    """A kernel that QEMU loads itself.
+
+    `tiny`: it is the built-in guest, which reads its cards from the kernel line. `public`: every user may read both
+    files, so that QEMU opens them by name whoever it is.
+    """
 
     kernel: str
     initrd: str | None
     append: str
     tiny: bool = False
+    public: bool = False
 
 
 @frozen

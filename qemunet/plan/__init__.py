@@ -92,6 +92,7 @@ def _own(lab: Lab, vm: Vm, shared: Sequence[Part], facts: Facts) -> Part:
             *_claims(vm, shared, facts),
             *disks.steps(vm, facts),
             *_kernel_files(vm),
+            *links.pins(vm, facts),
             *(step for nic in vm.nics for step in links.card(lab.name, vm, nic, facts)),
         ),
     )
@@ -110,7 +111,7 @@ def _claims(vm: Vm, shared: Sequence[Part], facts: Facts) -> Iterator[Claim]:
 
 
 def _kernel_files(vm: Vm) -> Iterator[Step]:
-    if not isinstance(vm.boot, DirectBoot) or vm.run_as is None:
+    if not isinstance(vm.boot, DirectBoot) or vm.run_as is None or vm.boot.public:
         return
     way = Passed(vm)
     yield LoadFile(way.handle("boot.kernel").name, vm.boot.kernel)

@@ -21,6 +21,7 @@ from qemunet.steps import (
     OpenMacvtap,
     OpenTap,
     Part,
+    PinBridge,
     RunHook,
     SetLink,
     SetSysctl,
@@ -28,6 +29,8 @@ from qemunet.steps import (
     sysctl_name,
 )
 
+NO_MAC = "00:00:00:00:00:00"
+ETHERNET_MTU = 1500  # what a bridge falls back to without ports
 STP_DELAY = 2  # seconds; the kernel takes no shorter one once STP is on
 OUR_GROUPS = 0x4000_0000  # link groups from here on are ours, see `names.group`
 
@@ -68,6 +71,32 @@ def card(lab: str, vm: Vm, nic: Nic, facts: Facts) -> tuple[Step, ...]:
         case MacvtapBackend() as macvtap:
             made = tuple(_macvtap(vm, nic, macvtap, facts))
     return (*made, *vhost_steps(vm, nic), *_hook(lab, vm, nic, nic.backend))
+
+
+def pins(vm: Vm, facts: Facts) -> Iterator[Step]:
+    """Yield what keeps the bridges of others, that a vm's taps are plugged into, as they are."""
+    lowest: dict[str, str] = {}
+    for nic in vm.nics:
+        attach = nic.backend.attach if isinstance(nic.backend, TapBackend) else None
+        if isinstance(attach, OnNetwork | OnBridge):
+            twin = mac.host_twin(nic.mac)
+            lowest[attach.bridge] = min(twin, lowest.get(attach.bridge, twin))
+    for name, twin in lowest.items():
+        link = next((link for link in facts.links.values() if link.name == name), None)
+        if link is not None and not _is_ours(link):
+            yield from pin(link, twin, facts)
+
+
+def pin(bridge: LinkFact, port: str, facts: Facts) -> tuple[Step, ...]:
+    """Return what keeps a bridge's address and MTU when a port of that address, and the bridge's MTU, comes and goes.
+
+    With a port whose address is lower it has that one's, or one of its own; it goes on to have it. One of zeros is what
+    a last port has left behind, as ours will.
+    """
+    ports = facts.ports.get(bridge.name, frozenset())
+    if bridge.mac == NO_MAC or any(other < port for other in ports):
+        return ()
+    return (PinBridge(bridge.name, bridge.mac, None if ports or bridge.mtu == ETHERNET_MTU else bridge.mtu),)
 
 
 def forwarding(vm: Vm, facts: Facts) -> Iterator[Part]:
@@ -150,11 +179,13 @@ def _mark(vm: Vm, nic: Nic, ifname: str, facts: Facts) -> Mark:
 def _free(ifname: str, mark: Mark, facts: Facts, where: str) -> None:
     """Refuse an interface name that is in use; one of ours that runs already is the runner's business."""
     link = facts.links.get(ifname)
-    if link is None or mark.altname in link.altnames:
+    if link is None or (mark.altname in link.altnames and link.group == mark.group):
         return
-    kind = link.kind or "interface"
+    whose = next((name for name in link.altnames if name.startswith("qemunet.")), None)
     hint = "choose another name, or remove it; what is left of a killed qemunet goes by `qemunet gc`"
-    raise Taken(f"there is a {kind} {ifname} already, and it is not ours", where=where, hint=hint)
+    if whose:
+        hint = f"a lab of another runtime directory has it (as {whose}): stop that, or choose another name"
+    raise Taken(link.describe(ifname), where=where, hint=hint)
 
 
 def _is_cable(backend: TapBackend) -> bool:

@@ -211,9 +211,9 @@ def _wants_rom(vm: Vm, nic: Nic, facts: Facts) -> bool:
 def _kernel(file: str, vm: Vm, way: Way) -> Iterator[Word]:
     if not isinstance(vm.boot, DirectBoot):
         return
-    yield from option("-kernel", way.kernel("boot.kernel", vm.boot.kernel))
+    yield from option("-kernel", way.kernel("boot.kernel", vm.boot.kernel, public=vm.boot.public))
     if vm.boot.initrd is not None:
-        yield from option("-initrd", way.kernel("boot.initrd", vm.boot.initrd))
+        yield from option("-initrd", way.kernel("boot.initrd", vm.boot.initrd, public=vm.boot.public))
     line = kernel_line(vm, vm.boot)
     if len(line.encode()) > KERNEL_LINE:
         problem = f"the kernel line has {len(line.encode())} bytes, and Linux reads {KERNEL_LINE}"

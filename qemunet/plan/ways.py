@@ -35,8 +35,8 @@ class Way(Protocol):
     def card(self, nic: Nic, backend: TapBackend | MacvtapBackend) -> Mapping[str, Json]:
         """Return the properties of a tap netdev that say which tap it is."""
 
-    def kernel(self, name: str, path: str) -> Word:
-        """Return a file name for a kernel or initrd."""
+    def kernel(self, name: str, path: str, *, public: bool) -> Word:
+        """Return a file name for a kernel or initrd; `public` if every user may read it."""
 
     def image(self, layer: Layer, number: int) -> str | Word:
         """Return a file name for a layer of a drive; `number` is its own among all of the guest's."""
@@ -60,8 +60,8 @@ class Passed:
             found |= {"vhost": True, "vhostfds" if many else "vhostfd": numbers}
         return found
 
-    def kernel(self, name: str, path: str) -> Word:
-        return word("/proc/self/fd/", self.handle(name)) if self.vm.run_as else word(path)
+    def kernel(self, name: str, path: str, *, public: bool) -> Word:
+        return word("/proc/self/fd/", self.handle(name)) if self.vm.run_as and not public else word(path)
 
     def image(self, layer: Layer, number: int) -> str | Word:
         return f"/dev/fdset/{number}" if self.opens(layer) else layer.path
@@ -106,7 +106,7 @@ class Named:
             found |= {"vhost": True, "vhostfds" if many else "vhostfd": numbers[f"{nic.id}.vhost"]}
         return found
 
-    def kernel(self, name: str, path: str) -> Word:
+    def kernel(self, name: str, path: str, *, public: bool) -> Word:
         return word(path)
 
     def image(self, layer: Layer, number: int) -> str | Word:

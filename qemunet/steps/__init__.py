@@ -32,6 +32,7 @@ from qemunet.steps.links import (
     Mark,
     OpenMacvtap,
     OpenTap,
+    PinBridge,
     SetLink,
     SetMaster,
 )
@@ -62,6 +63,7 @@ Step = (
     | DelGroup
     | SetLink
     | SetMaster
+    | PinBridge
     | OpenTap
     | OpenMacvtap
     | AddAddress
@@ -133,6 +135,7 @@ __all__ = [
     "OpenOverlay",
     "OpenTap",
     "Part",
+    "PinBridge",
     "Plan",
     "RemoveFile",
     "Resume",

@@ -67,9 +67,12 @@ class AddLink:
         return None if self.name in before.links else DelLink(self.name, self.mark)
 
     def shell(self) -> tuple[str, ...]:
+        # A bridge's MTU counts as chosen, and is not lowered by a port, only if setting it changes it.
+        pin = SetLink(self.name, mtu=self.link.mtu).shell() if isinstance(self.link, BridgeLink) else ()
         return (
             line("ip", "link", "add", *self._kind()),
             line("ip", "link", "property", "add", "dev", self.name, "altname", self.mark.altname),
+            *pin,
         )
 
     def _kind(self) -> tuple[str, ...]:
@@ -77,7 +80,7 @@ class AddLink:
         match self.link:
             case BridgeLink(mac, mtu, stp, delay, ageing):
                 timers = ("forward_delay", str(delay * 100), "ageing_time", str(ageing * 100))
-                base = ("name", self.name, "address", mac, "mtu", str(mtu), *group, "type", "bridge")
+                base = ("name", self.name, "address", mac, "mtu", str(mtu ^ 1), *group, "type", "bridge")
                 return (*base, *timers, "stp_state", str(int(stp)))
             case MacvtapLink(parent, mode, mac, mtu):
                 base = ("link", parent, "name", self.name, "address", mac, "mtu", str(mtu), *group)
@@ -148,6 +151,29 @@ class SetLink:
         words = [] if self.mac is None else ["address", self.mac]
         words += [] if self.mtu is None else ["mtu", str(self.mtu)]
         return words if self.up is None else [*words, "up" if self.up else "down"]
+
+
+@frozen
+class PinBridge:
+    """Make the address that a bridge has its own, and its MTU if one is given; else it takes those of its ports.
+
+    Nothing changes that can be seen, now or when its last port has gone, so there is nothing to take back.
+    """
+
+    name: str
+    mac: str  # when the photograph was taken; it is the one it has then that is kept
+    mtu: int | None = None
+
+    def describe(self) -> str:
+        mtu = f" and its mtu {self.mtu}" if self.mtu else ""
+        return f"keep the address {self.mac}{mtu} of {self.name} whatever is plugged in"
+
+    def inverse(self, before: Facts) -> Step | None:
+        return None
+
+    def shell(self) -> tuple[str, ...]:
+        chosen = () if self.mtu is None else (self.mtu ^ 1, self.mtu)
+        return (line("pin", self.name), *(text for mtu in chosen for text in SetLink(self.name, mtu=mtu).shell()))
 
 
 @frozen

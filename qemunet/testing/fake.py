@@ -34,6 +34,7 @@ from qemunet.steps import (
     OpenMacvtap,
     OpenOverlay,
     OpenTap,
+    PinBridge,
     RemoveFile,
     Resume,
     RunHook,
@@ -100,6 +101,7 @@ class FakeHost(FakeNetwork):
             links={name: link for name in wanted.links if (link := self.find(name))},
             addresses={n: tuple(a) for n, a in self.addresses.items() if a} if wanted.routes else {},
             routes=tuple(self.routes) if wanted.routes else (),
+            ports={name: self.port_macs(name) for name in wanted.bridges},
             sysctls={key: self.sysctls[key] for key in wanted.sysctls if key in self.sysctls},
             files={
                 p: known.get(p, FileFact(p, 0, regular=True, readable=True)) for p in wanted.files if p in self.files
@@ -112,7 +114,7 @@ class FakeHost(FakeNetwork):
         if self._tried in self._faults:
             raise self._faults.pop(self._tried)
         match step:
-            case AddLink() | DelLink() | DelGroup() | SetLink() | SetMaster():
+            case AddLink() | DelLink() | DelGroup() | SetLink() | SetMaster() | PinBridge():
                 self.link_step(step)
             case AddAddress() | DelAddress() | AddRoute() | DelRoute() | SetSysctl():
                 self.setting_step(step)

@@ -22,6 +22,7 @@ from qemunet.steps import (
     DelLink,
     DelRoute,
     MacvtapLink,
+    PinBridge,
     SetLink,
     SetMaster,
     SetSysctl,
@@ -32,6 +33,7 @@ if typing.TYPE_CHECKING:
     from qemunet.steps import OpenTap
 
 MIN_MTU, MAX_MTU = 68, 65535
+NO_MAC, ETHERNET_MTU = "00:00:00:00:00:00", 1500
 _PER_LINK = {
     "net.ipv4.conf.{}.forwarding": "0",
     "net.ipv4.conf.{}.proxy_arp": "0",
@@ -53,11 +55,15 @@ def _defaults(name: str) -> dict[str, str]:
 
 
 class FakeNetwork:
-    """A network as a few dictionaries, filled from a photograph. `parents`: of each macvtap, with its mode."""
+    """A network as a few dictionaries, filled from a photograph.
+
+    `parents`: of each macvtap, with its mode. `unpinned`: the bridges that take their address and MTU from their ports.
+    """
 
     def __init__(self, facts: Facts) -> None:
         self.links: dict[str, LinkFact] = dict(facts.links)
         self.parents: dict[str, tuple[str, MacvtapMode]] = {}
+        self.unpinned: set[str] = set()
         self.addresses = {name: list(texts) for name, texts in facts.addresses.items()}
         self.routes: list[RouteFact] = list(facts.routes)
         self.sysctls: dict[str, str] = {}
@@ -71,7 +77,7 @@ class FakeNetwork:
         named = (link for link in self.links.values() if name in link.altnames)
         return self.links.get(name) or next(named, None)
 
-    def link_step(self, step: AddLink | DelLink | DelGroup | SetLink | SetMaster) -> None:
+    def link_step(self, step: AddLink | DelLink | DelGroup | SetLink | SetMaster | PinBridge) -> None:
         """Do a step about links."""
         match step:
             case AddLink():
@@ -88,6 +94,8 @@ class FakeNetwork:
                 self._change(step)
             case SetMaster(name, master):
                 self._enslave(self.get(name), master)
+            case PinBridge(name):
+                self.unpinned.discard(self.get(name).name)
 
     def get(self, name: str) -> LinkFact:
         """Return the link of that name; raises Vanished."""
@@ -161,6 +169,7 @@ class FakeNetwork:
             self.sysctls.pop(key, None)
         for port in [link for link in self.links.values() if link.master == name]:
             self.links[port.name] = replace(port, master=None)
+        self._adopt()
 
     def _change(self, step: SetLink) -> None:
         link = self.get(step.name)
@@ -186,6 +195,19 @@ class FakeNetwork:
                 raise refused(errno.EBUSY)
             master = bridge.name
         self.links[link.name] = replace(self.links[link.name], master=master)
+        self._adopt()
+
+    def port_macs(self, bridge: str) -> frozenset[str]:
+        """Return the addresses of a bridge's ports."""
+        return frozenset(link.mac for link in self.links.values() if link.master == bridge)
+
+    def _adopt(self) -> None:
+        """Let bridges without an address and MTU of their own have those of their ports."""
+        for name in self.unpinned & self.links.keys():
+            ports = [link for link in self.links.values() if link.master == name]
+            mac = min((link.mac for link in ports), default=NO_MAC)
+            mtu = min((link.mtu for link in ports), default=ETHERNET_MTU)
+            self.links[name] = replace(self.links[name], mac=mac, mtu=mtu)
 
     def make_tap(self, step: OpenTap) -> None:
         """Make a tap, which goes with `remove_link`."""
@@ -197,6 +219,7 @@ class FakeNetwork:
         mark = (step.mark.altname,)
         made = LinkFact(0, step.name, "tun", step.mac, step.mtu, up=True, group=step.mark.group, altnames=mark)
         self._insert(replace(made, master=master))
+        self._adopt()
         if master:
             self.sysctls[f"net.ipv6.conf.{sysctl_name(step.name)}.disable_ipv6"] = "1"
 

@@ -19,6 +19,7 @@ from typing import Self
 
 from qemunet import runner
 from qemunet.facts import Facts
+from qemunet.guest import image
 from qemunet.host.linux import LinuxHost
 from qemunet.journal import Journal
 from qemunet.model.names import group
@@ -73,11 +74,12 @@ class Contender(ABC):
 
 
 class Qemu(Contender):
-    """A QEMU started by hand; the time until its monitor greets."""
+    """A QEMU started by hand, with the built-in guest; the time until its monitor answers."""
 
     def __init__(self, scratch: Path, cards: int) -> None:
         self.scratch = scratch
         self.cards = cards
+        self.guest = image.build(print)
 
     def arguments(self) -> list[str]:
         """Return the arguments that make the cards."""
@@ -94,6 +96,7 @@ class Qemu(Contender):
     def turn(self) -> tuple[float, ...]:
         path = self.scratch / "monitor"
         base = [QEMU, "-nodefaults", "-display", "none", "-machine", "q35,accel=tcg", "-m", "128"]
+        base += ["-kernel", self.guest.kernel, "-initrd", self.guest.initrd, "-append", self.guest.append]
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(path))
             listener.listen()
@@ -103,7 +106,10 @@ class Qemu(Contender):
             qemu = subprocess.Popen([*base, *monitor, *self.arguments()], pass_fds=[fd])
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
-            client.recv(4096)
+            client.sendall(b'{"execute":"qmp_capabilities"}{"execute":"query-status"}')
+            answers = b""
+            while answers.count(b'"return"') < 2:
+                answers += client.recv(4096)
             taken = time.perf_counter() - began
         qemu.send_signal(signal.SIGKILL)
         qemu.wait()
@@ -157,7 +163,7 @@ class QemunetRun(Contender):
     def prepare(self) -> None:
         self.bridge()
         nic = f'[[vm.bench.nic]]\nbridge = "{BRIDGE}"\n'
-        self.file.write_text(f'[vm.bench]\nmemory = "128M"\naccel = "tcg"\n{nic * self.cards}')
+        self.file.write_text(f'[vm.bench]\nmemory = "128M"\naccel = "tcg"\nboot.guest = "tiny"\n{nic * self.cards}')
         runtime = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="qemunet-bench-run-"))
         self.environment = {**os.environ, "QEMUNET_RUNTIME_DIR": runtime}
 

@@ -19,6 +19,7 @@ from qemunet.steps import (
     Mark,
     OpenMacvtap,
     OpenTap,
+    PinBridge,
     SetLink,
     SetMaster,
 )
@@ -174,6 +175,34 @@ def test_a_new_tap_is_marked_on_its_bridge_and_up_without_ipv6(world: World) -> 
     assert (link.group, link.altnames) == (GROUP + 1, ("qemunet.vm-a.net0",))
     assert world.sysctl("net.ipv6.conf.qn-a.disable_ipv6") == "1"
     assert world.there("br0") == bridge
+
+
+@pytest.mark.parametrize("mtu", [1500, 9000])
+def test_a_pinned_bridge_is_the_same_before_with_and_after_a_port(world: World, mtu: int) -> None:
+    world.make_bridge("br9", mtu)
+    before = world.there("br9")
+    world.do(PinBridge("br9", before.mac, None if mtu == 1500 else mtu))
+    world.do(replace(TAP, master="br9", mtu=mtu))
+    assert world.there("br9") == before
+    world.do(DelLink("qn-a", TAP.mark))
+    assert world.there("br9") == before
+
+
+def test_a_bridge_that_is_not_pinned_follows_its_ports(world: World) -> None:
+    world.make_bridge("br9", 9000)
+    world.do(replace(TAP, master="br9", mtu=1400))
+    with_port = world.there("br9")
+    assert (with_port.mac, with_port.mtu) == (TAP.mac, 1400)
+    assert world.host.photograph(Wanted(bridges=frozenset({"br9"}))).ports == {"br9": frozenset({TAP.mac})}
+    world.do(DelLink("qn-a", TAP.mark))
+    without = world.there("br9")
+    assert (without.mac, without.mtu) == ("00:00:00:00:00:00", 1500)
+    assert world.host.photograph(Wanted(bridges=frozenset({"br9"}))).ports == {"br9": frozenset()}
+
+
+def test_a_bridge_that_is_not_there_is_not_pinned(world: World) -> None:
+    with pytest.raises(Gone):
+        world.do(PinBridge("qn-none", TAP.mac))
 
 
 def test_a_tap_without_a_bridge_keeps_ipv6(world: World) -> None:

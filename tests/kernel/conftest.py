@@ -11,6 +11,7 @@ import pytest
 from qemunet.host.linux import LinuxHost
 from tests import namespace
 from tests.dump import dump, left_behind
+from tests.world import World, fresh_world
 
 
 def ip(*words: str) -> None:
@@ -46,3 +47,16 @@ def host(fresh: Path) -> Iterator[LinuxHost]:
     host.close()
     found = left_behind(before, fresh)
     assert not found, found
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A world of its own, in which nothing is left after a test; `World.mark` says what was there before."""
+    if why := namespace.lack():
+        pytest.skip(why)
+    (tmp_path / "host").mkdir()
+    with fresh_world(tmp_path) as world:
+        world.mark()
+        yield world
+        found = world.left()
+        assert not found, found

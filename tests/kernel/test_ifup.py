@@ -186,6 +186,30 @@ def test_a_persistent_tap_is_put_on_and_taken_off_again_and_again(bridged: Place
             assert "UP" not in tap["flags"]  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("mtu", ["1500", "9000"])
+def test_a_bridge_without_ports_keeps_its_address_and_mtu(place: Place, mtu: str) -> None:
+    """With the tap, and when it has gone with its QEMU or was taken off; it would take the tap's."""
+    place.ip("link", "add", "br7", "mtu", mtu, "type", "bridge")
+    place.ip("link", "set", "br7", "up")
+    before = kept(place)
+    with qemu(place) as process:
+        greeting(process)
+        assert (place.link("tap7") or {})["master"] == "br7"
+        assert kept(place) == before
+        quit_qemu(process)
+    assert place.link("tap7") is None
+    assert kept(place) == before
+    place.ip("tuntap", "add", "dev", "tap7", "mode", "tap")
+    for command in ("ifup", "ifup", "ifdown"):
+        assert place.qemunet(command, "tap7").returncode == 0
+        assert kept(place) == before
+
+
+def kept(place: Place) -> tuple[object, object]:
+    link = place.link("br7") or {}
+    return link["address"], link["mtu"]
+
+
 def test_of_several_bridges_the_one_with_the_default_route_is_taken(bridged: Place) -> None:
     """With two bridges and no default route both are named; the variable beats the route."""
     bridged.ip("link", "add", "br8", "type", "bridge")

@@ -10,7 +10,8 @@ import pytest
 from qemunet.cli import ifup
 from qemunet.errors import ConfigError, HostLacks, StepFailed, Taken, UsageError
 from qemunet.facts import Facts, LinkFact, Wanted
-from qemunet.steps import SetLink, SetMaster, SetSysctl, Step
+from qemunet.frozen import replace
+from qemunet.steps import PinBridge, SetLink, SetMaster, SetSysctl, Step
 
 SYSCTL = "net.ipv6.conf.tap3.disable_ipv6"
 BR0 = LinkFact(2, "br0", "bridge", "52:54:00:00:00:aa", 1400, up=True)
@@ -114,9 +115,16 @@ def test_the_tap_is_made_harmless_before_it_is_plugged_in() -> None:
     assert ifup.plan_up(TAP, BR0, facts(TAP, BR0, **{SYSCTL: "0"}), SYSCTL) == [
         SetLink("tap3", mtu=1400, mac="fe:11:22:33:44:55"),
         SetSysctl(SYSCTL, "1"),
+        PinBridge("br0", BR0.mac, 1400),
         SetMaster("tap3", "br0"),
         SetLink("tap3", up=True),
     ]
+
+
+def test_a_bridge_with_a_port_is_left_alone() -> None:
+    """It has that one's address, or one of its own, and goes on to follow its other ports if it does so now."""
+    before = replace(facts(TAP, BR0), ports={"br0": frozenset({ETH0.mac})})
+    assert not any(isinstance(step, PinBridge) for step in ifup.plan_up(TAP, BR0, before, SYSCTL))
 
 
 def test_where_there_is_no_ipv6_nothing_is_switched_off() -> None:

@@ -96,6 +96,13 @@ def test_every_vm_gets_a_uid_that_nobody_has() -> None:
     assert found == [RunAs(uid, uid) for uid in (0x70000001, 0x70000002, 0x70000005)]
 
 
+def test_another_runtime_directory_has_other_uids() -> None:
+    """Neither knows what the other has given away, so each has a range of its own."""
+    uids = {lab("[vm.a]\n", replace(FACTS, runtime=f"/run/{name}")).vms[0].run_as.uid >> 12 for name in "abcdefgh"}
+    assert len(uids) == 8
+    assert all(0x70000 < uid < 0x80000 for uid in uids)
+
+
 @pytest.mark.parametrize(
     ("user", "facts", "run_as"),
     [

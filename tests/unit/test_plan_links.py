@@ -40,6 +40,7 @@ from qemunet.steps import (
     OpenMacvtap,
     OpenTap,
     Part,
+    PinBridge,
     Resume,
     RunHook,
     SetGuestLink,
@@ -173,16 +174,24 @@ def test_the_fingerprint_of_a_network_is_of_what_its_users_see() -> None:
 def test_an_interface_of_somebody_else_is_in_the_way() -> None:
     """It is not used, and certainly not deleted."""
     facts = replace(FACTS, links={"qn-lab": uplink("qn-lab", kind="bridge")})
-    with pytest.raises(Taken, match="bridge qn-lab already"):
+    with pytest.raises(Taken, match="qn-lab is a bridge already"):
         shared(guest(nic()), facts)
-    with pytest.raises(Taken, match="tun qn-a-net0 already"):
+    with pytest.raises(Taken, match="qn-a-net0 is a tap already"):
         own(guest(nic()), replace(FACTS, links={"qn-a-net0": uplink("qn-a-net0", kind="tun")}))
 
 
 def test_an_interface_of_ours_is_not() -> None:
     """The plan of a vm that runs can be looked at."""
-    ours = uplink("qn-a-net0", altnames=(altname("vm/a", "net0"),))
+    ours = uplink("qn-a-net0", altnames=(altname("vm/a", "net0"),), group=mark("vm/a", "net0").group)
     assert own(guest(nic()), replace(FACTS, links={"qn-a-net0": ours}))
+
+
+def test_an_interface_of_another_runtime_directory_is_in_the_way() -> None:
+    """The readable half of the mark is the same there, the number is not."""
+    theirs = uplink("qn-a-net0", kind="tun", altnames=(altname("vm/a", "net0"),), group=1 << 30)
+    with pytest.raises(Taken, match=r"a tap already, of qemunet\.vm-a\.net0") as caught:
+        own(guest(nic()), replace(FACTS, links={"qn-a-net0": theirs}))
+    assert "another runtime directory" in caught.value.hint
 
 
 # ---------------------------------------------------------------- cards
@@ -194,6 +203,52 @@ def test_a_tap_has_the_guests_twin_address_and_the_bridges_mtu(attach: OnNetwork
     assert own(guest(nic(replace(TAP, attach=attach), queues=2))) == [
         OpenTap("a:net0", "qn-a-net0", mark("vm/a", "net0"), "fe" + MAC[2:], 1400, "qn-lab", 2)
     ]
+
+
+FOREIGN = LinkFact(7, "br0", "bridge", "02:00:00:00:00:07", 1500, up=True)
+ON_BR0 = replace(TAP, attach=OnBridge("br0"), mtu=1500)
+
+
+def pinned(facts: Facts, *nics: Nic, **switch: ForeignBridge) -> list[PinBridge]:
+    return [step for step in own(guest(*nics), facts, **switch) if isinstance(step, PinBridge)]
+
+
+@pytest.mark.parametrize(
+    ("bridge", "expected"),
+    [
+        (FOREIGN, PinBridge("br0", FOREIGN.mac)),
+        (replace(FOREIGN, mtu=9000), PinBridge("br0", FOREIGN.mac, 9000)),
+        (replace(FOREIGN, mac="00:00:00:00:00:00"), None),
+    ],
+)
+def test_somebody_elses_bridge_without_ports_keeps_its_address(bridge: LinkFact, expected: PinBridge | None) -> None:
+    """It would take the tap's, and none with the tap's end; one that has none yet may."""
+    facts = replace(FACTS, links={"br0": bridge})
+    assert pinned(facts, nic(ON_BR0)) == ([expected] if expected else [])
+
+
+def test_it_is_kept_once_before_the_first_tap_also_by_way_of_a_network() -> None:
+    """Two cards are one reason."""
+    facts = replace(FACTS, links={"br0": FOREIGN, "an-alternative-name": FOREIGN})
+    two = (nic(ON_BR0), nic(replace(ON_BR0, ifname="qn-a-net1"), id="net1", mac="52:54:00:00:00:02"))
+    steps = own(guest(*two), facts)
+    assert [type(step) for step in steps] == [PinBridge, OpenTap, OpenTap]
+    attached = replace(ON_BR0, attach=OnNetwork("lab", "br0"))
+    assert len(pinned(facts, nic(attached), switch=ForeignBridge("br0", 1500))) == 1
+
+
+@pytest.mark.parametrize(("port", "left_alone"), [("52:54:00:00:00:99", True), ("fe:ff:00:00:00:01", False)])
+def test_a_bridge_with_a_lower_port_is_left_alone(port: str, left_alone: bool) -> None:
+    """Our tap cannot change it, and if it follows its ports today it shall do so tomorrow."""
+    facts = replace(FACTS, links={"br0": replace(FOREIGN, mtu=9000)}, ports={"br0": frozenset({port})})
+    expected = [] if left_alone else [PinBridge("br0", FOREIGN.mac)]
+    assert pinned(facts, nic(ON_BR0)) == expected
+
+
+def test_a_bridge_of_ours_has_an_address_of_its_own() -> None:
+    """Another lab's as well."""
+    ours = replace(FOREIGN, altnames=("qemunet.net-other.bridge",))
+    assert pinned(replace(FACTS, links={"br0": ours}), nic(ON_BR0)) == []
 
 
 def test_a_point_to_point_tap_is_addressed_and_routed_and_forwards() -> None:

@@ -32,6 +32,7 @@ from qemunet.steps import (
     OpenMacvtap,
     OpenOverlay,
     OpenTap,
+    PinBridge,
     RemoveFile,
     Resume,
     RunHook,
@@ -72,6 +73,7 @@ EVERY: list[Step] = [
     DelGroup((DelLink("br0", MARK), DelLink("br1", MARK))),
     SetLink("br0", up=True, mtu=1400, mac="52:54:00:aa:00:02"),
     SetMaster("p0", "br0"),
+    PinBridge("br0", "52:54:00:aa:00:01", 9000),
     TAP,
     OpenMacvtap("a:net0", "mv0"),
     AddAddress("br0", "10.0.0.2/24"),
@@ -141,6 +143,7 @@ def test_an_undo_is_not_undone(step: Step) -> None:
         AddAddress("br0", "10.0.0.1/24"),
         AddRoute("10.9.0.0/24", "br0"),
         SetSysctl("net.ipv4.conf.br0.forwarding", "0"),
+        PinBridge("br0", "52:54:00:aa:00:01"),
         CreateImage("/d/x", "qcow2", 1),
         DelAddress("br0", "10.0.0.2/24"),
         DelRoute("10.8.0.0/24", "br0"),
@@ -217,6 +220,17 @@ def test_a_bridge_has_its_address_and_group_in_the_line_that_makes_it() -> None:
     line = BRIDGE.shell()[0]
     for part in ("address 52:54:00:aa:00:01", "group 1073741824", "type bridge", "stp_state 0", "ageing_time 30000"):
         assert part in line
+
+
+def test_a_shell_chooses_a_bridges_mtu_by_changing_it() -> None:
+    """One that is only there from the beginning would be lowered by the first port with less."""
+    assert "mtu 1501" in BRIDGE.shell()[0]
+    assert BRIDGE.shell()[-1] == "ip link set dev br0 mtu 1500"
+    assert PinBridge("br0", "52:54:00:aa:00:01").shell() == ("pin br0",)
+    assert PinBridge("br0", "52:54:00:aa:00:01", 9000).shell()[1:] == (
+        "ip link set dev br0 mtu 9001",
+        "ip link set dev br0 mtu 9000",
+    )
 
 
 def test_a_shells_tap_is_plugged_in_after_its_address_and_mtu() -> None:

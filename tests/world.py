@@ -1,0 +1,145 @@
+"""A machine without guests' systems: a network namespace, a runtime directory, and qemunet run in them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests import namespace
+from tests.dump import Dump, dump, left_behind
+
+TREE = Path(__file__).parents[1]
+QEMUNET = str(Path(sys.executable).with_name("qemunet"))
+PATIENCE = 60.0  # seconds
+
+Done = subprocess.CompletedProcess[str]
+
+
+def machine(name: str, *more: str, card: str = 'network = "lab"') -> str:
+    """A vm that runs nothing but its firmware; `more` are lines of its own table, `card` those of its only card."""
+    lines = [f"[vm.{name}]", 'memory = "64M"', 'accel = "tcg"', *more]
+    return "\n".join([*lines, f"[[vm.{name}.nic]]", card, ""])
+
+
+NETWORK = '[network.lab]\nmode = "private"\n'
+
+
+@dataclass
+class World:
+    """Lab files and what they name are in `folder`; what qemunet keeps is in `folder`/host/run."""
+
+    folder: Path
+    more: dict[str, str] = field(default_factory=dict)
+    before: Dump = field(default_factory=dict)
+
+    @property
+    def runtime(self) -> Path:
+        return self.folder / "host" / "run"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "QEMUNET_RUNTIME_DIR": str(self.runtime), "PYTHONPATH": str(TREE), **self.more}
+
+    def write(self, text: str, name: str = "lab.toml") -> str:
+        file = self.folder / name
+        file.write_text(text)
+        return str(file)
+
+    def start(self, *words: str, before: Sequence[str] = (), **options: Any) -> subprocess.Popen[str]:
+        """Begin a command; `before` are words in front of it."""
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        argv = [*before, QEMUNET, *words]
+        return subprocess.Popen(argv, **{"env": self.environment, "text": True, **pipes, **options})
+
+    def qemunet(self, *words: str, before: Sequence[str] = (), **options: Any) -> Done:
+        """Run a command to its end. Whatever happens, nobody sees a traceback."""
+        return finish(self.start(*words, before=before, **options))
+
+    def succeeds(self, *words: str, **options: Any) -> str:
+        done = self.qemunet(*words, **options)
+        assert done.returncode == 0, f"qemunet {' '.join(words)}: {done.returncode}: {done.stderr}"
+        return done.stdout
+
+    def fails(self, status: int, *words: str, **options: Any) -> str:
+        """Run a command that must end with `status`; return what it said."""
+        done = self.qemunet(*words, **options)
+        assert done.returncode == status, f"qemunet {' '.join(words)}: {done.returncode}: {done.stdout}{done.stderr}"
+        return done.stderr
+
+    def pid(self, vm: str) -> int:
+        return int((self.runtime / "vm" / vm / "pid").read_text())
+
+    def keeper(self, lab: str = "*") -> int:
+        """The process of a lab's keeper, of the only one if none is named, once it is there."""
+        found: list[str] = []
+
+        def there() -> bool:
+            found[:] = [file.read_text() for file in self.runtime.glob(f"lab/{lab}/pid")]
+            return bool(found) and found[0].endswith("\n")
+
+        until(there, f"the keeper of {lab}")
+        (text,) = found
+        return int(text)
+
+    def vms(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.succeeds("ps", "--json"))
+        return found
+
+    def left(self, seconds: float = 10) -> str:
+        """What differs from the beginning, when everything that ends by itself had time to."""
+        return left_behind(self.before, self.folder / "host", seconds)
+
+    def mark(self) -> None:
+        """Call what is there now the beginning."""
+        self.before = dump(self.folder / "host")
+
+    def end_everything(self) -> None:
+        """Never leave a QEMU of a failed test behind."""
+        for file in [*self.runtime.glob("vm/*/pid"), *self.runtime.glob("lab/*/pid")]:
+            with contextlib.suppress(ProcessLookupError, ValueError, FileNotFoundError):
+                os.kill(int(file.read_text()), signal.SIGKILL)
+
+
+def finish(process: subprocess.Popen[str]) -> Done:
+    try:
+        out, err = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    assert "Traceback" not in err, err
+    assert "a mistake in qemunet" not in err, err
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def until(true: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"it never came true: {what}"
+        select.select([], [], [], 0.01)
+
+
+def status(pid: int) -> dict[str, list[str]]:
+    """What /proc/PID/status says."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
+
+
+@contextlib.contextmanager
+def fresh_world(folder: Path) -> Iterator[World]:
+    """A world in a network namespace of its own."""
+    with namespace.fresh_namespace():
+        world = World(folder)
+        try:
+            yield world
+        finally:
+            world.end_everything()
