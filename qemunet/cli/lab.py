@@ -13,7 +13,7 @@ from qemunet.errors import Taken
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from qemunet.cli.parser import Commands, Parser
@@ -34,7 +34,7 @@ def _plan_arguments(parser: Parser) -> None:
 
 
 def _plan(args: Namespace) -> int:
-    thought = _think(_source(args), args.vms)
+    thought = _think(_source(args), args.vms, tell=_teller(args))
     if args.shell:
         from qemunet.frozen import replace
         from qemunet.plan import build
@@ -65,7 +65,7 @@ def _check_arguments(parser: Parser) -> None:
 def _check(args: Namespace) -> int:
     source = _source(args)
     try:
-        _think(source)
+        _think(source, tell=_teller(args))
     except Taken as error:  # the file is as good as ever when that has stopped
         render.note(f"note: {error}")
     names = {"vms": [vm.name for vm in source.spec.vms], "networks": [net.name for net in source.spec.networks]}
@@ -138,12 +138,17 @@ def _source(args: Namespace, file: str | None = None) -> Source:
     return Source.read(file or args.file, args.overrides)
 
 
-def _think(source: Source, vms: Sequence[str] = ()) -> Thought:
+def _teller(args: Namespace) -> Callable[[str], None] | None:
+    """Return what prints a note; whoever wants JSON gets nothing else."""
+    return None if args.json else render.note
+
+
+def _think(source: Source, vms: Sequence[str] = (), tell: Callable[[str], None] | None = None) -> Thought:
     from qemunet.host.linux import LinuxHost
 
     here = runtime()
     with closing(LinuxHost(here.path)) as host:
-        return source.think(here, vms, strict=False, host=host)
+        return source.think(here, vms, strict=False, host=host, tell=tell)
 
 
 COMMANDS: Commands = {

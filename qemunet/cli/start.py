@@ -31,7 +31,11 @@ def _run(args: Namespace) -> int:
         detach=args.detach or len(args.vms) > 1,
         console=not args.no_console,
     )
-    return launch.run(order, render.note)
+    return launch.run(order, _silent if args.json else render.note)
+
+
+def _silent(_text: str) -> None:
+    """Say nothing: whoever wants JSON gets nothing else."""
 
 
 COMMANDS: Commands = {"run": (_run_arguments, _run)}

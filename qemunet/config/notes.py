@@ -15,18 +15,25 @@ if typing.TYPE_CHECKING:
 
 
 def notes(lab: Lab, facts: Facts) -> tuple[str, ...]:
-    """Return one line for each thing that surprises people, with the dotted path in front."""
-    return tuple(_all(lab, facts))
+    """Return one line for each thing that surprises people, with the dotted path in front: where it is first so."""
+    places: dict[str, list[str]] = {}
+    for path, text in _all(lab, facts):
+        places.setdefault(text, []).append(path)
+    return tuple(f"{paths[0]}{_and_more(len(paths) - 1)}: {text}" for text, paths in places.items())
 
 
-def _all(lab: Lab, facts: Facts) -> Iterator[str]:
+def _and_more(number: int) -> str:
+    return f" and {number} more" if number else ""
+
+
+def _all(lab: Lab, facts: Facts) -> Iterator[tuple[str, str]]:
     for vm in lab.vms:
         if vm.run_as is not None and vm.run_as.uid == 0:
-            yield f"vm.{vm.name}.user: QEMU runs as root, and whoever breaks out of the guest is root"
+            yield f"vm.{vm.name}.user", "QEMU runs as root, and whoever breaks out of the guest is root"
         for index, disk in enumerate(vm.disks):
-            yield from (f"vm.{vm.name}.disk[{index}]: {text}" for text in _disk(disk, facts))
+            yield from ((f"vm.{vm.name}.disk[{index}]", text) for text in _disk(disk, facts))
         for index, nic in enumerate(vm.nics):
-            yield from (f"vm.{vm.name}.nic[{index}]: {text}" for text in _nic(nic, facts))
+            yield from ((f"vm.{vm.name}.nic[{index}]", text) for text in _nic(nic, facts))
 
 
 def _disk(disk: Disk, facts: Facts) -> Iterator[str]:

@@ -14,17 +14,20 @@ from qemunet.host.links import Vanished
 
 if typing.TYPE_CHECKING:
     from qemunet.host.netlink import Netlink
-    from qemunet.steps import AddAddress, AddRoute, DelAddress, DelRoute
+    from qemunet.steps import AddAddress, AddNeighbour, AddRoute, DelAddress, DelNeighbour, DelRoute
 
 _MAIN, _UNICAST, _STATIC = 254, 1, 4  # rtnetlink(7): the table, the type, who made it
 _GLOBAL, _ON_LINK = 0, 253  # scopes
 _NODAD = 0x02
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_DST, _OIF, _GATEWAY, _MULTIPATH, _TABLE = 1, 4, 5, 9, 15
+_DST, _OIF, _GATEWAY, _PREFSRC, _MULTIPATH, _TABLE = 1, 4, 5, 7, 9, 15
+_NDA_DST, _NDA_LLADDR = 1, 2
+_NUD_PERMANENT, _NTF_PROXY = 0x80, 0x08
 _IFADDRMSG = struct.Struct("=BBBBi")  # family, prefix, flags, scope, index
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst, src, tos, table, protocol, scope, type, flags
+_NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 _NEXTHOP = struct.Struct("=HBBi")  # size, flags, hops, index
-_ABSENT = (errno.ENODEV, errno.EADDRNOTAVAIL, errno.ESRCH)
+_ABSENT = (errno.ENODEV, errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENOENT)
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -60,6 +63,22 @@ def delete_route(net: Netlink, step: DelRoute) -> None:
     """Delete a route; raises Vanished if it is not there."""
     try:
         net.do(nl.Request(nl.DELROUTE, 0, _route(net, step)))
+    except OSError as error:
+        raise _vanished(error) from error
+
+
+def add_neighbour(net: Netlink, step: AddNeighbour) -> None:
+    """Say where an address is found, for good; replaces what was learnt about it."""
+    state = 0 if step.mac is None else _NUD_PERMANENT
+    found = b"" if step.mac is None else nl.mac(_NDA_LLADDR, step.mac)
+    body = _neighbour(net, step.name, step.address, state, proxy=step.mac is None)
+    net.do(nl.Request(nl.NEWNEIGH, nl.CREATE | nl.REPLACE, body + found))
+
+
+def delete_neighbour(net: Netlink, step: DelNeighbour) -> None:
+    """Forget where an address is found; raises Vanished if that is not known."""
+    try:
+        net.do(nl.Request(nl.DELNEIGH, 0, _neighbour(net, step.name, step.address, 0, proxy=step.proxy)))
     except OSError as error:
         raise _vanished(error) from error
 
@@ -107,7 +126,15 @@ def _route(net: Netlink, step: AddRoute | DelRoute) -> bytes:
     head = _RTMSG.pack(family, prefix, 0, 0, _MAIN, _STATIC, scope, _UNICAST, 0)
     target = nl.raw(_DST, address) if prefix else b""
     via = nl.raw(_GATEWAY, socket.inet_pton(family, step.gateway)) if step.gateway else b""
-    return head + target + via + nl.number(_OIF, _index(net, step.name))
+    source = getattr(step, "source", None)
+    towards = nl.raw(_PREFSRC, socket.inet_pton(family, source)) if source else b""
+    return head + target + via + towards + nl.number(_OIF, _index(net, step.name))
+
+
+def _neighbour(net: Netlink, name: str, address: str, state: int, *, proxy: bool) -> bytes:
+    family, packed, _prefix = _cidr(address)
+    head = _NDMSG.pack(family, _index(net, name), state, _NTF_PROXY * proxy, 0)
+    return head + nl.raw(_NDA_DST, packed)
 
 
 def _cidr(text: str, beside: str = "") -> tuple[int, bytes, int]:

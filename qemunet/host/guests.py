@@ -4,7 +4,7 @@ Theory of operation. Each QEMU inherits listening sockets, its taps, its files a
 closed as soon as it has them, or an early death would go unnoticed and a tap would outlive its guest. Its serial
 console is connected before it exists, so that not a byte is lost. Its errors go to a file, which is also how it is
 known again: whoever has that file as standard error is that guest's QEMU, even if we were killed between starting it
-and writing its number down.
+and writing its number down. If we were killed even before it was QEMU, it is the process that holds the guest's lock.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if typing.TYPE_CHECKING:
     from qemunet.steps import EndQemu, Resume, SetGuestLink, StartQemu, Word
 
 SOCKETS = ("qmp.sock", "monitor.sock", "serial.sock")
-LOG, PID = "qemu.log", "pid"
+LOG, PID, LOCK = "qemu.log", "pid", "lock"
 _END = 30.0  # seconds from a kill to the end of the process
 _BACKLOG = 4
 _TAIL = 4096  # bytes of the log, in an error
@@ -209,11 +209,12 @@ def find(directory: str) -> int | None:
     try:
         log = os.stat(os.path.join(directory, LOG))
     except OSError:
-        return None
+        return next(processes.holders(os.path.join(directory, LOCK)), None)
     known = _noted_pid(directory)
     if known is not None and processes.writes_errors_to(known, log):
         return known
-    return next((pid for pid in processes.all_pids() if processes.writes_errors_to(pid, log)), None)
+    started = (pid for pid in processes.all_pids() if processes.writes_errors_to(pid, log))
+    return next(started, None) or next(processes.holders(os.path.join(directory, LOCK)), None)
 
 
 def _kill(pid: int, directory: str) -> bool:

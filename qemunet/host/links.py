@@ -11,7 +11,7 @@ from qemunet.facts import LinkFact
 from qemunet.host import netlink as nl
 from qemunet.model.names import is_ifname
 from qemunet.model.nic import MacvtapMode
-from qemunet.steps import BridgeLink, MacvtapLink
+from qemunet.steps import BridgeLink, MacvlanLink, MacvtapLink
 
 if typing.TYPE_CHECKING:
     from qemunet.host.netlink import Netlink
@@ -141,10 +141,16 @@ def _creation(net: Netlink, step: AddLink) -> bytes:
             # An MTU counts as chosen, and is not lowered by a port, only if setting it changes it (see _afterwards).
             return base + nl.mac(ADDRESS, mac) + nl.number(MTU, mtu ^ 1) + _bridge(step.link)
         case MacvtapLink(parent=parent, mode=mode, mac=mac, mtu=mtu):
-            data = nl.nested(_INFO_DATA, nl.number(_MACVLAN_MODE, _MODES[mode]))
-            kind = nl.nested(LINKINFO, nl.text(_INFO_KIND, "macvtap"), data)
             own = b"" if mode is MacvtapMode.PASSTHRU else nl.mac(ADDRESS, mac)
-            return base + nl.number(LINK, net.index(parent)) + nl.number(MTU, mtu) + own + kind
+            return base + nl.number(LINK, net.index(parent)) + nl.number(MTU, mtu) + own + _macvlan("macvtap", mode)
+        case MacvlanLink(parent=parent, mac=mac, mtu=mtu):
+            on = nl.number(LINK, net.index(parent)) + nl.number(MTU, mtu) + nl.mac(ADDRESS, mac)
+            return base + on + _macvlan("macvlan", MacvtapMode.BRIDGE)
+
+
+def _macvlan(kind: str, mode: MacvtapMode) -> bytes:
+    data = nl.nested(_INFO_DATA, nl.number(_MACVLAN_MODE, _MODES[mode]))
+    return nl.nested(LINKINFO, nl.text(_INFO_KIND, kind), data)
 
 
 def _bridge(link: BridgeLink) -> bytes:
@@ -168,14 +174,15 @@ def _refusal(net: Netlink, step: AddLink, error: OSError) -> Exception:
     """Say who stands in the way."""
     if error.errno == errno.EEXIST:
         return Taken(holder(find(net, step.name), step.name))
-    if isinstance(step.link, MacvtapLink) and error.errno in (errno.EBUSY, errno.EINVAL):
+    if isinstance(step.link, MacvtapLink | MacvlanLink) and error.errno in (errno.EBUSY, errno.EINVAL):
         parent = find(net, step.link.parent)
+        mode = step.link.mode if isinstance(step.link, MacvtapLink) else MacvtapMode.BRIDGE
         if parent is not None and parent.master:
             return Taken(f"{parent.name} cannot carry a macvtap: it is a port of {parent.master}")
         others = _on_parent(net, parent)
         if others:
             return Taken(
-                f"{step.link.parent} cannot carry a macvtap in mode {step.link.mode} beside {', '.join(others)}",
+                f"{step.link.parent} cannot carry a macvtap in mode {mode} beside {', '.join(others)}",
                 hint="mode passthru needs the parent for itself; bridge, vepa and private go together",
             )
     return error

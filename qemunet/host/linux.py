@@ -11,6 +11,7 @@ from qemunet.host.netns import Place
 from qemunet.steps import (
     AddAddress,
     AddLink,
+    AddNeighbour,
     AddRoute,
     AwaitQemu,
     Claim,
@@ -18,6 +19,7 @@ from qemunet.steps import (
     DelAddress,
     DelGroup,
     DelLink,
+    DelNeighbour,
     DelRoute,
     EndQemu,
     LoadFile,
@@ -68,7 +70,7 @@ class LinuxHost:
         match step:
             case AddLink() | DelLink() | DelGroup() | SetLink() | SetMaster() | PinBridge():
                 self._links(step)
-            case AddAddress() | DelAddress() | AddRoute() | DelRoute():
+            case AddAddress() | DelAddress() | AddRoute() | DelRoute() | AddNeighbour() | DelNeighbour():
                 self._addresses(step)
             case SetSysctl():
                 self.place.inside(lambda: sysctls.set_if_unchanged(step))
@@ -123,7 +125,9 @@ class LinuxHost:
             case PinBridge():
                 links.pin(self.net, step)
 
-    def _addresses(self, step: AddAddress | DelAddress | AddRoute | DelRoute) -> None:
+    def _addresses(
+        self, step: AddAddress | DelAddress | AddRoute | DelRoute | AddNeighbour | DelNeighbour
+    ) -> None:
         match step:
             case AddAddress():
                 addresses.add_address(self.net, step)
@@ -133,6 +137,10 @@ class LinuxHost:
                 addresses.add_route(self.net, step)
             case DelRoute():
                 addresses.delete_route(self.net, step)
+            case AddNeighbour():
+                addresses.add_neighbour(self.net, step)
+            case DelNeighbour():
+                addresses.delete_neighbour(self.net, step)
 
     def _open(self, step: OpenTap | OpenMacvtap | OpenFile | LoadFile | OpenOverlay) -> None:
         if step.handle in self.handles:

@@ -38,8 +38,30 @@ def all_pids() -> Iterator[int]:
 
 def writes_errors_to(pid: int, file: os.stat_result) -> bool:
     """Tell whether the standard error of a process is that file."""
+    return _is(f"/proc/{pid}/fd/2", file)
+
+
+def holders(path: str) -> Iterator[int]:
+    """Yield the processes, but not this one, that have a file open."""
     try:
-        return os.path.samestat(os.stat(f"/proc/{pid}/fd/2"), file)
+        file = os.stat(path)
+    except OSError:
+        return
+    for pid in all_pids():
+        if pid != os.getpid() and any(_is(f"/proc/{pid}/fd/{fd}", file) for fd in _descriptors(pid)):
+            yield pid
+
+
+def _descriptors(pid: int) -> list[str]:
+    try:
+        return os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return []
+
+
+def _is(path: str, file: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), file)
     except OSError:
         return False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import profiles, read, resolve
+from qemunet.config import notes, profiles, read, resolve
 from qemunet.errors import NotFound
 from qemunet.facts import GuestFact
 from qemunet.frozen import frozen, replace
@@ -67,8 +67,8 @@ class Source:
     ) -> Thought:
         """Photograph the host and work out what to do for these vms.
 
-        `strict`: for real, so what the host lacks is an error, and KVM is tried if a vm leaves that open; `tell`
-        gets a line if it does not work.
+        `strict`: for real, so what the host lacks is an error, and KVM is tried if a vm leaves that open. `tell` gets
+        a line if that does not work, and one for each thing that surprises people.
         """
         names = self.chosen(vms)
         wanted = resolve.wanted(self.spec, self.profiles)
@@ -79,7 +79,11 @@ class Source:
         if strict:
             facts = _with_kvm(facts, lab, names, tell)
             lab = _with_clock(facts, lab)
-        return Thought(lab, build(lab, facts, names), facts)
+        plan = build(lab, facts, names)
+        if tell:
+            for text in notes.notes(lab, facts):
+                tell(f"note: {text}")
+        return Thought(lab, plan, facts)
 
 
     def _boots_directly(self, vm: VmSpec) -> bool:

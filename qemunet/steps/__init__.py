@@ -11,7 +11,15 @@ until the plan is done; in an argument vector `Handle` marks where the descripto
 from __future__ import annotations
 
 from qemunet.frozen import frozen
-from qemunet.steps.addresses import AddAddress, AddRoute, DelAddress, DelRoute, SetSysctl
+from qemunet.steps.addresses import (
+    AddAddress,
+    AddNeighbour,
+    AddRoute,
+    DelAddress,
+    DelNeighbour,
+    DelRoute,
+    SetSysctl,
+)
 from qemunet.steps.files import (
     Claim,
     CreateImage,
@@ -28,6 +36,7 @@ from qemunet.steps.links import (
     BridgeLink,
     DelGroup,
     DelLink,
+    MacvlanLink,
     MacvtapLink,
     Mark,
     OpenMacvtap,
@@ -70,6 +79,8 @@ Step = (
     | DelAddress
     | AddRoute
     | DelRoute
+    | AddNeighbour
+    | DelNeighbour
     | SetSysctl
     | Claim
     | Unclaim
@@ -116,6 +127,7 @@ class Plan:
 __all__ = [
     "AddAddress",
     "AddLink",
+    "AddNeighbour",
     "AddRoute",
     "AwaitQemu",
     "BridgeLink",
@@ -124,10 +136,12 @@ __all__ = [
     "DelAddress",
     "DelGroup",
     "DelLink",
+    "DelNeighbour",
     "DelRoute",
     "EndQemu",
     "Handle",
     "LoadFile",
+    "MacvlanLink",
     "MacvtapLink",
     "Mark",
     "OpenFile",

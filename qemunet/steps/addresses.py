@@ -50,25 +50,27 @@ class DelAddress:
 
 @frozen
 class AddRoute:
-    """Route a destination (CIDR) through an interface, in the main table."""
+    """Route a destination (CIDR) through an interface, in the main table; `source` is the host's address towards it."""
 
     destination: str
     name: str
     gateway: str | None = None
+    source: str | None = None
 
     def describe(self) -> str:
         via = f" via {self.gateway}" if self.gateway else ""
-        return f"route {self.destination}{via} through {self.name}"
+        source = f" as {self.source}" if self.source else ""
+        return f"route {self.destination}{via} through {self.name}{source}"
 
     def inverse(self, before: Facts) -> Step | None:
-        if self.name not in before.links:
-            return None  # goes with its interface
+        # Also for a new interface, with which it would go: that may be shared, and stay for others.
         same = any((r.destination, r.device) == (self.destination, self.name) for r in before.routes)
         return None if same else DelRoute(self.destination, self.name, self.gateway)
 
     def shell(self) -> tuple[str, ...]:
         via = ("via", self.gateway) if self.gateway else ()
-        return (line("ip", "route", "add", self.destination, *via, "dev", self.name),)
+        source = ("src", self.source) if self.source else ()
+        return (line("ip", "route", "add", self.destination, *via, "dev", self.name, *source),)
 
 
 @frozen
@@ -88,6 +90,52 @@ class DelRoute:
 
     def shell(self) -> tuple[str, ...]:
         return (line("ip", "route", "del", self.destination, "dev", self.name),)
+
+
+@frozen
+class AddNeighbour:
+    """Say where an IP address is found on a link: at `mac`, or, without it, here, and whoever asks is told so.
+
+    Nobody is asked about one that is known, so nobody learns of us by the question. One told of is IPv6 only: an
+    interface answers for another one's IPv4 addresses anyway, for its IPv6 addresses only as a proxy.
+    """
+
+    name: str
+    address: str
+    mac: str | None = None
+
+    def describe(self) -> str:
+        if self.mac is None:
+            return f"answer for {self.address} on {self.name}"
+        return f"know {self.address} at {self.mac} on {self.name}"
+
+    def inverse(self, before: Facts) -> Step | None:
+        return DelNeighbour(self.name, self.address, proxy=self.mac is None)
+
+    def shell(self) -> tuple[str, ...]:
+        if self.mac is None:
+            return (line("ip", "neighbour", "add", "proxy", self.address, "dev", self.name),)
+        found = ("lladdr", self.mac, "nud", "permanent")
+        return (line("ip", "neighbour", "replace", self.address, *found, "dev", self.name),)
+
+
+@frozen
+class DelNeighbour:
+    """Forget where an IP address is found on a link."""
+
+    name: str
+    address: str
+    proxy: bool = False
+
+    def describe(self) -> str:
+        return f"forget {self.address} on {self.name}"
+
+    def inverse(self, before: Facts) -> Step | None:
+        return None
+
+    def shell(self) -> tuple[str, ...]:
+        proxy = ("proxy",) if self.proxy else ()
+        return (line("ip", "neighbour", "del", *proxy, self.address, "dev", self.name),)
 
 
 @frozen

@@ -49,11 +49,20 @@ class MacvtapLink:
 
 
 @frozen
+class MacvlanLink:
+    """A macvlan in mode bridge on `parent`: the host's own card beside the guests' macvtaps."""
+
+    parent: str
+    mac: str
+    mtu: int
+
+
+@frozen
 class AddLink:
     """Make an interface that lives until it is deleted. It is down at first."""
 
     name: str
-    link: BridgeLink | MacvtapLink
+    link: BridgeLink | MacvtapLink | MacvlanLink
     mark: Mark
 
     def describe(self) -> str:
@@ -62,6 +71,8 @@ class AddLink:
                 return f"add bridge {self.name} ({mac}, mtu {mtu}{', stp' if stp else ''})"
             case MacvtapLink(parent=parent, mode=mode, mac=mac):
                 return f"add macvtap {self.name} on {parent} ({mode}, {mac})"
+            case MacvlanLink(parent=parent, mac=mac):
+                return f"add macvlan {self.name} on {parent} ({mac})"
 
     def inverse(self, before: Facts) -> Step | None:
         return None if self.name in before.links else DelLink(self.name, self.mark)
@@ -85,6 +96,9 @@ class AddLink:
             case MacvtapLink(parent, mode, mac, mtu):
                 base = ("link", parent, "name", self.name, "address", mac, "mtu", str(mtu), *group)
                 return (*base, "type", "macvtap", "mode", str(mode))
+            case MacvlanLink(parent, mac, mtu):
+                base = ("link", parent, "name", self.name, "address", mac, "mtu", str(mtu), *group)
+                return (*base, "type", "macvlan", "mode", "bridge")
 
 
 @frozen

@@ -19,6 +19,7 @@ from qemunet.host.links import Vanished
 from qemunet.steps import (
     AddAddress,
     AddLink,
+    AddNeighbour,
     AddRoute,
     AwaitQemu,
     Claim,
@@ -26,6 +27,7 @@ from qemunet.steps import (
     DelAddress,
     DelGroup,
     DelLink,
+    DelNeighbour,
     DelRoute,
     EndQemu,
     Handle,
@@ -86,6 +88,7 @@ class FakeHost(FakeNetwork):
         return {
             "links": {name: replace(link, index=0) for name, link in sorted(self.links.items())},
             "addresses": {name: sorted(texts) for name, texts in sorted(self.addresses.items()) if texts},
+            "neighbours": sorted(self.neighbours.items(), key=repr),
             "routes": sorted(self.routes, key=repr),
             "sysctls": dict(sorted(self.sysctls.items())),
             "files": dict(sorted(self.files.items())),
@@ -118,6 +121,8 @@ class FakeHost(FakeNetwork):
                 self.link_step(step)
             case AddAddress() | DelAddress() | AddRoute() | DelRoute() | SetSysctl():
                 self.setting_step(step)
+            case AddNeighbour() | DelNeighbour():
+                self.neighbour_step(step)
             case OpenTap() | OpenMacvtap() | OpenFile() | LoadFile() | OpenOverlay():
                 self._open(step)
             case Claim() | Unclaim() | WriteFile() | RemoveFile() | CreateImage():

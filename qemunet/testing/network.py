@@ -16,11 +16,14 @@ from qemunet.model.nic import MacvtapMode
 from qemunet.steps import (
     AddAddress,
     AddLink,
+    AddNeighbour,
     AddRoute,
     DelAddress,
     DelGroup,
     DelLink,
+    DelNeighbour,
     DelRoute,
+    MacvlanLink,
     MacvtapLink,
     PinBridge,
     SetLink,
@@ -35,12 +38,15 @@ if typing.TYPE_CHECKING:
 MIN_MTU, MAX_MTU = 68, 65535
 NO_MAC, ETHERNET_MTU = "00:00:00:00:00:00", 1500
 _PER_LINK = {
+    "net.ipv4.conf.{}.arp_filter": "0",
     "net.ipv4.conf.{}.forwarding": "0",
     "net.ipv4.conf.{}.proxy_arp": "0",
+    "net.ipv4.conf.{}.rp_filter": "0",
     "net.ipv6.conf.{}.accept_ra": "1",
     "net.ipv6.conf.{}.autoconf": "1",
     "net.ipv6.conf.{}.disable_ipv6": "0",
     "net.ipv6.conf.{}.forwarding": "0",
+    "net.ipv6.conf.{}.proxy_ndp": "0",
 }
 
 
@@ -66,6 +72,7 @@ class FakeNetwork:
         self.unpinned: set[str] = set()
         self.addresses = {name: list(texts) for name, texts in facts.addresses.items()}
         self.routes: list[RouteFact] = list(facts.routes)
+        self.neighbours: dict[tuple[str, str, bool], str | None] = {}  # by interface, address and whether it is a proxy
         self.sysctls: dict[str, str] = {}
         for name in self.links:
             self.sysctls |= _defaults(name)
@@ -141,6 +148,9 @@ class FakeNetwork:
         kind, mac = "bridge", step.link.mac
         if isinstance(step.link, MacvtapLink):
             kind, mac = "macvtap", self._on_parent(step.name, step.link)
+        elif isinstance(step.link, MacvlanLink):
+            below = MacvtapLink(step.link.parent, MacvtapMode.BRIDGE, mac, step.link.mtu)
+            kind, mac = "macvlan", self._on_parent(step.name, below)
         names = (step.mark.altname,)
         made = LinkFact(0, step.name, kind, mac, step.link.mtu, up=False, group=step.mark.group, altnames=names)
         self._insert(made)
@@ -165,6 +175,7 @@ class FakeNetwork:
         self.parents.pop(name, None)
         self.addresses.pop(name, None)
         self.routes = [route for route in self.routes if route.device != name]
+        self.neighbours = {key: mac for key, mac in self.neighbours.items() if key[0] != name}
         for key in _defaults(name):
             self.sysctls.pop(key, None)
         for port in [link for link in self.links.values() if link.master == name]:
@@ -234,7 +245,9 @@ class FakeNetwork:
                 if address not in self.addresses.get(self.get(name).name, ()):
                     raise Vanished(errno.EADDRNOTAVAIL, f"{name} does not have {address}")
                 self.addresses[name].remove(address)
-            case AddRoute(destination, name, gateway):
+            case AddRoute(destination, name, gateway, source):
+                if source and not any(source == text.partition("/")[0] for known in self.addresses.values() for text in known):
+                    raise refused(errno.EINVAL, "Invalid source address")
                 self._add_route(destination, self.get(name), gateway)
             case DelRoute(destination, name, gateway):
                 try:
@@ -245,6 +258,17 @@ class FakeNetwork:
                 if key not in self.sysctls or (only_if is not None and self.sysctls[key] != only_if):
                     raise Vanished(errno.ENOENT, f"{key} is not {only_if or 'there'}")
                 self.sysctls[key] = value
+
+    def neighbour_step(self, step: AddNeighbour | DelNeighbour) -> None:
+        """Do a step about neighbours."""
+        match step:
+            case AddNeighbour(name, address, mac):
+                self.neighbours[self.get(name).name, address, mac is None] = mac
+            case DelNeighbour(name, address, proxy):
+                try:
+                    del self.neighbours[self.get(name).name, address, proxy]
+                except KeyError:
+                    raise Vanished(errno.ENOENT, f"{address} is not known on {name}") from None
 
     def _add_address(self, name: str, address: str) -> None:
         off = self.sysctls.get(f"net.ipv6.conf.{sysctl_name(name)}.disable_ipv6") == "1"

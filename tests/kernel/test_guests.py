@@ -149,6 +149,21 @@ def test_a_number_that_belongs_to_somebody_else_is_not_killed(host: LinuxHost, d
         other.kill()
 
 
+def test_a_process_that_was_not_yet_qemu_is_known_by_the_lock_that_it_inherited(
+    host: LinuxHost, directory: Path
+) -> None:
+    """A start that was killed between fork and exec has a child that will be QEMU in a moment."""
+    directory.mkdir()
+    with open(directory / "lock", "w") as lock:
+        child = subprocess.Popen(["sleep", "60"], pass_fds=[lock.fileno()])
+        assert guests.find(str(directory)) == child.pid
+        host.perform(EndQemu("a", str(directory)))
+        assert processes.start_time(child.pid) is None
+        child.wait(timeout=10)
+        assert guests.find(str(directory)) is None
+    (directory / "lock").unlink()
+
+
 def test_root_starts_it_as_somebody_else(host: LinuxHost, directory: Path) -> None:
     host.perform(replace(qemu(directory), run_as=NOBODY, groups=(12,)))
     host.perform(AwaitQemu("a"))

@@ -56,6 +56,25 @@ def test_a_plan_is_printed_and_nothing_is_made(lab: str, capsys: Output) -> None
     assert sorted(os.listdir(Path(lab).parent)) == ["shop.toml", "vmlinuz"]
 
 
+NOTE = "note: vm.two.nic[0]: in user mode ping may find nobody though TCP and UDP do\n"
+
+
+@pytest.mark.parametrize("command", [["check"], ["plan"], ["plan", "--shell"]])
+def test_what_surprises_people_is_noted_beside_the_data(lab: str, capsys: Output, command: list[str]) -> None:
+    """On stderr, so that a script or a plan can go to a file."""
+    assert main([*command, lab]) == 0
+    said = capsys.readouterr()
+    assert NOTE in said.err
+    assert "note: vm" not in said.out
+
+
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_programs_get_no_notes(lab: str, capsys: Output, command: str) -> None:
+    """JSON, and nothing else."""
+    assert main([command, lab, "--json"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_plan_for_some_vms_leaves_the_others_out(lab: str, capsys: Output) -> None:
     """And the networks that only those need."""
     text = printed(capsys, "plan", lab, "two")
@@ -75,7 +94,7 @@ def test_set_changes_one_value(lab: str, capsys: Output) -> None:
 def test_check_is_silent_on_stdout(lab: str, capsys: Output) -> None:
     """It has no data; with --json it has."""
     assert main(["check", lab]) == 0
-    assert capsys.readouterr() == ("", f"{lab} is a valid lab: shop, 2 vms, 1 network\n")
+    assert capsys.readouterr() == ("", f"{NOTE}{lab} is a valid lab: shop, 2 vms, 1 network\n")
     assert json.loads(printed(capsys, "check", lab, "--json"))["vms"] == ["one", "two"]
 
 

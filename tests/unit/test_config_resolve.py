@@ -460,6 +460,12 @@ def test_what_surprises_people_is_worth_a_note(text: str, note: str) -> None:
     assert found.startswith(note)
 
 
+def test_what_is_so_several_times_is_noted_once() -> None:
+    """A lab of twenty cards is not twenty times as surprising."""
+    (found,) = notes(lab("[vm.a]\n[vm.b]\n[[vm.b.nic]]\n[[vm.b.nic]]\n"), FACTS)
+    assert found == "vm.a.nic[0] and 2 more: in user mode ping may find nobody though TCP and UDP do"
+
+
 def test_nothing_to_note_is_no_note() -> None:
     """Most labs."""
     assert notes(lab('[network.n]\n[vm.a]\n[[vm.a.nic]]\nnetwork = "n"\n'), FACTS) == ()
