@@ -5,13 +5,16 @@ undoes it (``do``, ``undo``); after it, a line says that it was (``done``) or fa
 ``undone``. A process may be killed between any two of these: a step without ``done`` may have happened or not, so
 its undo is owed like any other, and undoing what is not there counts as done. Each line is one write(2) to a
 file opened for appending, hence whole; a torn last line (a full disk) is as good as not written, because
-nothing was done yet. The file lives in a runtime directory, which does not outlive the kernel: no fsync.
+nothing was done yet: an intent that cannot be written is an error. How it went is remembered here if it cannot be
+written, because taking back must go on. The file lives in a runtime directory, which does not outlive the kernel: no
+fsync.
 
 ``kept`` takes an undo off the record: what a user gets for good once the guest runs.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -38,8 +41,7 @@ class Journal:
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._number = sum("do" in record for record in _records(self._fd))
-        if _is_torn(self._fd):
-            os.write(self._fd, b"\n")
+        self._unwritten: list[dict[str, Any]] = []
 
     def intent(self, step: Step, undo: Step | None) -> int:
         """Record that `step` is about to be done; return the number of the record."""
@@ -49,12 +51,18 @@ class Journal:
 
     def mark(self, number: int, how: str) -> None:
         """Record how it went: ``done``, ``failed``, ``undone`` or ``kept``."""
-        self._write({"n": number, "is": how})
+        record = {"n": number, "is": how}
+        try:
+            self._write(record)
+        except OSError:
+            if how == "kept":  # whoever reads the journal later would take it from the user
+                raise
+            self._unwritten.append(record)
 
     def owed(self) -> list[Owed]:
         """Return what has to be undone, newest first."""
         owed: dict[int, Owed] = {}
-        for record in _records(self._fd):
+        for record in self._records():
             if record.get("is") in ("undone", "kept"):
                 owed.pop(record["n"], None)
             elif record.get("undo"):
@@ -63,15 +71,23 @@ class Journal:
 
     def done(self) -> bool:
         """Tell whether every step so far is known to be done."""
-        states = {record["n"]: record.get("is") for record in _records(self._fd)}
+        states = {record["n"]: record.get("is") for record in self._records()}
         return set(states.values()) <= {"done", "kept"}
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
 
+    def _records(self) -> Iterator[dict[str, Any]]:
+        yield from _records(self._fd)
+        yield from self._unwritten
+
     def _write(self, record: dict[str, Any]) -> None:
-        os.write(self._fd, json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        """Append a line, or raise OSError; what a full disk took of it is no line, nor part of the next one."""
+        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        data = b"\n" + line if _is_torn(self._fd) else line
+        if os.write(self._fd, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)
 
 
 def to_json(value: Any) -> Any:

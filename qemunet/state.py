@@ -4,6 +4,7 @@
 
     RUNTIME/                     whoever allocates or touches something shared holds a flock on it
     RUNTIME/made-by-qemunet      it was not there before: it goes when it is empty
+    RUNTIME/used-by-qemunet      it was there and empty: it stays, and this goes when nothing else is in it
     RUNTIME/claims/KIND/VALUE    what only one may have (a MAC, a uid); its text is the owner's scope
     RUNTIME/vm/NAME/             a guest's own scope; `lock` is held by its QEMU for life
     RUNTIME/net/NAME/            a network's scope, shared: `users/` holds a file for each guest on it
@@ -22,6 +23,7 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
 import struct
 import typing
 
@@ -35,11 +37,47 @@ if typing.TYPE_CHECKING:
 SHARED_KINDS = ("net", "host")
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid
 _WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-_MADE = "made-by-qemunet"
+_MADE, _USED = "made-by-qemunet", "used-by-qemunet"
 
 
 def locate() -> str:
-    """Return the runtime directory: QEMUNET_RUNTIME_DIR, /run/qemunet for root, else below XDG_RUNTIME_DIR."""
+    """Return the runtime directory: QEMUNET_RUNTIME_DIR, /run/qemunet for root, else below XDG_RUNTIME_DIR.
+
+    It need not be there yet. Raises QemunetError for one that is somebody else's, or that others can change.
+    """
+    path = _named()
+    problem = _objection(path)
+    if problem:
+        raise QemunetError(
+            f"cannot be the runtime directory: {problem}",
+            where=path,
+            hint="QEMUNET_RUNTIME_DIR names another place: one that is not there yet, or an empty directory of yours",
+        )
+    return path
+
+
+def _objection(path: str) -> str:
+    """Say why a directory is none of ours, empty if it is or is not there yet.
+
+    Its entries are removed as a matter of course, and what is in them is done: a folder of the user's that happens to
+    have a ``vm`` in it must not be taken for a runtime directory, nor one in which others can put something.
+    """
+    try:
+        found, name = os.stat(path), os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    if not stat.S_ISDIR(found.st_mode):
+        return "it is no directory"
+    if found.st_uid != os.geteuid() or name.st_uid not in (0, os.geteuid()):
+        return "it belongs to another user"
+    if found.st_mode & 0o022:
+        return f"other users can write to it (mode {stat.S_IMODE(found.st_mode):o})"
+    entries = os.listdir(path)
+    marked = not entries or any(os.path.exists(os.path.join(path, mark)) for mark in (_MADE, _USED))
+    return "" if marked else "it is not empty, and not qemunet's"
+
+
+def _named() -> str:
     named = os.environ.get("QEMUNET_RUNTIME_DIR")
     if named:
         return os.path.abspath(named)
@@ -238,13 +276,14 @@ class Runtime:
                 continue  # tidied away by somebody between the two calls
             fcntl.flock(fd, fcntl.LOCK_EX)
             if _is_at(fd, self.path):
+                if not _listing(self.path):
+                    self._mark(_USED)
                 return fd
             os.close(fd)
 
     def _make(self) -> None:
         try:
-            os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            os.mkdir(self.path, 0o700)
+            os.mkdir(self.path, 0o700)  # not those above it, which would be left behind
         except FileExistsError:
             return
         except OSError as error:
@@ -253,7 +292,10 @@ class Runtime:
                 where=self.path,
                 hint="QEMUNET_RUNTIME_DIR names another place",
             ) from error
-        write_private(os.path.join(self.path, _MADE), "")
+        self._mark(_MADE)
+
+    def _mark(self, name: str) -> None:
+        os.close(os.open(os.path.join(self.path, name), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def _tidy(self) -> None:
         """Remove what is empty, and the directory itself if it was made here."""
@@ -261,9 +303,12 @@ class Runtime:
         for name in (*kinds, "claims", "vm", "lab", *SHARED_KINDS):
             with contextlib.suppress(OSError):
                 os.rmdir(os.path.join(self.path, name))
-        if _listing(self.path) == [_MADE]:
-            os.unlink(os.path.join(self.path, _MADE))
-            os.rmdir(self.path)
+        left = set(_listing(self.path))
+        if left <= {_MADE, _USED}:  # both, if somebody else was quicker than the one who made it
+            for name in left:
+                os.unlink(os.path.join(self.path, name))
+            if _MADE in left:
+                os.rmdir(self.path)
 
 
 class Lock:

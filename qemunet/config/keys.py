@@ -175,6 +175,13 @@ NIC = Table(
             "bridge",
             (MACVTAP,),
         ),
+        Key(
+            "host-macvlan",
+            kinds.BOOL,
+            "a macvlan of the host beside a macvtap in mode bridge: host and guest reach each other at `ip`",
+            "false",
+            (MACVTAP,),
+        ),
         Key("model", kinds.TEXT, "the card: virtio, e1000, e1000e, rtl8139 …", "virtio", profile=True),
         Key("mac", kinds.MAC, "its address; auto: stable, made of machine, lab, vm and id", "auto", derived=True),
         Key("mac-prefix", kinds.MAC_PREFIX, "what an automatic address begins with", "52:54:00", profile=True),

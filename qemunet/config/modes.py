@@ -8,6 +8,7 @@ from qemunet.config import keys
 from qemunet.config.hints import listed
 from qemunet.config.spec import BootSpec, LabSpec, NetworkSpec, NicMode, NicSpec
 from qemunet.model.network import NetworkMode
+from qemunet.model.nic import MacvtapMode
 
 if typing.TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -49,6 +50,18 @@ def check_nic(spec: LabSpec, nic: NicSpec) -> None:
         raise spec.error(f"{nic.path}.bridge", f'this card is on network "{nic.network}" already', hint)
     if nic_mode(nic) is NicMode.MACVTAP and nic.parent is None:
         raise spec.error(f"{nic.path}.parent", 'mode "macvtap" needs a parent', 'as in parent = "eth1"')
+    if nic.host_macvlan:
+        _check_host_macvlan(spec, nic)
+
+
+def _check_host_macvlan(spec: LabSpec, nic: NicSpec) -> None:
+    path = f"{nic.path}.host-macvlan"
+    if nic.macvtap not in (None, MacvtapMode.BRIDGE):
+        problem = f'a macvtap in mode "{nic.macvtap}" does not reach a macvlan beside it'
+        raise spec.error(path, problem, 'only macvtap = "bridge" joins the two; or a second card with mode = "user"')
+    if not nic.ip:
+        problem = "the host has to know at which addresses it finds the guest"
+        raise spec.error(path, problem, 'as in ip = ["192.0.2.11/24"]')
 
 
 def check_network(spec: LabSpec, network: NetworkSpec) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import cards, check, modes
+from qemunet.config import cards, check, modes, units
 from qemunet.config.hints import Bad
 from qemunet.config.scene import Scene, absolute, first
 from qemunet.config.spec import AUTO, NicMode, NicSpec, Switch, VmSpec
 from qemunet.errors import ConfigError, Taken
-from qemunet.model import mac
+from qemunet.model import mac, names
 from qemunet.model.nic import (
     Backend,
     Hook,
+    HostMacvlan,
     LinkState,
     MacvtapBackend,
     MacvtapMode,
@@ -26,7 +27,7 @@ from qemunet.model.nic import (
 from qemunet.model.vm import NicBus
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from qemunet.facts import LinkFact
     from qemunet.model.network import Network
@@ -161,26 +162,47 @@ class _Card:
         if spec.bridge is not None:
             name, mtu = bridge(self.scene, f"{spec.path}.bridge", spec.bridge)
             return TapBackend(self.ifname, mtu, OnBridge(name))
-        self.routes_free()
+        self.routes_free(self.spec.routes or (), self.ifname, "routes")
         mtu = first(spec.mtu, self.preset.mtu, otherwise=cards.USUAL_MTU)
         return TapBackend(self.ifname, mtu, PointToPoint(spec.address or (), spec.routes or ()))
 
-    def routes_free(self) -> None:
+    def routes_free(self, wanted: Collection[str], device: str, key: str) -> None:
         """Raise Taken if the host routes one of the card's networks elsewhere."""
         for one in self.scene.facts.routes if self.scene.strict else ():
-            if one.destination in (self.spec.routes or ()) and one.device != self.ifname:
+            if one.destination in wanted and one.device != device:
                 hint = "`ip route` lists the host's routes"
-                raise Taken(f"{one.destination} is routed through {one.device}", where=self.where("routes"), hint=hint)
+                raise Taken(f"{one.destination} is routed through {one.device}", where=self.where(key), hint=hint)
 
     def macvtap(self) -> MacvtapBackend:
         link = self.parent()
         mode = self.spec.macvtap or MacvtapMode.BRIDGE
         if link is None:
-            return MacvtapBackend(self.ifname, self.spec.parent or "", mode, cards.USUAL_MTU)
+            name = self.spec.parent or ""
+            return MacvtapBackend(self.ifname, name, mode, cards.USUAL_MTU, self.host_macvlan(name))
         if link.master is not None and self.scene.strict:
             hint = f'plug the card into that instead: bridge = "{link.master}"'
             raise Taken(f"{link.name} is a port of {link.master}", where=self.where("parent"), hint=hint)
-        return MacvtapBackend(self.ifname, link.name, mode, link.mtu)
+        return MacvtapBackend(self.ifname, link.name, mode, link.mtu, self.host_macvlan(link.name))
+
+    def host_macvlan(self, parent: str) -> HostMacvlan | None:
+        if not self.spec.host_macvlan:
+            return None
+        known = self.scene.facts.addresses.get(parent, ())
+        ways = tuple((units.plain(ip), self.host_address(parent, ip, known)) for ip in self.spec.ip or ())
+        self.routes_free([f"{ip}/{units.bits(ip)}" for ip, _ in ways], macvlan_name(parent), "ip")
+        address = mac.stable(self.scene.facts.machine_id, "macvlan", parent)
+        answers = tuple(units.plain(one) for one in known if ":" in one and not one.startswith("fe80:"))
+        return HostMacvlan(macvlan_name(parent), address, ways, answers)
+
+    def host_address(self, parent: str, ip: str, known: tuple[str, ...]) -> str | None:
+        """Return the parent's address that a guest at `ip` sees: one of its own subnet, or else of its family."""
+        family = [one for one in known if (":" in one) == (":" in ip) and not one.startswith("fe80:")]
+        near = [one for one in family if units.inside(units.plain(ip), one)]
+        if not family:
+            version = 6 if ":" in ip else 4
+            hint = f"`ip address add … dev {parent}` gives it one; or leave out {self.spec.path}.host-macvlan"
+            self.scene.lack(f"an IPv{version} address on {parent}, at which {ip} could find it", hint)
+        return units.plain((near or family)[0]) if family else None
 
     def parent(self) -> LinkFact | None:
         assert self.spec.parent is not None, "checked with the file"
@@ -274,6 +296,11 @@ class _Card:
             hint = f"chmod +x {path}" if fact.regular else ""
             raise self.error(key, f"{path} is not a program", hint)
         return path
+
+
+def macvlan_name(parent: str) -> str:
+    """Return the interface name of the host's own macvlan on a parent."""
+    return names.ifname("host", parent)
 
 
 def stable_bridge_mac(scene: Scene, network: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.model.nic import MacvtapBackend, Nic, PointToPoint, TapBackend, UserBackend
+from qemunet.model.nic import MacvtapBackend, MacvtapMode, Nic, PointToPoint, TapBackend, UserBackend
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,9 +48,11 @@ def _nic(nic: Nic, facts: Facts) -> Iterator[str]:
             yield "in user mode ping may find nobody though TCP and UDP do"
         case TapBackend(attach=PointToPoint(addresses=())):
             yield "no address: the host cannot talk to the guest by IP"
-        case MacvtapBackend(parent=parent):
+        case MacvtapBackend(parent=parent, mode=mode, host=host):
             link = facts.links.get(parent)
-            yield f"by way of {parent} the guest reaches everybody but this host"
+            if host is None:
+                remedy = "; host-macvlan = true joins the two" if mode is MacvtapMode.BRIDGE else ""
+                yield f"by way of {parent} the guest reaches everybody but this host{remedy}"
             if link is not None and not link.up:
                 yield f"{parent} is down, and so is what is on it"
         case _:

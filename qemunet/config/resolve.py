@@ -41,6 +41,7 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
         for index, nic in enumerate(check.nics(vm)):
             bridges |= {nic.bridge} if nic.bridge else set()
             links |= {nic.parent} if nic.parent else set()
+            links |= {nics.macvlan_name(nic.parent)} if nic.parent and nic.host_macvlan else set()
             if modes.nic_mode(nic) is not NicMode.USER:
                 links |= {check.ifname(vm, index, nic), altname(f"vm/{vm.name}", check.nic_id(index, nic))}
     every = [nic for vm in spec.vms for nic in check.nics(vm)]
@@ -49,7 +50,7 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
         bridges=frozenset(bridges),
         files=frozenset(files),
         programs=frozenset({QEMU, QEMU_IMG} if any(map(_needs_images, spec.vms)) else {QEMU}),
-        routes=any(modes.is_point_to_point(nic) for nic in every),
+        routes=any(modes.is_point_to_point(nic) or nic.host_macvlan for nic in every),
         guest=any(vm.boot.guest is not None for vm in spec.vms),
     )
 

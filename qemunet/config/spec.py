@@ -79,6 +79,7 @@ class NicSpec:
     routes: tuple[str, ...] | None = None
     parent: str | None = None
     macvtap: MacvtapMode | None = None
+    host_macvlan: bool | None = None
     model: str | None = None
     mac: str | None = None
     mac_prefix: str | None = None

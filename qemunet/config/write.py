@@ -162,10 +162,11 @@ def _behind(nic: Nic) -> Pairs:
         case TapBackend(attach=attach):
             yield "mode", "tap"
             yield from _attached(attach)
-        case MacvtapBackend(parent=parent, mode=mode):
+        case MacvtapBackend(parent=parent, mode=mode, host=host):
             yield "mode", "macvtap"
             yield "parent", parent
             yield "macvtap", str(mode)
+            yield "host-macvlan", host is not None
     yield "ifname", nic.backend.ifname
     yield "queues", nic.queues
     yield "vhost", "on" if nic.vhost else "off"

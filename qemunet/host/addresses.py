@@ -52,7 +52,7 @@ def delete_address(net: Netlink, step: DelAddress) -> None:
 def add_route(net: Netlink, step: AddRoute) -> None:
     """Add a route; raises Taken if there is one to the same destination with the same metric."""
     try:
-        net.do(nl.Request(nl.NEWROUTE, nl.CREATE | nl.EXCLUSIVE, _route(net, step)))
+        net.do(nl.Request(nl.NEWROUTE, nl.CREATE | nl.EXCLUSIVE, _route(net, step, step.source)))
     except OSError as error:
         if error.errno != errno.EEXIST:
             raise
@@ -120,13 +120,12 @@ def _address(net: Netlink, step: AddAddress | DelAddress) -> bytes:
     return head + nl.raw(_IFA_LOCAL, address) + nl.raw(_IFA_ADDRESS, address)
 
 
-def _route(net: Netlink, step: AddRoute | DelRoute) -> bytes:
+def _route(net: Netlink, step: AddRoute | DelRoute, source: str | None = None) -> bytes:
     family, address, prefix = _cidr(step.destination, step.gateway or "")
     scope = _GLOBAL if step.gateway or family == socket.AF_INET6 else _ON_LINK
     head = _RTMSG.pack(family, prefix, 0, 0, _MAIN, _STATIC, scope, _UNICAST, 0)
     target = nl.raw(_DST, address) if prefix else b""
     via = nl.raw(_GATEWAY, socket.inet_pton(family, step.gateway)) if step.gateway else b""
-    source = getattr(step, "source", None)
     towards = nl.raw(_PREFSRC, socket.inet_pton(family, source)) if source else b""
     return head + target + via + towards + nl.number(_OIF, _index(net, step.name))
 

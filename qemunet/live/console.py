@@ -83,8 +83,8 @@ class Log:
     def _turn(self) -> None:
         with contextlib.suppress(OSError):
             os.rename(self.path, f"{self.path}.1")
-            os.close(self._fd)
-            self._fd = self._open()
+            full, self._fd = self._fd, self._open()
+            os.close(full)
             self._size = 0
 
 

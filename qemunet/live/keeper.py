@@ -94,7 +94,8 @@ def main(argument: str) -> int:
         select.select([], [], [], 0.02)  # it has just begun, or is about to end
     scope = handover.runtime.lab(handover.lab)
     _detach(scope.path("keeper.log"))
-    state.write_private(scope.path("pid"), f"{os.getpid()}\n")
+    with contextlib.suppress(OSError):  # for people, who can do without; the guests need their keeper
+        state.write_private(scope.path("pid"), f"{os.getpid()}\n")
     asyncio.run(_keep(handover, scope, lock))
     return 0
 
@@ -162,8 +163,8 @@ def _detach(log: str) -> None:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # a disk that is full costs the log, never the guests
+        os.write(2, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode(errors="backslashreplace"))
 
 
 def _seen(guest: Message) -> Seen:

@@ -83,13 +83,28 @@ class TapBackend:
 
 
 @frozen
+class HostMacvlan:
+    """The host's own macvlan on the parent of a macvtap, by which the two talk although the parent cannot.
+
+    `ways`: each address of the guest with that of the host towards it, None where the parent has none. `answers`: the
+    host's IPv6 addresses on the parent, for which the macvlan answers too.
+    """
+
+    ifname: str
+    mac: str
+    ways: tuple[tuple[str, str | None], ...]
+    answers: tuple[str, ...] = ()
+
+
+@frozen
 class MacvtapBackend:
-    """A macvtap on a parent interface; `mac` is the guest's (passthru: the parent's)."""
+    """A macvtap on a parent interface, which has the guest's address (passthru: the parent's)."""
 
     ifname: str
     parent: str
     mode: MacvtapMode
     mtu: int
+    host: HostMacvlan | None = None
 
 
 Backend = UserBackend | TapBackend | MacvtapBackend

@@ -59,7 +59,8 @@ def _shared(lab: Lab, vm: Vm, facts: Facts) -> tuple[Part, ...]:
     backends = [nic.backend for nic in vm.nics]
     attached = [backend.attach for backend in backends if isinstance(backend, TapBackend)]
     wanted = dict.fromkeys(attach.network for attach in attached if isinstance(attach, OnNetwork))
-    return (*(part for name in wanted for part in _network(lab, name, facts)), *links.forwarding(vm, facts))
+    networks = (part for name in wanted for part in _network(lab, name, facts))
+    return (*networks, *links.host_macvlans(vm, facts), *links.forwarding(vm, facts))
 
 
 def _network(lab: Lab, name: str, facts: Facts) -> Iterator[Part]:
@@ -76,7 +77,10 @@ def _is_up(part: Part, facts: Facts) -> bool:
     """Tell whether others have made a shared part already; raises Taken if they made it otherwise."""
     there = facts.scopes.get(part.scope)
     if there not in (None, part.fingerprint):
-        name = part.scope.partition("/")[2]
+        kind, _, name = part.scope.partition("/")
+        if kind == "host":
+            hint = "stop the vms that use it, and start them together with this one"
+            raise Taken(f"what {name} stands for has changed since it was set up", where=part.scope, hint=hint)
         raise Taken(
             f'network "{name}" is up with other settings',
             where=f"network.{name}",

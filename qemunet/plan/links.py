@@ -8,14 +8,16 @@ from qemunet.errors import Taken
 from qemunet.facts import Facts, LinkFact
 from qemunet.model import mac, names
 from qemunet.model.network import Network, OwnBridge
-from qemunet.model.nic import MacvtapBackend, Nic, OnBridge, OnNetwork, PointToPoint, TapBackend, UserBackend
+from qemunet.model.nic import HostMacvlan, MacvtapBackend, Nic, OnBridge, OnNetwork, PointToPoint, TapBackend, UserBackend
 from qemunet.model.vm import Vm
 from qemunet.plan.ways import Passed, vhost_steps
 from qemunet.steps import (
     AddAddress,
     AddLink,
+    AddNeighbour,
     AddRoute,
     BridgeLink,
+    MacvlanLink,
     MacvtapLink,
     Mark,
     OpenMacvtap,
@@ -99,6 +101,32 @@ def pin(bridge: LinkFact, port: str, facts: Facts) -> tuple[Step, ...]:
     return (PinBridge(bridge.name, bridge.mac, None if ports or bridge.mtu == ETHERNET_MTU else bridge.mtu),)
 
 
+def host_macvlans(vm: Vm, facts: Facts) -> Iterator[Part]:
+    """Yield the shared macvlans of the host beside a vm's macvtaps, one for each parent."""
+    backends = [nic.backend for nic in vm.nics if isinstance(nic.backend, MacvtapBackend)]
+    for backend in {backend.parent: backend for backend in backends if backend.host}.values():
+        assert backend.host is not None, "only those are left"
+        scope = f"host/macvlan-{backend.parent}"
+        steps = () if scope in facts.scopes else tuple(_macvlan(scope, backend, backend.host, facts))
+        yield Part(scope, steps, names.digest(repr((backend.host.mac, backend.mtu, backend.host.answers)), 16))
+
+
+def _macvlan(scope: str, backend: MacvtapBackend, host: HostMacvlan, facts: Facts) -> Iterator[Step]:
+    """Yield what makes the host's macvlan: for its guests it is the parent, and nobody else learns that it is there."""
+    name, mark = host.ifname, Mark(scope, "macvlan", names.group(facts.runtime, scope))
+    _free(name, mark, facts, scope)
+    yield AddLink(name, MacvlanLink(backend.parent, host.mac, backend.mtu), mark)
+    for key in ("arp_filter", "rp_filter"):  # answer and hear only those whom a route leads to by this way
+        yield SetSysctl(f"net.ipv4.conf.{sysctl_name(name)}.{key}", "1")
+    if not host.answers:
+        yield SetSysctl(_ipv6(name, "disable_ipv6"), "1")
+    for key, value in (("accept_ra", "0"), ("autoconf", "0"), ("proxy_ndp", "1"), ("forwarding", "1")):
+        if host.answers:  # the kernel is no proxy where it is no router; it still forwards nothing
+            yield SetSysctl(_ipv6(name, key), value)
+    yield SetLink(name, up=True)
+    yield from (AddNeighbour(name, address) for address in host.answers)
+
+
 def forwarding(vm: Vm, facts: Facts) -> Iterator[Part]:
     """Yield the shared switches that let packets come back to a guest behind a point-to-point tap.
 
@@ -140,6 +168,18 @@ def _macvtap(vm: Vm, nic: Nic, macvtap: MacvtapBackend, facts: Facts) -> Iterato
     yield SetSysctl(_ipv6(name, "disable_ipv6"), "1")
     yield SetLink(name, up=True)
     yield OpenMacvtap(Passed(vm).handle(nic.id).name, name, nic.queues)
+    if macvtap.host is not None:
+        yield from _ways(nic, macvtap.host)
+
+
+def _ways(nic: Nic, host: HostMacvlan) -> Iterator[Step]:
+    """Yield what leads from the host to a guest.
+
+    Its address is told, not asked for: a question would tell everybody on the LAN that the host is at the macvlan.
+    """
+    for guest, source in host.ways:
+        yield AddNeighbour(host.ifname, guest, nic.mac)
+        yield AddRoute(f"{guest}/{128 if ':' in guest else 32}", host.ifname, source=source)
 
 
 def _hook(lab: str, vm: Vm, nic: Nic, backend: TapBackend | MacvtapBackend) -> Iterator[Step]:

@@ -72,6 +72,14 @@ class World:
         Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
         subprocess.run(["ip", "link", "set", name, "up"], check=True)
 
+    def neighbours(self) -> set[tuple[str, str, str | None]]:
+        """The neighbours that are known for good, as interface, address and MAC; none for those of whom we are proxy."""
+        if isinstance(self.host, FakeHost):
+            return {(name, address, mac) for (name, address, _), mac in self.host.neighbours.items()}
+        told = program("ip", "neighbour", "show", "nud", "permanent") + program("ip", "neighbour", "show", "proxy")
+        found = [line.split() for line in told.splitlines()]
+        return {(one[2], one[0], one[4] if "lladdr" in one else None) for one in found}
+
     def path(self, name: str) -> str:
         return str(self.runtime / name)
 

@@ -8,7 +8,16 @@ import pytest
 
 from qemunet.errors import Gone, Taken
 from qemunet.facts import Wanted
-from qemunet.steps import AddAddress, AddRoute, DelAddress, DelRoute, SetLink, SetSysctl
+from qemunet.steps import (
+    AddAddress,
+    AddNeighbour,
+    AddRoute,
+    DelAddress,
+    DelNeighbour,
+    DelRoute,
+    SetLink,
+    SetSysctl,
+)
 
 from .conftest import World, refused
 
@@ -51,10 +60,12 @@ def test_ipv6_needs_ipv6(world: World) -> None:
         DelAddress(NONE, "10.7.0.1/24"),
         AddRoute("10.99.0.0/24", NONE),
         DelRoute("10.99.0.0/24", NONE),
+        AddNeighbour(NONE, "10.7.0.9", "52:54:00:00:00:01"),
+        DelNeighbour(NONE, "10.7.0.9"),
     ],
 )
 def test_without_the_interface_it_is_an_error_forwards_and_done_backwards(
-    world: World, step: AddAddress | DelAddress | AddRoute | DelRoute
+    world: World, step: AddAddress | DelAddress | AddRoute | DelRoute | AddNeighbour | DelNeighbour
 ) -> None:
     with pytest.raises(Gone) as caught:
         world.do(step)
@@ -67,13 +78,14 @@ def test_without_the_interface_it_is_an_error_forwards_and_done_backwards(
         AddRoute("10.99.0.0/24", "eth1"),
         AddRoute("10.99.0.0/24", "eth1", "10.7.0.9"),
         AddRoute("fd99::/64", "eth1"),
+        AddRoute("10.7.0.9/32", "br0", source="10.7.0.1"),
     ],
 )
 def test_a_route_goes_where_it_should_and_its_inverse_takes_it_away(world: World, route: AddRoute) -> None:
     world.do(ADDRESS)
     before = world.host.photograph(Wanted(links=frozenset({"eth1"}), routes=True))
     world.do(route)
-    assert (route.destination, "eth1", route.gateway) in world.routes()
+    assert (route.destination, route.name, route.gateway) in world.routes()
     undo = route.inverse(before)
     assert undo is not None
     world.do(undo)
@@ -94,6 +106,26 @@ def test_a_route_through_an_interface_that_is_down_is_refused(world: World) -> N
     with refused(errno.ENETDOWN):
         world.do(AddRoute("10.99.0.0/24", "eth1"))
     world.do(SetLink("eth1", up=True))
+
+
+def test_the_host_goes_by_an_address_that_it_has(world: World) -> None:
+    with refused(errno.EINVAL):
+        world.do(AddRoute("10.99.0.0/24", "eth1", source="10.7.0.1"))
+
+
+@pytest.mark.parametrize(
+    ("address", "mac"), [("10.7.0.9", "52:54:00:00:00:01"), ("fd77::9", "52:54:00:00:00:01"), ("fd77::1", None)]
+)
+def test_a_neighbour_is_known_until_its_inverse(world: World, address: str, mac: str | None) -> None:
+    step = AddNeighbour("eth1", address, mac)
+    undo = step.inverse(world.host.photograph(Wanted()))
+    assert undo is not None
+    world.do(step, step)
+    assert world.neighbours() == {("eth1", address, mac)}
+    world.do(undo)
+    assert world.neighbours() == set()
+    with pytest.raises(Gone):
+        world.do(undo)
 
 
 def test_a_gateway_must_be_near(world: World) -> None:

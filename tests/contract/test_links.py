@@ -15,6 +15,7 @@ from qemunet.steps import (
     BridgeLink,
     DelGroup,
     DelLink,
+    MacvlanLink,
     MacvtapLink,
     Mark,
     OpenMacvtap,
@@ -33,6 +34,8 @@ TAP = OpenTap("a:net0", "qn-a", Mark("vm/a", "net0", GROUP + 1), "fe:54:00:00:00
 MACVTAP = AddLink(
     "mv0", MacvtapLink("eth1", MacvtapMode.BRIDGE, "52:54:00:00:00:01", 1500), Mark("vm/a", "net0", GROUP + 1)
 )
+
+MACVLAN = AddLink("mv1", MacvlanLink("eth1", "52:54:00:00:00:02", 1500), Mark("host/macvlan-eth1", "macvlan", GROUP + 3))
 
 
 def undo_of(world: World, step: AddLink | OpenTap) -> DelLink:
@@ -54,7 +57,7 @@ def test_a_new_bridge_is_as_ordered_marked_and_down(world: World) -> None:
     assert not link.up
 
 
-@pytest.mark.parametrize("step", [BRIDGE, TAP, MACVTAP], ids=lambda step: step.name)
+@pytest.mark.parametrize("step", [BRIDGE, TAP, MACVTAP, MACVLAN], ids=lambda step: step.name)
 def test_the_inverse_leaves_nothing(world: World, step: AddLink | OpenTap) -> None:
     undo = undo_of(world, step)
     world.do(step, undo)
@@ -246,6 +249,20 @@ def test_a_macvtap_has_its_own_address_and_can_be_opened(world: World) -> None:
     link = world.there("mv0")
     assert (link.kind, link.mac, link.group) == ("macvtap", "52:54:00:00:00:01", GROUP + 1)
     assert "a:net0" in world.host.handles
+
+
+def test_a_macvlan_of_the_host_sits_beside_the_guests_macvtaps(world: World) -> None:
+    world.do(MACVTAP, MACVLAN, SetLink("mv1", up=True))
+    link = world.there("mv1")
+    assert (link.kind, link.mac, link.mtu, link.up) == ("macvlan", "52:54:00:00:00:02", 1500, True)
+    assert (link.group, link.altnames) == (GROUP + 3, ("qemunet.host-macvlan-eth1.macvlan",))
+
+
+def test_a_macvlan_of_the_host_does_not_go_with_passthru(world: World) -> None:
+    world.do(macvtap("mv0", MacvtapMode.PASSTHRU, "52:54:00:00:00:01"))
+    with pytest.raises(Taken, match="eth1 cannot carry a macvtap"):
+        world.do(MACVLAN)
+    assert world.link("mv1") is None
 
 
 def test_a_passthru_macvtap_gets_the_parents_address(world: World) -> None:

@@ -100,6 +100,8 @@ def scripted(order: dict[str, Any], folder: Path) -> None:
         peer = ["bridge"] if kind == "bridge" else ["veth", "peer", "name", f"peer{number}"]
         ip("link", "add", name, "address", mac, "type", *peer)
         ip("link", "set", name, "up")
+        for address in order["addresses"].get(name, ()):
+            ip("address", "replace", address, "dev", name, *(["nodad"] if ":" in address else []))
     (folder / "lab.sh").write_text(order["script"])
     seen = [interfaces()]
     for word in ("up", "down"):

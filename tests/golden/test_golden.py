@@ -159,6 +159,7 @@ def test_a_script_makes_the_links_of_the_plan_and_takes_them_back(folder: Path, 
     order = {
         "script": here(shell.script(found.lab, found.plan), tmp_path),
         "links": [(link.name, link.kind, link.mac) for link in facts.links.values() if link.name != "lo"],
+        "addresses": {name: known for name, known in facts.addresses.items() if name != "lo"},
         "files": sorted(here(path, tmp_path) for path in facts.files),
         "folder": str(tmp_path),
     }

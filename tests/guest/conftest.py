@@ -38,6 +38,8 @@ def lan(scene: Scene) -> Iterator[Peer]:
     """A host 192.0.2.2 on the LAN, at the other end of this host's ``eth1``, which is 192.0.2.1."""
     with Peer() as peer:
         join(peer, "eth1", "lan0")
+        # its IPv6 addresses come and go with the carrier, at any time
+        Path("/proc/sys/net/ipv6/conf/eth1/disable_ipv6").write_text("1")
         ip("address", "add", "192.0.2.1/24", "dev", "eth1")
         peer.run("ip", "address", "add", "192.0.2.2/24", "dev", "lan0")
         yield peer

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -160,6 +160,13 @@ class Scene:
         return found
 
 
+def wait_for(condition: Callable[[], bool], *, timeout: float = 30) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+
+
 def ip(*words: str) -> str:
     return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
 
@@ -172,5 +179,5 @@ def join(peer: Peer, here: str, there: str) -> None:
 
 
 def host_pings(address: str, *, source: str = "") -> bool:
-    words = ["ping", "-c", "2", "-W", "1", *(["-I", source] if source else []), address]
+    words = ["busybox", "ping", "-c", "2", "-W", "1", *(["-I", source] if source else []), address]
     return subprocess.run(words, capture_output=True).returncode == 0

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from qemunet.guest.image import build
 from tests.dump import dump, left_behind
-from tests.guest.scene import QEMUNET, TREE, Peer, Scene, host_pings, ip
+from tests.guest.scene import QEMUNET, TREE, Guest, Peer, Scene, host_pings, ip, wait_for
 
 pytestmark = pytest.mark.guest
 EXAMPLES = TREE / "examples"
@@ -97,8 +100,8 @@ def test_a_routed_tap_joins_guest_and_third_host(scene: Scene, third_host: Peer,
     with scene.lab(EXAMPLES / "routed-tap.toml", "--set", "vm.router.accel=tcg") as guests:
         guests["router"].pings("10.0.0.1")
         guests["router"].pings("192.0.2.2")
-        third_host.run("ping", "-c", "2", "-W", "5", "10.0.0.2")
-        third_host.run("ping", "-c", "2", "-W", "5", "10.99.0.1")
+        third_host.run("busybox", "ping", "-c", "2", "-W", "5", "10.0.0.2")
+        third_host.run("busybox", "ping", "-c", "2", "-W", "5", "10.99.0.1")
         assert Path("/proc/sys/net/ipv4/conf/eth1/forwarding").read_text() == "1\n"
         assert Path("/proc/sys/net/ipv4/conf/default/forwarding").read_text() == "0\n"
     assert Path("/proc/sys/net/ipv4/conf/eth1/forwarding").read_text() == "0\n"
@@ -121,7 +124,7 @@ def test_the_hosts_end_may_lie_in_another_subnet_than_the_guests(
     """
     with scene.lab(lab) as guests:
         guests["router"].pings("192.0.2.2")
-        third_host.run("ping", "-c", "2", "-W", "5", "10.5.5.2")
+        third_host.run("busybox", "ping", "-c", "2", "-W", "5", "10.5.5.2")
 
 
 # ---------------------------------------------------------------- macvtap
@@ -149,7 +152,7 @@ def test_macvtap_bridge_joins_the_guests_and_the_lan(scene: Scene, lan: Peer, un
         guests["one"].pings("192.0.2.12")
         guests["one"].pings("192.0.2.2")
         guests["two"].pings("192.0.2.2")
-        lan.run("ping", "-c", "2", "-W", "5", "192.0.2.11")
+        lan.run("busybox", "ping", "-c", "2", "-W", "5", "192.0.2.11")
         guests["one"].cannot_ping("192.0.2.1")  # the host itself, which is how macvtap works
 
 
@@ -185,3 +188,49 @@ def test_macvtap_passthru_has_the_parent_for_itself(scene: Scene, lan: Peer, unc
         other.write_text(MACVTAP.format(mode="bridge").replace("one", "two"))
         assert "eth1" in scene.qemunet("run", "-d", str(other), status=6)
         guests["one"].pings("192.0.2.2")
+
+
+# ---------------------------------------------------------------- QEMU started by hand
+
+
+def test_a_qemu_started_by_hand_has_its_tap_plugged_in_by_the_script(scene: Scene, unchanged: None) -> None:
+    """The tap is on the bridge, its guest talks, the MAC is of `qemunet mac`, and the bridge is as before."""
+    ip("link", "add", "br7", "address", "02:00:00:00:00:07", "type", "bridge")
+    Path("/proc/sys/net/ipv6/conf/br7/disable_ipv6").write_text("1")
+    ip("address", "add", "10.7.0.1/24", "dev", "br7")
+    ip("link", "set", "br7", "up")
+    before = dump(scene.runtime)
+    mac = scene.qemunet("mac").strip()
+    with by_hand(scene, mac) as guest:
+        (tap,) = (link for link in json.loads(ip("-j", "link")) if link.get("master") == "br7")
+        assert tap["address"].startswith("fe:")
+        assert mac in guest.succeeds("ip link show dev eth0")
+        guest.pings("10.7.0.1")
+        assert host_pings("10.7.0.2")
+    found = left_behind(before, scene.runtime)
+    assert not found, found
+    ip("link", "del", "br7")
+
+
+@contextlib.contextmanager
+def by_hand(scene: Scene, mac: str) -> Iterator[Guest]:
+    """Start the built-in guest as a user of qemu-ifup scripts does; power it off."""
+    image = build(print)
+    scripts = TREE / "ifup_scripts"
+    serial = f"path={scene.folder}/console.sock,server=on,wait=off,logfile={scene.folder}/console.log"
+    argv = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg", "-m", "128M"]
+    argv += ["-kernel", image.kernel, "-initrd", image.initrd]
+    argv += ["-append", f"{image.append} qemunet.name=hand qemunet.nic={mac},10.7.0.2/24"]
+    argv += ["-chardev", f"socket,id=serial,{serial}", "-serial", "chardev:serial"]
+    argv += ["-netdev", f"tap,id=n0,script={scripts}/qemu-ifup,downscript={scripts}/qemu-ifdown"]
+    argv += ["-device", f"virtio-net-pci,netdev=n0,mac={mac}"]
+    with subprocess.Popen(argv, env={**scene.environment, "QEMUNET_BRIDGE": "br7"}) as qemu:
+        wait_for(lambda: (scene.folder / "console.log").exists() and (scene.folder / "console.sock").exists())
+        guest = Guest("hand", scene.folder)
+        try:
+            guest.await_ready()
+            yield guest
+        finally:
+            guest.close()
+            qemu.terminate()
+            qemu.wait(timeout=30)

@@ -275,6 +275,51 @@ def test_a_macvtap_is_on_its_parent(mode: MacvtapMode) -> None:
     assert nic(NIC + 'parent = "enp1s0"\n').backend == MacvtapBackend("qn-a-net0", "eth1", MacvtapMode.BRIDGE, 1500)
 
 
+HERE = replace(
+    FACTS, addresses={"eth1": ("198.51.100.1/24", "192.0.2.1/24", "2001:db8::1/64", "fe80::1/64"), "br0": ("10.0.0.1/8",)}
+)
+JOINED = NIC + 'parent = "enp1s0"\nhost-macvlan = true\n'
+
+
+def test_a_macvlan_of_the_host_leads_to_each_address_of_the_card() -> None:
+    """From the parent's address in the guest's own subnet, else from its first of that kind."""
+    found = nic(JOINED + 'ip = ["192.0.2.11/24", "10.0.0.9/8", "2001:db8::11/64"]\n', HERE).backend
+    assert isinstance(found, MacvtapBackend)
+    assert found.host is not None
+    assert (found.host.ifname, found.host.answers) == ("qn-host-eth1", ("2001:db8::1",))
+    assert found.host.ways == (
+        ("192.0.2.11", "192.0.2.1"),
+        ("10.0.0.9", "198.51.100.1"),
+        ("2001:db8::11", "2001:db8::1"),
+    )
+    other = nic(JOINED + 'ip = "192.0.2.12/24"\nid = "other"\n', HERE).backend
+    assert isinstance(other, MacvtapBackend)
+    assert other.host is not None
+    assert other.host.mac == found.host.mac != nic(JOINED + 'ip = "192.0.2.12/24"\n', HERE).mac
+
+
+def test_a_macvlan_of_the_host_needs_an_address_to_be_found_at() -> None:
+    """The parent's, in each family of the card's; what is only looked at may lack it."""
+    text = JOINED + 'ip = ["192.0.2.11/24", "2001:db8::11/64"]\n'
+    with pytest.raises(HostLacks, match=r"an IPv4 address on eth1, .* an IPv6 address on eth1"):
+        lab(text, FACTS)
+    assert lab(text, FACTS, strict=False)
+
+
+def test_an_address_that_is_routed_elsewhere_is_taken() -> None:
+    """As a route of a point-to-point card is."""
+    routed = replace(HERE, routes=(RouteFact("192.0.2.11/32", "br0"),))
+    with pytest.raises(Taken, match="192.0.2.11/32 is routed through br0"):
+        lab(JOINED + 'ip = "192.0.2.11/24"\n', routed)
+
+
+def test_the_host_is_looked_at_where_its_macvlan_will_be() -> None:
+    """Its addresses, and whether somebody has the name."""
+    found = resolve.wanted(read.loads(NIC + 'parent = "eth1"\nhost-macvlan = true\n', FILE), {"q35": PROFILE})
+    assert "qn-host-eth1" in found.links
+    assert found.routes
+
+
 @pytest.mark.parametrize(
     ("keys", "queues"),
     [
@@ -447,7 +492,8 @@ def test_routes_are_looked_at_for_a_cable_to_the_host() -> None:
         ('[vm.a]\nuser = "root"\nnic = []\n', "vm.a.user: QEMU runs as root"),
         ("[vm.a]\n", "vm.a.nic[0]: in user mode ping may find nobody"),
         (NIC + 'mode = "tap"\n', "vm.a.nic[0]: no address"),
-        (NIC + 'parent = "eth1"\n', "vm.a.nic[0]: by way of eth1 the guest reaches everybody but this host"),
+        (NIC + 'parent = "eth1"\n', "vm.a.nic[0]: by way of eth1 the guest reaches everybody but this host; host-macvlan"),
+        (NIC + 'parent = "eth1"\nmacvtap = "vepa"\n', "vm.a.nic[0]: by way of eth1 the guest reaches everybody but"),
         (
             "[vm.a]\nnic = []\n[[vm.a.disk]]\nfile = 'looks-qcow2.img'\n",
             "vm.a.disk[0]: /lab/looks-qcow2.img is used as raw",

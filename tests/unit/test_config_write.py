@@ -63,6 +63,9 @@ old_cable = merged(st.just({"mode": "tap", "model": "e1000"}), optional(mtu=st.i
 macvtap = merged(
     st.just({"parent": "eth9"}), common, tapped, optional(macvtap=st.sampled_from(["bridge", "vepa", "private"]))
 )
+joined = st.fixed_dictionaries(
+    {"parent": st.just("eth9"), "host-macvlan": st.just(True), "ip": st.integers(1, 2**16 - 1).map(lambda n: f"fd77::{n:x}/64")}
+)
 passthru = st.just({"parent": "eth1", "macvtap": "passthru"})
 disks = st.lists(
     st.sampled_from(
@@ -97,7 +100,7 @@ vms = merged(
     ),
     st.one_of(
         st.fixed_dictionaries(
-            {"nic": st.lists(st.one_of(user, network, bridged, cable, old_cable, macvtap), max_size=4)},
+            {"nic": st.lists(st.one_of(user, network, bridged, cable, old_cable, macvtap, joined), max_size=4)},
             optional={"profile": st.sampled_from(["q35", "pc"])},
         ),
         st.just({"nic": [{}, {"parent": "eth1", "macvtap": "passthru"}], "profile": "legacy"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,31 @@ def test_a_journal_continued_after_a_torn_line_loses_nothing(path: str) -> None:
     again = Journal(path)
     again.intent(BRIDGE, UNDOS[1])
     assert [owed.undo for owed in Journal(path).owed()] == [UNDOS[1], UNDOS[0]]
+
+
+def test_an_intent_that_a_full_disk_took_half_of_is_an_error(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """write(2) then returns less than it was given, and no error."""
+    journal = Journal(path)
+    journal.intent(BRIDGE, UNDOS[0])
+    write = os.write
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda fd, data: write(fd, data[:20]))
+        with pytest.raises(OSError, match="No space left on device"):
+            journal.intent(BRIDGE, UNDOS[1])
+    journal.intent(BRIDGE, UNDOS[1])
+    assert [owed.undo for owed in Journal(path).owed()] == [UNDOS[1], UNDOS[0]]
+
+
+def test_what_a_full_disk_does_not_take_is_remembered(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taking back goes on, and what is somebody else's is not taken back; but what is for good must be written."""
+    journal = Journal(path)
+    numbers = [journal.intent(BRIDGE, undo) for undo in UNDOS]
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda fd, data: 0)
+        journal.mark(numbers[0], "undone")
+        with pytest.raises(OSError, match="No space left on device"):
+            journal.mark(numbers[1], "kept")
+    assert [owed.undo for owed in journal.owed()] == UNDOS[:0:-1]
 
 
 def test_only_the_owner_may_read_it(path: str) -> None:

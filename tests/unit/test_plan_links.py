@@ -14,6 +14,7 @@ from qemunet.model.network import ForeignBridge, Network, NetworkMode, OwnBridge
 from qemunet.model.nic import (
     Backend,
     Hook,
+    HostMacvlan,
     LinkState,
     MacvtapBackend,
     MacvtapMode,
@@ -29,11 +30,13 @@ from qemunet.plan import links
 from qemunet.steps import (
     AddAddress,
     AddLink,
+    AddNeighbour,
     AddRoute,
     AwaitQemu,
     BridgeLink,
     Claim,
     LoadFile,
+    MacvlanLink,
     MacvtapLink,
     Mark,
     OpenFile,
@@ -270,6 +273,55 @@ def test_a_macvtap_has_the_guests_own_address_and_says_nothing_itself() -> None:
         SetLink("qn-a-net0", up=True),
         OpenMacvtap("a:net0", "qn-a-net0"),
     ]
+
+
+WAYS = (("192.0.2.11", "192.0.2.1"), ("2001:db8::11", "2001:db8::1"))
+JOINED = replace(
+    MACVTAP, mode=MacvtapMode.BRIDGE, host=HostMacvlan("qn-host-eth1", "52:54:00:00:00:aa", WAYS, ("2001:db8::1",))
+)
+
+
+def test_a_macvlan_of_the_host_is_shared_and_leads_to_each_address_of_a_guest() -> None:
+    """The guest is told of, not asked for, or the LAN would learn a second address of the host by the question."""
+    (part,) = shared(guest(nic(JOINED)))
+    assert part.scope == "host/macvlan-eth1"
+    assert part.steps == (
+        AddLink("qn-host-eth1", MacvlanLink("eth1", "52:54:00:00:00:aa", 1500), mark(part.scope, "macvlan")),
+        SetSysctl("net.ipv4.conf.qn-host-eth1.arp_filter", "1"),
+        SetSysctl("net.ipv4.conf.qn-host-eth1.rp_filter", "1"),
+        SetSysctl("net.ipv6.conf.qn-host-eth1.accept_ra", "0"),
+        SetSysctl("net.ipv6.conf.qn-host-eth1.autoconf", "0"),
+        SetSysctl("net.ipv6.conf.qn-host-eth1.proxy_ndp", "1"),
+        SetSysctl("net.ipv6.conf.qn-host-eth1.forwarding", "1"),
+        SetLink("qn-host-eth1", up=True),
+        AddNeighbour("qn-host-eth1", "2001:db8::1"),
+    )
+    assert own(guest(nic(JOINED)))[-4:] == [
+        AddNeighbour("qn-host-eth1", "192.0.2.11", MAC),
+        AddRoute("192.0.2.11/32", "qn-host-eth1", source="192.0.2.1"),
+        AddNeighbour("qn-host-eth1", "2001:db8::11", MAC),
+        AddRoute("2001:db8::11/128", "qn-host-eth1", source="2001:db8::1"),
+    ]
+
+
+def test_a_macvlan_of_the_host_without_ipv6_has_none() -> None:
+    """Not even of the kernel's making."""
+    assert JOINED.host is not None
+    (part,) = shared(guest(nic(replace(JOINED, host=replace(JOINED.host, answers=())))))
+    found = [step.key for step in part.steps if isinstance(step, SetSysctl)]
+    assert found[2:] == ["net.ipv6.conf.qn-host-eth1.disable_ipv6"]
+
+
+def test_one_macvlan_of_the_host_serves_all_cards_on_a_parent() -> None:
+    """Of one vm and of others, of which each has a lease on it."""
+    both = guest(nic(JOINED), nic(replace(JOINED, ifname="qn-a-net1"), id="net1", mac="52:54:00:00:00:02"))
+    (part,) = shared(both)
+    assert claims(both).count("host/macvlan-eth1/users/a") == 1
+    up = replace(FACTS, scopes={part.scope: part.fingerprint})
+    assert shared(both, up) == ()
+    assert "host/macvlan-eth1/users/a" in claims(both, up)
+    with pytest.raises(Taken, match="macvlan-eth1"):
+        shared(both, replace(FACTS, scopes={part.scope: "else"}))
 
 
 def test_a_card_in_user_mode_needs_nothing_of_the_host() -> None:

@@ -14,6 +14,7 @@ from qemunet.model.vm import RunAs
 from qemunet.steps import (
     AddAddress,
     AddLink,
+    AddNeighbour,
     AddRoute,
     AwaitQemu,
     BridgeLink,
@@ -22,10 +23,12 @@ from qemunet.steps import (
     DelAddress,
     DelGroup,
     DelLink,
+    DelNeighbour,
     DelRoute,
     EndQemu,
     Handle,
     LoadFile,
+    MacvlanLink,
     MacvtapLink,
     Mark,
     OpenFile,
@@ -61,6 +64,7 @@ THERE = replace(
 )
 BRIDGE = AddLink("br0", BridgeLink("52:54:00:aa:00:01", 1500), MARK)
 MACVTAP = AddLink("mv0", MacvtapLink("eth1", MacvtapMode.VEPA, "52:54:00:00:00:01", 1400), MARK)
+MACVLAN = AddLink("mv1", MacvlanLink("eth1", "52:54:00:00:00:02", 1400), MARK)
 TAP = OpenTap("a:net0", "t0", MARK, "fe:54:00:00:00:01", 1400, "br0", 2)
 HOOK = RunHook("/up", "/down", "t0", (("QEMUNET_VM", "a b"),))
 START = StartQemu(
@@ -69,6 +73,7 @@ START = StartQemu(
 EVERY: list[Step] = [
     BRIDGE,
     MACVTAP,
+    MACVLAN,
     DelLink("br0", MARK),
     DelGroup((DelLink("br0", MARK), DelLink("br1", MARK))),
     SetLink("br0", up=True, mtu=1400, mac="52:54:00:aa:00:02"),
@@ -80,6 +85,9 @@ EVERY: list[Step] = [
     DelAddress("br0", "10.0.0.1/24"),
     AddRoute("10.8.0.0/24", "br0", "10.0.0.9"),
     DelRoute("10.9.0.0/24", "br0"),
+    AddNeighbour("mv1", "10.0.0.9", "52:54:00:00:00:01"),
+    AddNeighbour("mv1", "fd00::1"),
+    DelNeighbour("mv1", "10.0.0.9"),
     SetSysctl("net.ipv4.conf.br0.forwarding", "1"),
     Claim("/r/claims/mac/52:54:00:00:00:01", "vm/a"),
     Unclaim("/r/net/lab/users/a", "vm/a"),
@@ -183,6 +191,10 @@ def test_what_was_different_is_put_back(step: Step, undo: Step) -> None:
     [
         (BRIDGE, DelLink("br0", MARK)),
         (MACVTAP, DelLink("mv0", MARK)),
+        (MACVLAN, DelLink("mv1", MARK)),
+        (AddRoute("10.0.0.9/32", "mv1", source="10.0.0.1"), DelRoute("10.0.0.9/32", "mv1")),
+        (AddNeighbour("mv1", "10.0.0.9", "52:54:00:00:00:01"), DelNeighbour("mv1", "10.0.0.9")),
+        (AddNeighbour("mv1", "fd00::1"), DelNeighbour("mv1", "fd00::1", proxy=True)),
         (TAP, DelLink("t0", MARK)),
         (CreateImage("/d/new", "raw", 1), RemoveFile("/d/new")),
         (Claim("/r/c", "vm/a"), Unclaim("/r/c", "vm/a")),
@@ -201,7 +213,6 @@ def test_what_was_made_is_removed(step: Step, undo: Step) -> None:
     "step",
     [
         AddAddress("t0", "10.0.0.1/24"),
-        AddRoute("10.0.0.0/24", "t0"),
         SetSysctl("net.ipv4.conf.t0.forwarding", "1"),
         SetLink("t0", up=True),
     ],
@@ -242,6 +253,18 @@ def test_a_shells_tap_is_plugged_in_after_its_address_and_mtu() -> None:
         "ip link set dev t0 address fe:54:00:00:00:01 mtu 1400 group 1073741824 master br0 up",
     )
     assert all("sysctl" not in line for line in replace(TAP, master=None).shell())
+
+
+def test_a_hosts_macvlan_leads_to_its_guests_as_ip_would_have_it() -> None:
+    """Each line for a shell of its own."""
+    assert "link eth1 name mv1 address 52:54:00:00:00:02 mtu 1400" in MACVLAN.shell()[0]
+    assert MACVLAN.shell()[0].endswith("type macvlan mode bridge")
+    route = AddRoute("10.0.0.9/32", "mv1", source="10.0.0.1")
+    assert route.describe() == "route 10.0.0.9/32 through mv1 as 10.0.0.1"
+    assert route.shell() == ("ip route add 10.0.0.9/32 dev mv1 src 10.0.0.1",)
+    known = AddNeighbour("mv1", "10.0.0.9", "52:54:00:00:00:01")
+    assert known.shell() == ("ip neighbour replace 10.0.0.9 lladdr 52:54:00:00:00:01 nud permanent dev mv1",)
+    assert AddNeighbour("mv1", "fd00::1").shell() == ("ip neighbour add proxy fd00::1 dev mv1",)
 
 
 def test_words_with_blanks_are_quoted() -> None:

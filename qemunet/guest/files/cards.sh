@@ -105,10 +105,17 @@ set_addresses() {
     [ -z "$given" ] || echo "${given#,}" >"$RUN/$1.addresses"
     for word in $(IFS=,; echo $wish); do
         case $word in
-        via=*:*) ip -6 route add default via "${word#via=}" dev "$1" metric "$2" ;;
-        via=*) ip route add default via "${word#via=}" dev "$1" metric "$2" ;;
+        via=*:*) set_gateway -6 "${word#via=}" "$@" ;;
+        via=*) set_gateway -4 "${word#via=}" "$@" ;;
         esac
     done
+}
+
+# The default route of family $1 by way of $2, on the card $3 with the metric $4. A gateway outside the card's subnets
+# is on the wire all the same, where the other end is the host itself.
+set_gateway() {
+    ip "$1" route add default via "$2" dev "$3" metric "$4" 2>/dev/null && return
+    ip "$1" route add "$2" dev "$3" && ip "$1" route add default via "$2" dev "$3" metric "$4"
 }
 
 # Asks for a lease on each card that has gained its carrier since it was last asked on: the cable may lead elsewhere

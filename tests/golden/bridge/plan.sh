@@ -26,6 +26,10 @@ restore() { # the sysctl $2 of step $1, unless somebody else changed what we wro
     [ "$(sysctl -n "$2")" != "$3" ] || undo "$1" sysctl -qw "$2=$(cat "$run/done/$1" 2>/dev/null)"
 }
 
+pin() { # make the address that bridge $1 has its own, or it would take that of its port, and lose it with the last one
+    ip link set dev "$1" address "$(ip -o link show dev "$1" | sed 's|.*link/ether ||; s| .*||')"
+}
+
 node() { # a private device node $2 for macvtap $1: /dev/tapN may belong to another namespace
     # shellcheck disable=SC2016 # the inner shell expands it
     numbers=$(unshare --mount sh -c 'mount -t sysfs sysfs /sys && cd /sys/class && cat net/"$1"/macvtap/*/dev' sh "$1")
@@ -77,20 +81,23 @@ up() {
 
     # vm/guest
     user=1879048192 group=1879048192
+    pin br0
+    ip link set dev br0 mtu 1401
+    ip link set dev br0 mtu 1400
     ip tuntap add dev qn-guest-net0 mode tap vnet_hdr user "$user"
-    did 6
+    did 7
     ip link property add dev qn-guest-net0 altname qemunet.vm-guest.net0
     sysctl -e -qw net.ipv6.conf.qn-guest-net0.disable_ipv6=1
     ip link set dev qn-guest-net0 address fe:54:00:ca:1c:ec mtu 1400 group 1798729919 master br0 up
     ip tuntap add dev qn-guest-net1 mode tap vnet_hdr user "$user"
-    did 7
+    did 8
     ip link property add dev qn-guest-net1 altname qemunet.vm-guest.net1
     sysctl -e -qw net.ipv6.conf.qn-guest-net1.disable_ipv6=1
     ip link set dev qn-guest-net1 address fe:54:00:72:89:fe mtu 1400 group 1798729919 master br0 up
 
     # vm/guest
     user=1879048192 group=1879048192
-    did 8
+    did 9
     mkdir -m 700 "${run}"/guest
     give "${run}"/guest
     qemu -w /dev/net/tun -r /cache/tiny/vmlinuz -r /cache/tiny/initrd.gz -- qemu-system-x86_64 \
@@ -131,9 +138,9 @@ up() {
 }
 
 down() {
-    undo 8 end guest
-    undo 7 ip link del dev qn-guest-net1
-    undo 6 ip link del dev qn-guest-net0
+    undo 9 end guest
+    undo 8 ip link del dev qn-guest-net1
+    undo 7 ip link del dev qn-guest-net0
     rm -rf "$run"
 }
 

@@ -26,6 +26,10 @@ restore() { # the sysctl $2 of step $1, unless somebody else changed what we wro
     [ "$(sysctl -n "$2")" != "$3" ] || undo "$1" sysctl -qw "$2=$(cat "$run/done/$1" 2>/dev/null)"
 }
 
+pin() { # make the address that bridge $1 has its own, or it would take that of its port, and lose it with the last one
+    ip link set dev "$1" address "$(ip -o link show dev "$1" | sed 's|.*link/ether ||; s| .*||')"
+}
+
 node() { # a private device node $2 for macvtap $1: /dev/tapN may belong to another namespace
     # shellcheck disable=SC2016 # the inner shell expands it
     numbers=$(unshare --mount sh -c 'mount -t sysfs sysfs /sys && cd /sys/class && cat net/"$1"/macvtap/*/dev' sh "$1")
@@ -76,9 +80,10 @@ up() {
     mkdir -p "$run/done"
 
     # net/lan
-    ip link add name virbr4 address 52:54:00:aa:bb:cc mtu 9000 group 1753111487 type bridge forward_delay 200 ageing_time 30000 stp_state 1
+    ip link add name virbr4 address 52:54:00:aa:bb:cc mtu 9001 group 1753111487 type bridge forward_delay 200 ageing_time 30000 stp_state 1
     did 1
     ip link property add dev virbr4 altname qemunet.net-lan.bridge
+    ip link set dev virbr4 mtu 9000
     sysctl -e -qw net.ipv6.conf.virbr4.accept_ra=0
     sysctl -e -qw net.ipv6.conf.virbr4.autoconf=0
     ip address add 192.168.50.1/24 dev virbr4

@@ -26,6 +26,10 @@ restore() { # the sysctl $2 of step $1, unless somebody else changed what we wro
     [ "$(sysctl -n "$2")" != "$3" ] || undo "$1" sysctl -qw "$2=$(cat "$run/done/$1" 2>/dev/null)"
 }
 
+pin() { # make the address that bridge $1 has its own, or it would take that of its port, and lose it with the last one
+    ip link set dev "$1" address "$(ip -o link show dev "$1" | sed 's|.*link/ether ||; s| .*||')"
+}
+
 node() { # a private device node $2 for macvtap $1: /dev/tapN may belong to another namespace
     # shellcheck disable=SC2016 # the inner shell expands it
     numbers=$(unshare --mount sh -c 'mount -t sysfs sysfs /sys && cd /sys/class && cat net/"$1"/macvtap/*/dev' sh "$1")
@@ -76,9 +80,10 @@ up() {
     mkdir -p "$run/done"
 
     # net/lab
-    ip link add name qn-lab address 52:54:00:a2:c6:b1 mtu 1500 group 1110999072 type bridge forward_delay 0 ageing_time 30000 stp_state 0
+    ip link add name qn-lab address 52:54:00:a2:c6:b1 mtu 1501 group 1110999072 type bridge forward_delay 0 ageing_time 30000 stp_state 0
     did 1
     ip link property add dev qn-lab altname qemunet.net-lab.bridge
+    ip link set dev qn-lab mtu 1500
     sysctl -e -qw net.ipv6.conf.qn-lab.disable_ipv6=1
     ip link set dev qn-lab up
 

@@ -26,6 +26,10 @@ restore() { # the sysctl $2 of step $1, unless somebody else changed what we wro
     [ "$(sysctl -n "$2")" != "$3" ] || undo "$1" sysctl -qw "$2=$(cat "$run/done/$1" 2>/dev/null)"
 }
 
+pin() { # make the address that bridge $1 has its own, or it would take that of its port, and lose it with the last one
+    ip link set dev "$1" address "$(ip -o link show dev "$1" | sed 's|.*link/ether ||; s| .*||')"
+}
+
 node() { # a private device node $2 for macvtap $1: /dev/tapN may belong to another namespace
     # shellcheck disable=SC2016 # the inner shell expands it
     numbers=$(unshare --mount sh -c 'mount -t sysfs sysfs /sys && cd /sys/class && cat net/"$1"/macvtap/*/dev' sh "$1")
@@ -93,6 +97,7 @@ up() {
     sysctl -qw net.ipv4.conf.qn-router-net0.forwarding=1
     ip address add 10.0.0.1/30 dev qn-router-net0
     ip route add 10.99.0.0/24 dev qn-router-net0
+    did 13
 
     # vm/router
     user=1879048192 group=1879048192
@@ -135,6 +140,7 @@ up() {
 
 down() {
     undo 14 end router
+    undo 13 ip route del 10.99.0.0/24 dev qn-router-net0
     undo 9 ip link del dev qn-router-net0
     restore 2 net.ipv4.conf.eth1/5.forwarding 1
     restore 1 net.ipv4.conf.eth0.forwarding 1
