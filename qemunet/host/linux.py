@@ -125,9 +125,7 @@ class LinuxHost:
             case PinBridge():
                 links.pin(self.net, step)
 
-    def _addresses(
-        self, step: AddAddress | DelAddress | AddRoute | DelRoute | AddNeighbour | DelNeighbour
-    ) -> None:
+    def _addresses(self, step: AddAddress | DelAddress | AddRoute | DelRoute | AddNeighbour | DelNeighbour) -> None:
         match step:
             case AddAddress():
                 addresses.add_address(self.net, step)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from qemunet.facts import Facts
+from qemunet.frozen import replace
 from qemunet.model.lab import Lab
 from qemunet.model.mac import host_twin
 from qemunet.model.nic import MacvtapBackend, Nic, OnBridge, OnNetwork, PointToPoint, TapBackend, UserBackend
-from qemunet.model.vm import Vm
-from qemunet.plan.qemu import acceleration
+from qemunet.model.vm import NicBus, Vm
+from qemunet.plan.qemu import acceleration, slot
 from qemunet.state import NicRecord, VmRecord
 
 
@@ -19,12 +20,12 @@ def record(lab: Lab, vm: Vm, facts: Facts) -> VmRecord:
         file=lab.file,
         machine=vm.machine.profile,
         accel=acceleration(vm, facts)[0].value,
-        nics=tuple(nic_record(nic) for nic in vm.nics),
+        nics=tuple(replace(nic_record(nic), slot=_slot(vm, number)) for number, nic in enumerate(vm.nics)),
     )
 
 
 def nic_record(nic: Nic) -> NicRecord:
-    """Return a card's row."""
+    """Return a card's row, but for its slot."""
     base = NicRecord(nic.id, _mode(nic), nic.model, nic.mac, nic.link.value, ips=nic.ips)
     match nic.backend:
         case UserBackend():
@@ -38,6 +39,14 @@ def nic_record(nic: Nic) -> NicRecord:
         case TapBackend(ifname=ifname, attach=PointToPoint()):
             return _with(base, ifname=ifname, host_mac=host_twin(nic.mac))
     raise AssertionError(nic.backend)
+
+
+def _slot(vm: Vm, number: int) -> str | None:
+    """Say where the card sits: a root port of its own, or a slot of the one bus; nowhere to be named on a microvm."""
+    if vm.machine.nic_bus is NicBus.MMIO:
+        return None
+    place = slot(vm, number)
+    return str(place["bus"]) if place.get("addr") == "0x0" else f"{place['bus']} {place.get('addr', '')}".rstrip()
 
 
 def _mode(nic: Nic) -> str:

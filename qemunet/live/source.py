@@ -85,7 +85,6 @@ class Source:
                 tell(f"note: {text}")
         return Thought(lab, plan, facts)
 
-
     def _boots_directly(self, vm: VmSpec) -> bool:
         """Tell whether a vm needs no firmware file but what QEMU itself brings."""
         firmware = vm.boot.firmware or self.profiles[vm.profile or profiles.DEFAULT].vm.boot.firmware

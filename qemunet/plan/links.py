@@ -8,7 +8,16 @@ from qemunet.errors import Taken
 from qemunet.facts import Facts, LinkFact
 from qemunet.model import mac, names
 from qemunet.model.network import Network, OwnBridge
-from qemunet.model.nic import HostMacvlan, MacvtapBackend, Nic, OnBridge, OnNetwork, PointToPoint, TapBackend, UserBackend
+from qemunet.model.nic import (
+    HostMacvlan,
+    MacvtapBackend,
+    Nic,
+    OnBridge,
+    OnNetwork,
+    PointToPoint,
+    TapBackend,
+    UserBackend,
+)
 from qemunet.model.vm import Vm
 from qemunet.plan.ways import Passed, vhost_steps
 from qemunet.steps import (

@@ -248,7 +248,7 @@ def on_pci(nic: Nic) -> bool:
 def _card(vm: Vm, number: int, facts: Facts, boot: Mapping[str, int]) -> dict[str, Json]:
     nic = vm.nics[number]
     found: dict[str, Json] = {"driver": nic.model, "id": nic.id, "netdev": nic.netdev, "mac": nic.mac}
-    found |= _slot(vm, number) if on_pci(nic) else {}
+    found |= slot(vm, number) if on_pci(nic) else {}
     if nic.model.startswith("virtio-net"):
         found |= _virtio(nic)
     if nic.id in boot:
@@ -260,14 +260,14 @@ def _card(vm: Vm, number: int, facts: Facts, boot: Mapping[str, int]) -> dict[st
     return found
 
 
-def _slot(vm: Vm, number: int) -> dict[str, Json]:
+def slot(vm: Vm, number: int) -> dict[str, Json]:
     """Return where a card sits; the same in every start, because guests name their interfaces by it."""
     place = sum(on_pci(nic) for nic in vm.nics[:number])
     if vm.machine.nic_bus is NicBus.ROOT_PORTS:
         # The address makes QEMU refuse an occupied port, where it would else take a second card in silence.
         return {"bus": port_id(place), "addr": "0x0"}
-    slot = _FIRST_SLOT + place
-    return {"bus": "pci.0", "addr": f"{slot:#x}"} if slot < _PC_SLOTS else {"bus": "pci.0"}
+    wanted = _FIRST_SLOT + place
+    return {"bus": "pci.0", "addr": f"{wanted:#x}"} if wanted < _PC_SLOTS else {"bus": "pci.0"}
 
 
 def _virtio(nic: Nic) -> dict[str, Json]:

@@ -267,7 +267,7 @@ def _undoing(number: int, part: Part, step: Step) -> Iterator[str]:
 
 def _is_foreign(part: Part, step: Step) -> bool:
     """Tell whether a step changes a setting of an interface that is not ours and will stay."""
-    return part.scope.startswith("host/") and isinstance(step, SetSysctl)
+    return part.scope.startswith("host/forward-") and isinstance(step, SetSysctl)
 
 
 def _function(name: str, lines: list[str]) -> str:

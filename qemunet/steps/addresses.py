@@ -107,7 +107,7 @@ class AddNeighbour:
     def describe(self) -> str:
         if self.mac is None:
             return f"answer for {self.address} on {self.name}"
-        return f"know {self.address} at {self.mac} on {self.name}"
+        return f"know that {self.address} is at {self.mac} on {self.name}"
 
     def inverse(self, before: Facts) -> Step | None:
         return DelNeighbour(self.name, self.address, proxy=self.mac is None)

@@ -179,8 +179,8 @@ class PinBridge:
     mtu: int | None = None
 
     def describe(self) -> str:
-        mtu = f" and its mtu {self.mtu}" if self.mtu else ""
-        return f"keep the address {self.mac}{mtu} of {self.name} whatever is plugged in"
+        mtu = f" and mtu {self.mtu}" if self.mtu else ""
+        return f"keep {self.name} at its address {self.mac}{mtu}, whatever is plugged in"
 
     def inverse(self, before: Facts) -> Step | None:
         return None

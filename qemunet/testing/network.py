@@ -246,7 +246,9 @@ class FakeNetwork:
                     raise Vanished(errno.EADDRNOTAVAIL, f"{name} does not have {address}")
                 self.addresses[name].remove(address)
             case AddRoute(destination, name, gateway, source):
-                if source and not any(source == text.partition("/")[0] for known in self.addresses.values() for text in known):
+                if source and not any(
+                    source == text.partition("/")[0] for known in self.addresses.values() for text in known
+                ):
                     raise refused(errno.EINVAL, "Invalid source address")
                 self._add_route(destination, self.get(name), gateway)
             case DelRoute(destination, name, gateway):

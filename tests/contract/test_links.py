@@ -35,7 +35,9 @@ MACVTAP = AddLink(
     "mv0", MacvtapLink("eth1", MacvtapMode.BRIDGE, "52:54:00:00:00:01", 1500), Mark("vm/a", "net0", GROUP + 1)
 )
 
-MACVLAN = AddLink("mv1", MacvlanLink("eth1", "52:54:00:00:00:02", 1500), Mark("host/macvlan-eth1", "macvlan", GROUP + 3))
+MACVLAN = AddLink(
+    "mv1", MacvlanLink("eth1", "52:54:00:00:00:02", 1500), Mark("host/macvlan-eth1", "macvlan", GROUP + 3)
+)
 
 
 def undo_of(world: World, step: AddLink | OpenTap) -> DelLink:

@@ -135,12 +135,16 @@ def test_a_full_runtime_directory_stops_a_start_with_one_clear_word(world: World
     file = world.write(ONE)
     place = world.folder / "host"
     script = (
-        f'mount -t tmpfs -o size={4 * pages}k,mode=700 none {place} || exit 99; '
+        f"mount -t tmpfs -o size={4 * pages}k,mode=700 none {place} || exit 99; "
         f'"$1" run -d "$2"; echo "status $?"; '
         f'"$1" stop --force one; "$1" gc; ls -A {place}; ip -o link'
     )
     done = subprocess.run(
-        [*MOUNTS, "sh", "-c", script, "sh", QEMUNET, file], env=world.environment, capture_output=True, text=True, timeout=60
+        [*MOUNTS, "sh", "-c", script, "sh", QEMUNET, file],
+        env=world.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     told = f"{done.stdout}\n{done.stderr}"
     assert "Traceback" not in told
@@ -179,12 +183,18 @@ def test_closed_standard_streams_do_not_matter(world: World, closed: str) -> Non
     file = world.write(ONE)
     script = f'"$1" run -d "$2" {closed}; echo "status $?" >"$3"'
     answer = world.folder / "answer"
-    subprocess.run(["sh", "-c", script, "sh", QEMUNET, file, str(answer)], env=world.environment, timeout=60, check=True)
+    subprocess.run(
+        ["sh", "-c", script, "sh", QEMUNET, file, str(answer)], env=world.environment, timeout=60, check=True
+    )
     assert answer.read_text() == "status 0\n"
     fds = Path(f"/proc/{world.keeper()}/fd")
-    assert {str((fds / number).readlink()) for number in ("1", "2")} == {str(next(world.runtime.glob("lab/*/keeper.log")))}
+    assert {str((fds / number).readlink()) for number in ("1", "2")} == {
+        str(next(world.runtime.glob("lab/*/keeper.log")))
+    }
     script = f'"$1" stop --force one {closed}; echo "status $?" >"$3"'
-    subprocess.run(["sh", "-c", script, "sh", QEMUNET, file, str(answer)], env=world.environment, timeout=60, check=True)
+    subprocess.run(
+        ["sh", "-c", script, "sh", QEMUNET, file, str(answer)], env=world.environment, timeout=60, check=True
+    )
     assert answer.read_text() == "status 0\n"
 
 

@@ -74,5 +74,5 @@ def test_a_bridge_with_a_port_goes_on_to_follow_its_ports(world: World) -> None:
 def test_the_plan_says_what_is_done_about_it(world: World) -> None:
     ip("link", "add", "br0", "address", "02:00:00:00:00:05", "type", "bridge")
     said = world.succeeds("plan", world.write(LABS["card"]))
-    assert "  keep the address 02:00:00:00:00:05 of br0 whatever is plugged in\n" in said
+    assert "  keep br0 at its address 02:00:00:00:00:05, whatever is plugged in\n" in said
     world.mark()

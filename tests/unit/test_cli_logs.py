@@ -12,7 +12,7 @@ import pytest
 
 from qemunet.cli.follow import follow
 from qemunet.cli.main import main
-from qemunet.state import VmRecord
+from qemunet.state import Runtime, VmRecord
 
 Output = pytest.CaptureFixture[str]
 
@@ -20,9 +20,11 @@ Output = pytest.CaptureFixture[str]
 @pytest.fixture
 def vm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The directory of a vm."""
-    monkeypatch.setenv("QEMUNET_RUNTIME_DIR", str(tmp_path / "run"))
+    runtime = Runtime(str(tmp_path / "run"))
+    monkeypatch.setenv("QEMUNET_RUNTIME_DIR", runtime.path)
+    with runtime.exclusive():
+        runtime.scope("vm/kali2").create()
     directory = tmp_path / "run/vm/kali2"
-    directory.mkdir(parents=True)
     record = VmRecord("kali2", "pentest", "/labs/pentest.toml", "q35", "tcg", ())
     (directory / "record.json").write_text(record.as_json())
     return directory

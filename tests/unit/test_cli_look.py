@@ -45,7 +45,8 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runtime:
 
 def put(runtime: Runtime, record: VmRecord, model: str = "") -> None:
     scope = runtime.scope(f"vm/{record.name}")
-    scope.create()
+    with runtime.exclusive():
+        scope.create()
     scope.save(record)
     Path(scope.path("vm.toml")).write_text(model)
     Path(scope.path("lock")).touch()

@@ -49,7 +49,8 @@ def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keeper:
     monkeypatch.setattr(reach, "reach", lambda _runtime, _lab: keeper)
     for name, lab in (("db", "shop"), ("web", "shop"), ("kali2", "pentest")):
         scope = runtime.scope(f"vm/{name}")
-        scope.create()
+        with runtime.exclusive():
+            scope.create()
         scope.save(VmRecord(name, lab, f"/labs/{lab}.toml", "q35", "tcg", ()))
         Path(scope.path("journal.jsonl")).touch()
     monkeypatch.setattr("qemunet.state.Scope.alive", lambda _scope: True)

@@ -276,7 +276,8 @@ def test_a_macvtap_is_on_its_parent(mode: MacvtapMode) -> None:
 
 
 HERE = replace(
-    FACTS, addresses={"eth1": ("198.51.100.1/24", "192.0.2.1/24", "2001:db8::1/64", "fe80::1/64"), "br0": ("10.0.0.1/8",)}
+    FACTS,
+    addresses={"eth1": ("198.51.100.1/24", "192.0.2.1/24", "2001:db8::1/64", "fe80::1/64"), "br0": ("10.0.0.1/8",)},
 )
 JOINED = NIC + 'parent = "enp1s0"\nhost-macvlan = true\n'
 
@@ -315,7 +316,8 @@ def test_an_address_that_is_routed_elsewhere_is_taken() -> None:
 
 def test_the_host_is_looked_at_where_its_macvlan_will_be() -> None:
     """Its addresses, and whether somebody has the name."""
-    found = resolve.wanted(read.loads(NIC + 'parent = "eth1"\nhost-macvlan = true\n', FILE), {"q35": PROFILE})
+    spec = read.loads(NIC + 'parent = "eth1"\nhost-macvlan = true\n', FILE)
+    found = resolve.wanted(spec, profiles.load_all(spec))
     assert "qn-host-eth1" in found.links
     assert found.routes
 
@@ -492,7 +494,10 @@ def test_routes_are_looked_at_for_a_cable_to_the_host() -> None:
         ('[vm.a]\nuser = "root"\nnic = []\n', "vm.a.user: QEMU runs as root"),
         ("[vm.a]\n", "vm.a.nic[0]: in user mode ping may find nobody"),
         (NIC + 'mode = "tap"\n', "vm.a.nic[0]: no address"),
-        (NIC + 'parent = "eth1"\n', "vm.a.nic[0]: by way of eth1 the guest reaches everybody but this host; host-macvlan"),
+        (
+            NIC + 'parent = "eth1"\n',
+            "vm.a.nic[0]: by way of eth1 the guest reaches everybody but this host; host-macvlan",
+        ),
         (NIC + 'parent = "eth1"\nmacvtap = "vepa"\n', "vm.a.nic[0]: by way of eth1 the guest reaches everybody but"),
         (
             "[vm.a]\nnic = []\n[[vm.a.disk]]\nfile = 'looks-qcow2.img'\n",

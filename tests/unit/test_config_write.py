@@ -64,7 +64,11 @@ macvtap = merged(
     st.just({"parent": "eth9"}), common, tapped, optional(macvtap=st.sampled_from(["bridge", "vepa", "private"]))
 )
 joined = st.fixed_dictionaries(
-    {"parent": st.just("eth9"), "host-macvlan": st.just(True), "ip": st.integers(1, 2**16 - 1).map(lambda n: f"fd77::{n:x}/64")}
+    {
+        "parent": st.just("eth9"),
+        "host-macvlan": st.just(True),
+        "ip": st.integers(1, 2**16 - 1).map(lambda n: f"fd77::{n:x}/64"),
+    }
 )
 passthru = st.just({"parent": "eth1", "macvtap": "passthru"})
 disks = st.lists(

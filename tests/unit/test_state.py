@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qemunet.errors import NotFound
+from qemunet.errors import NotFound, QemunetError
 from qemunet.state import Lock, NicRecord, Runtime, VmRecord, is_locked, locate
 
 RECORD = VmRecord(
@@ -35,6 +35,24 @@ def test_a_directory_that_was_there_stays_as_it_was(runtime: Runtime) -> None:
     with runtime.exclusive():
         pass
     assert os.listdir(runtime.path) == []
+
+
+def test_a_directory_that_somebody_else_marked_first_goes_all_the_same(runtime: Runtime) -> None:
+    """Between making it and saying so, another process may have found it empty."""
+    with runtime.exclusive():
+        Path(runtime.path, "used-by-qemunet").touch()
+    assert not os.path.exists(runtime.path)
+
+
+@pytest.mark.parametrize("entry", ["vm", "made-by-somebody", ".hidden"])
+def test_a_directory_with_something_in_it_is_somebodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str
+) -> None:
+    """Whatever that is: entries are removed as a matter of course."""
+    (tmp_path / entry).mkdir()
+    monkeypatch.setenv("QEMUNET_RUNTIME_DIR", str(tmp_path))
+    with pytest.raises(QemunetError, match="not empty, and not qemunet's"):
+        locate()
 
 
 def test_what_is_not_empty_stays(runtime: Runtime) -> None:

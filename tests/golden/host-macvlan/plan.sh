@@ -1,0 +1,252 @@
+#!/bin/sh
+# The lab lab without qemunet. Usage: sh FILE [up|down]
+set -eu
+umask 022
+if [ "$(id -u)" -eq 0 ]; then parent=/run; else parent=${XDG_RUNTIME_DIR:?}; fi
+run=${run:-$parent/qemunet-sh/lab}  # sockets, pid files, and what was done
+accel=${accel:-tcg}                   # for guests that leave it open: accel=kvm sh FILE, where KVM works
+
+did() { # remember that step $1 was done
+    : >"$run/done/$1"
+}
+
+keep() { # the value of sysctl $2 that step $1 will change
+    sysctl -n "$2" >"$run/done/$1"
+}
+
+undo() { # step $1 by the command that follows, if it was done
+    [ -e "$run/done/$1" ] || return 0
+    step=$1
+    shift
+    "$@" || echo "note: failed: $*" >&2
+    rm -f "$run/done/$step"
+}
+
+restore() { # the sysctl $2 of step $1, unless somebody else changed what we wrote ($3)
+    [ "$(sysctl -n "$2")" != "$3" ] || undo "$1" sysctl -qw "$2=$(cat "$run/done/$1" 2>/dev/null)"
+}
+
+pin() { # make the address that bridge $1 has its own, or it would take that of its port, and lose it with the last one
+    ip link set dev "$1" address "$(ip -o link show dev "$1" | sed 's|.*link/ether ||; s| .*||')"
+}
+
+node() { # a private device node $2 for macvtap $1: /dev/tapN may belong to another namespace
+    # shellcheck disable=SC2016 # the inner shell expands it
+    numbers=$(unshare --mount sh -c 'mount -t sysfs sysfs /sys && cd /sys/class && cat net/"$1"/macvtap/*/dev' sh "$1")
+    mknod -m 600 "$2" c "${numbers%:*}" "${numbers#*:}"
+}
+
+give() { # directory $1 to $user
+    if [ "$(id -u)" -eq 0 ]; then chown -R "$user:$group" "$1"; fi
+}
+
+lower() { # run a command as $user, in the group of /dev/kvm if it is there
+    kvm=$(getent group kvm | cut -d: -f3)
+    setpriv --reuid "$user" --regid "$group" --groups "${kvm:-$group}" --inh-caps=-all --bounding-set=-all \
+        --no-new-privs "$@"
+}
+
+qemu() { # run what follows -- as $user if that may use the files before it: -r FILE to read, -w FILE to write
+    lowered=
+    if [ "$(id -u)" -eq 0 ]; then lowered=lower; fi
+    while [ "$1" != -- ]; do
+        if [ "$lowered" ] && ! lower test "$1" "$2"; then
+            echo "note: user $user has no access to $2, so its QEMU keeps the rights of root" >&2
+            lowered=
+        fi
+        shift 2
+    done
+    shift
+    $lowered "$@"
+}
+
+gone() { # has process $1 ended?
+    ! kill -0 "$1" 2>/dev/null || grep -qs '^State:.*Z' "/proc/$1/status"
+}
+
+end() { # the QEMU of guest $1, by force after five seconds
+    [ -s "$run/$1/pid" ] || return 0
+    pid=$(cat "$run/$1/pid")
+    kill "$pid" 2>/dev/null || return 0
+    tries=50
+    while ! gone "$pid"; do
+        [ "$tries" -gt 0 ] || kill -9 "$pid"
+        tries=$((tries - 1))
+        sleep 0.1
+    done
+}
+
+up() {
+    mkdir -p "$run/done"
+
+    # host/macvlan-eth0
+    ip link add link eth0 name qn-host-eth0 address 52:54:00:89:e5:bd mtu 1500 group 1416620334 type macvlan mode bridge
+    did 1
+    ip link property add dev qn-host-eth0 altname qemunet.host-macvlan-eth0.macvlan
+    sysctl -qw net.ipv4.conf.qn-host-eth0.arp_filter=1
+    sysctl -qw net.ipv4.conf.qn-host-eth0.rp_filter=1
+    sysctl -e -qw net.ipv6.conf.qn-host-eth0.accept_ra=0
+    sysctl -e -qw net.ipv6.conf.qn-host-eth0.autoconf=0
+    sysctl -e -qw net.ipv6.conf.qn-host-eth0.proxy_ndp=1
+    sysctl -e -qw net.ipv6.conf.qn-host-eth0.forwarding=1
+    ip link set dev qn-host-eth0 up
+    ip neighbour add proxy 2001:db8::2 dev qn-host-eth0
+    did 9
+
+    # vm/one
+    user=1879048192 group=1879048192
+    ip link add link eth0 name qn-one-net0 address 52:54:00:ed:6e:ce mtu 1500 group 1392881450 type macvtap mode bridge
+    did 15
+    ip link property add dev qn-one-net0 altname qemunet.vm-one.net0
+    sysctl -e -qw net.ipv6.conf.qn-one-net0.disable_ipv6=1
+    ip link set dev qn-one-net0 up
+    ip neighbour replace 192.0.2.11 lladdr 52:54:00:ed:6e:ce nud permanent dev qn-host-eth0
+    did 19
+    ip route add 192.0.2.11/32 dev qn-host-eth0 src 192.0.2.2
+    did 20
+    ip neighbour replace 2001:db8::11 lladdr 52:54:00:ed:6e:ce nud permanent dev qn-host-eth0
+    did 21
+    ip route add 2001:db8::11/128 dev qn-host-eth0 src 2001:db8::2
+    did 22
+
+    # vm/two
+    user=1879048193 group=1879048193
+    ip link add link eth0 name qn-two-net0 address 52:54:00:9b:ad:25 mtu 1500 group 1141037117 type macvtap mode bridge
+    did 29
+    ip link property add dev qn-two-net0 altname qemunet.vm-two.net0
+    sysctl -e -qw net.ipv6.conf.qn-two-net0.disable_ipv6=1
+    ip link set dev qn-two-net0 up
+    ip neighbour replace 192.0.2.12 lladdr 52:54:00:9b:ad:25 nud permanent dev qn-host-eth0
+    did 33
+    ip route add 192.0.2.12/32 dev qn-host-eth0 src 192.0.2.2
+    did 34
+    ip link add link eth0 name qn-two-net1 address 52:54:00:94:15:73 mtu 1500 group 1141037117 type macvtap mode bridge
+    did 35
+    ip link property add dev qn-two-net1 altname qemunet.vm-two.net1
+    sysctl -e -qw net.ipv6.conf.qn-two-net1.disable_ipv6=1
+    ip link set dev qn-two-net1 up
+
+    # vm/one
+    user=1879048192 group=1879048192
+    did 39
+    mkdir -m 700 "${run}"/one
+    give "${run}"/one
+    node qn-one-net0 "${run}"/one/net0
+    exec 3<>"${run}"/one/net0
+    rm "${run}"/one/net0
+    qemu -r /cache/tiny/vmlinuz -r /cache/tiny/initrd.gz -- qemu-system-x86_64 \
+    -name guest=one,process=qemu-one \
+    -nodefaults \
+    -no-user-config \
+    -machine q35 \
+    -smp 1 \
+    -m 512M \
+    -chardev socket,id=qmp,path="${run}"/one/qmp.sock,server=on,wait=off \
+    -mon chardev=qmp,mode=control \
+    -chardev socket,id=monitor,path="${run}"/one/monitor.sock,server=on,wait=off \
+    -mon chardev=monitor,mode=control \
+    -chardev socket,id=serial,path="${run}"/one/serial.sock,server=on,wait=off \
+    -serial chardev:serial \
+    -display none \
+    -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
+    -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.2","chassis":3,"port":2,"addr":"0x2.2"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.3","chassis":4,"port":3,"addr":"0x2.3"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.4","chassis":5,"port":4,"addr":"0x2.4"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.5","chassis":6,"port":5,"addr":"0x2.5"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.6","chassis":7,"port":6,"addr":"0x2.6"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.7","chassis":8,"port":7,"addr":"0x2.7"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.8","chassis":9,"port":8,"addr":"0x3.0"}' \
+    -netdev '{"type":"tap","id":"host-net0","fd":"3"}' \
+    -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:ed:6e:ce","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
+    -kernel /cache/tiny/vmlinuz \
+    -initrd /cache/tiny/initrd.gz \
+    -append 'console=ttyS0 quiet qemunet.name=one qemunet.nic=52:54:00:ed:6e:ce,192.0.2.11/24,2001:db8::11/64' \
+    -sandbox on,obsolete=deny,resourcecontrol=deny \
+    -accel tcg \
+    -daemonize \
+    -pidfile "${run}"/one/pid
+    exec 3>&-
+
+    # vm/two
+    user=1879048193 group=1879048193
+    did 40
+    mkdir -m 700 "${run}"/two
+    give "${run}"/two
+    node qn-two-net0 "${run}"/two/net0
+    exec 3<>"${run}"/two/net0
+    rm "${run}"/two/net0
+    node qn-two-net1 "${run}"/two/net1
+    exec 4<>"${run}"/two/net1
+    rm "${run}"/two/net1
+    qemu -r /cache/tiny/vmlinuz -r /cache/tiny/initrd.gz -- qemu-system-x86_64 \
+    -name guest=two,process=qemu-two \
+    -nodefaults \
+    -no-user-config \
+    -machine q35 \
+    -smp 1 \
+    -m 512M \
+    -chardev socket,id=qmp,path="${run}"/two/qmp.sock,server=on,wait=off \
+    -mon chardev=qmp,mode=control \
+    -chardev socket,id=monitor,path="${run}"/two/monitor.sock,server=on,wait=off \
+    -mon chardev=monitor,mode=control \
+    -chardev socket,id=serial,path="${run}"/two/serial.sock,server=on,wait=off \
+    -serial chardev:serial \
+    -display none \
+    -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
+    -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.2","chassis":3,"port":2,"addr":"0x2.2"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.3","chassis":4,"port":3,"addr":"0x2.3"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.4","chassis":5,"port":4,"addr":"0x2.4"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.5","chassis":6,"port":5,"addr":"0x2.5"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.6","chassis":7,"port":6,"addr":"0x2.6"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.7","chassis":8,"port":7,"addr":"0x2.7"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.8","chassis":9,"port":8,"addr":"0x3.0","multifunction":true}' \
+    -device '{"driver":"pcie-root-port","id":"rp.9","chassis":10,"port":9,"addr":"0x3.1"}' \
+    -netdev '{"type":"tap","id":"host-net0","fd":"3"}' \
+    -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:9b:ad:25","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
+    -netdev '{"type":"tap","id":"host-net1","fd":"4"}' \
+    -device '{"driver":"virtio-net-pci","id":"net1","netdev":"host-net1","mac":"52:54:00:94:15:73","bus":"rp.1","addr":"0x0","acpi-index":2,"romfile":""}' \
+    -kernel /cache/tiny/vmlinuz \
+    -initrd /cache/tiny/initrd.gz \
+    -append 'console=ttyS0 quiet qemunet.name=two qemunet.nic=52:54:00:9b:ad:25,192.0.2.12/24' \
+    -sandbox on,obsolete=deny,resourcecontrol=deny \
+    -accel tcg \
+    -daemonize \
+    -pidfile "${run}"/two/pid
+    exec 3>&- 4>&-
+}
+
+down() {
+    undo 40 end two
+    undo 39 end one
+    undo 35 ip link del dev qn-two-net1
+    undo 34 ip route del 192.0.2.12/32 dev qn-host-eth0
+    undo 33 ip neighbour del 192.0.2.12 dev qn-host-eth0
+    undo 29 ip link del dev qn-two-net0
+    undo 22 ip route del 2001:db8::11/128 dev qn-host-eth0
+    undo 21 ip neighbour del 2001:db8::11 dev qn-host-eth0
+    undo 20 ip route del 192.0.2.11/32 dev qn-host-eth0
+    undo 19 ip neighbour del 192.0.2.11 dev qn-host-eth0
+    undo 15 ip link del dev qn-one-net0
+    undo 9 ip neighbour del proxy 2001:db8::2 dev qn-host-eth0
+    undo 1 ip link del dev qn-host-eth0
+    rm -rf "$run"
+}
+
+case ${1:-up} in
+up)
+    if [ -e "$run/done" ]; then
+        echo "it is up already, or what is left of it has to go by: sh $0 down" >&2
+        exit 6
+    fi
+    trap 'echo "failed, and taken back" >&2; down' EXIT
+    up
+    trap - EXIT
+    ;;
+down) down ;;
+*)
+    echo "usage: sh $0 [up|down]" >&2
+    exit 2
+    ;;
+esac
