@@ -9,7 +9,8 @@ nothing was done yet: an intent that cannot be written is an error. How it went 
 written, because taking back must go on. The file lives in a runtime directory, which does not outlive the kernel: no
 fsync.
 
-``kept`` takes an undo off the record: what a user gets for good once the guest runs.
+``kept`` takes an undo off the record if the guest was started: it is for what the user gets for good. It is written
+before the start is final, because afterwards there may be no room for it.
 """
 
 from __future__ import annotations
@@ -59,11 +60,12 @@ class Journal:
                 raise
             self._unwritten.append(record)
 
-    def owed(self) -> list[Owed]:
-        """Return what has to be undone, newest first."""
+    def owed(self, *, started: bool = False) -> list[Owed]:
+        """Return what has to be undone, newest first; `started`: the guest ran, so what is ``kept`` stays."""
+        over = {"undone", "kept"} if started else {"undone"}
         owed: dict[int, Owed] = {}
         for record in self._records():
-            if record.get("is") in ("undone", "kept"):
+            if record.get("is") in over:
                 owed.pop(record["n"], None)
             elif record.get("undo"):
                 owed[record["n"]] = Owed(record["n"], record["do"], from_json(record["undo"]))

@@ -61,10 +61,13 @@ def apply(plan: Iterable[Step], before: Facts, host: Host, journal: Journal) -> 
     return lasting
 
 
-def unwind(journal: Journal, host: Host) -> list[Exception]:
-    """Undo all that the journal owes, newest first; return the errors of what could not be undone."""
+def unwind(journal: Journal, host: Host, *, started: bool = False) -> list[Exception]:
+    """Undo all that the journal owes, newest first; return the errors of what could not be undone.
+
+    `started`: the guest ran, so what was made for good stays.
+    """
     failures: list[Exception] = []
-    for undo, owed in _merged(journal.owed()):
+    for undo, owed in _merged(journal.owed(started=started)):
         try:
             with interrupts.deferred():
                 host.perform(undo)

@@ -193,7 +193,16 @@ class Scope:
 
     def save(self, record: VmRecord) -> None:
         """Write the record of a vm."""
-        write_private(self.path("record.json"), record.as_json())
+        self.draft(record)
+        self.publish()
+
+    def draft(self, record: VmRecord) -> None:
+        """Write the record of a vm, for nobody to see yet."""
+        _draft(self.path("record.json"), record.as_json())
+
+    def publish(self) -> None:
+        """Let the draft be the record, which takes no room on a disk."""
+        os.rename(self.path("record.json.new"), self.path("record.json"))
 
     def remove(self) -> None:
         """Remove the directory and all that is in it; nothing in it is anybody else's."""
@@ -361,10 +370,14 @@ def is_locked(path: str) -> bool:
 
 def write_private(path: str, text: str) -> None:
     """Write a file of mode 0600 whole or not at all."""
+    _draft(path, text)
+    os.rename(f"{path}.new", path)
+
+
+def _draft(path: str, text: str) -> None:
     fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(fd, "w") as file:
         file.write(text)
-    os.rename(f"{path}.new", path)
 
 
 def _is_at(fd: int, path: str) -> bool:

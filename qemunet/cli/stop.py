@@ -116,7 +116,7 @@ def _take_back(vm: VmRecord, here: Runtime) -> str:
     from qemunet.live import session
 
     with closing(LinuxHost(here.path)) as host:
-        failures = session.take_back(here, host, [vm.name])
+        failures = session.take_back(here, host, [vm.name], session.is_dead)
     if failures:
         raise NotTakenBack(failures)
     return _DEAD

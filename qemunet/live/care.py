@@ -42,9 +42,10 @@ class Keeper:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._leave)
         await self.take(seen)
+        begun = [name for name, guest in self.guests.items() if not guest.adopted]
         await self.server.open(listener)
         if tether is not None:
-            self.bind(await self.server.add(tether), list(self.guests), holds=True)
+            self.bind(await self.server.add(tether), begun, holds=True)
         while not self.leaving and (self.guests or self._busy):
             self._changed.clear()
             await self._changed.wait()
@@ -56,19 +57,27 @@ class Keeper:
         """Take care of these guests too; return the names of those that are there."""
         taken = []
         for one in seen:
-            if one.vm in self.guests:
+            if await self._has(one):
                 continue
             try:
                 guest = Guest(one, self.worker.runtime.scope(f"vm/{one.vm}").directory, self.say)
             except ProcessLookupError as error:
                 self.say(f"{one.vm}: {error}")
-                self.begin(self._clear_up(one.vm))
+                self.begin(self._clear_up(one))
                 continue
             self.guests[one.vm] = guest
             await guest.attend(one)
             self.begin(self._accompany(guest))
             taken.append(one.vm)
         return taken
+
+    async def _has(self, seen: Seen) -> bool:
+        """Tell whether this guest is in care already; an earlier one of its name is waited for to be over."""
+        while (known := self.guests.get(seen.vm)) is not None:
+            if known.pid == seen.pid:
+                return True
+            await asyncio.shield(known.over)
+        return False
 
     async def start(self, wish: Wish) -> list[str]:
         """Start more guests and take care of them; return their names."""
@@ -125,20 +134,20 @@ class Keeper:
         self.say(f"{guest.vm}: {ending.text}")
         self._tell_ended(ending)
         await guest.leave()
-        failures = await self._take_back(guest.vm)
+        failures = await self._take_back(guest.vm, guest.pid)
         with self.busy():
             del self.guests[guest.vm]
             guest.over.set_result(failures)
             self._tell_over(guest.vm, failures)
 
-    async def _clear_up(self, vm: str) -> None:
+    async def _clear_up(self, seen: Seen) -> None:
         with self.busy():
-            await self._take_back(vm)
+            await self._take_back(seen.vm, seen.pid)
 
-    async def _take_back(self, vm: str) -> list[str]:
+    async def _take_back(self, vm: str, pid: int) -> list[str]:
         failures: list[str]
         try:
-            failures = await self.blocking(self.worker.take_back, vm)
+            failures = await self.blocking(self.worker.take_back, vm, pid)
         except Exception as error:  # whatever it is, the other guests need their keeper
             self.say(traceback.format_exc())
             failures = [f"{vm}: {error}"]

@@ -21,7 +21,7 @@ import sys
 import typing
 
 from qemunet import interrupts, state
-from qemunet.errors import Failed, Interrupted, QemunetError, describe_status, of_the_host
+from qemunet.errors import Failed, Interrupted, NotFound, QemunetError, describe_status, of_the_host
 from qemunet.frozen import frozen
 from qemunet.live import control, stay
 from qemunet.live.reach import reach
@@ -143,6 +143,7 @@ def _keeper_argv(
         if fd is not None:
             os.set_inheritable(fd, True)  # noqa: FBT003 - its own signature
     handover = {"runtime": runtime.path, "lab": lab, "guests": guests, "lock": lock.fd, "tether": named["tether"]}
+    handover |= {"adopt": True}  # others of the lab may have lost their keeper
     return [sys.executable, "-P", "-m", "qemunet.live.keeper", json.dumps(handover)]
 
 
@@ -207,7 +208,10 @@ class _Parent:
         """The lab has a keeper already: let that start these vms, unless it is just about to end."""
         interrupts.install()
         runtime = state.Runtime(state.locate())
-        keeper = reach(runtime, lab)
+        try:
+            keeper = reach(runtime, lab)
+        except NotFound:  # whoever held the lab gave up
+            return run(self.order, self.tell)
         try:
             vms = self._ask_to_start(keeper)
         except control.Lost:

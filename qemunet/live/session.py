@@ -58,10 +58,21 @@ class Start:
         for part in thought.plan.start:
             self._apply(part, thought.facts)
 
+    def seal(self) -> None:
+        """Write down what will be on record; from here on nothing takes room on a disk."""
+        for name, work in self._works.items():
+            for number in work.lasting:
+                work.journal.mark(number, "kept")
+            guest = self.host.guests[name.removeprefix("vm/")]
+            known = work.scope.record()
+            assert known is not None, "written when the scope was opened"
+            work.scope.draft(replace(known, pid=guest.pid, start_time=guest.start_time, started=True))
+
     def settle(self) -> None:
         """It is final: say so on record, and let go of the scopes."""
-        for name, work in self._works.items():
-            self._settle(name, work)
+        for work in self._works.values():
+            work.scope.publish()
+            _end(work)
 
     def give_up(self) -> list[str]:
         """Take back everything of this attempt; return what could not be."""
@@ -98,15 +109,6 @@ class Start:
         work = self._works[part.scope]
         work.lasting.extend(runner.apply(part.steps, facts, self.host, work.journal))
 
-    def _settle(self, name: str, work: Work) -> None:
-        for number in work.lasting:
-            work.journal.mark(number, "kept")
-        guest = self.host.guests[name.removeprefix("vm/")]
-        known = work.scope.record()
-        assert known is not None, "written when the scope was opened"
-        work.scope.save(replace(known, pid=guest.pid, start_time=guest.start_time, started=True))
-        _end(work)
-
 
 def start(
     runtime: Runtime,
@@ -131,6 +133,7 @@ def start(
             thought = source.think(runtime, vms, host=host, tell=tell)
             attempt.prepare(thought, [thought.lab.vm(name) for name in source.chosen(vms)])
         attempt.launch(thought)
+        attempt.seal()
         commit(source.chosen(vms))
     except BaseException as error:
         failures = attempt.give_up()
@@ -141,18 +144,24 @@ def start(
     return thought.lab
 
 
-def take_back(runtime: Runtime, host: LinuxHost, names: Iterable[str]) -> list[str]:
+def take_back(
+    runtime: Runtime, host: LinuxHost, names: Iterable[str], still: Callable[[Scope], bool] = Scope.exists
+) -> list[str]:
     """End these vms if they still run and undo all that was done for them; return what could not be undone.
 
-    Waits for whoever works on them. A vm that is not there is as good as taken back.
+    Waits for whoever works on them. A vm that is not there is as good as taken back, and so is one that is not `still`
+    what it was when this was decided: somebody was quicker, and may have started another one of that name.
     """
     failures = []
     for name in names:
         scope = runtime.scope(f"vm/{name}")
-        right = scope.wait_busy()
-        if right is not None:
-            failures += _take_back(Work(scope, right, scope.journal(), []), host)
+        failures += _take_back_if(scope, scope.wait_busy(), still, host)
     return failures + reap(runtime, host)
+
+
+def is_dead(scope: Scope) -> bool:
+    """Tell whether a vm is there and its QEMU is not."""
+    return scope.exists() and not scope.alive()
 
 
 def reap(runtime: Runtime, host: LinuxHost) -> list[str]:
@@ -175,9 +184,7 @@ def clean(runtime: Runtime, host: LinuxHost) -> list[str]:
         return []
     failures = []
     for scope in dead:
-        right = scope.busy()
-        if right is not None:
-            failures += _take_back(Work(scope, right, scope.journal(), []), host)
+        failures += _take_back_if(scope, scope.busy(), is_dead, host)
     with runtime.exclusive():
         for scope in dead:
             if scope.exists() and not os.path.exists(scope.path("journal.jsonl")):
@@ -191,30 +198,36 @@ def gc(runtime: Runtime, host: LinuxHost, *, dry_run: bool = False) -> list[str]
     Vms whose QEMU is dead are taken back, and so are those that nobody can be waiting for: never fully started,
     or bound to a terminal, and without a keeper. Vms started with ``-d`` run on. Raises `NotTakenBack`.
     """
+    for scope in runtime.scopes("vm"):
+        _wait_for_workers(scope)
     names = [scope.name.removeprefix("vm/") for scope in runtime.scopes("vm") if _forsaken(runtime, scope)]
     done = [f"take back vm {name}" for name in names]
-    unused = [scope.name for scope in runtime.scopes(*SHARED_KINDS) if not _in_use(scope)]
+    unused = [scope.name for scope in runtime.scopes(*SHARED_KINDS) if not _in_use(scope, but=names)]
     if dry_run:
         return done + [f"take down {name}" for name in unused]
-    failures = take_back(runtime, host, names)
+    failures = take_back(runtime, host, names, lambda scope: _forsaken(runtime, scope))
     if failures:
         raise NotTakenBack(failures)
     return done + [f"take down {name}" for name in unused if not runtime.scope(name).exists()]
 
 
-def _forsaken(runtime: Runtime, scope: Scope) -> bool:
-    """Tell whether nobody will ever end this vm but us; waits for whoever works on it now."""
+def _wait_for_workers(scope: Scope) -> None:
     right = scope.wait_busy()
     if right is not None:
         right.release()
+
+
+def _forsaken(runtime: Runtime, scope: Scope) -> bool:
+    """Tell whether nobody will ever end this vm but us, provided that nobody works on it."""
     known = scope.record()
-    if known is None or known.state == "dead":
+    if known is None or not scope.alive():
         return scope.exists()
     return (known.tethered or not known.started) and not runtime.lab(known.lab).alive()
 
 
-def _in_use(scope: Scope) -> bool:
-    return bool(scope.users()) or (scope.fingerprint() is not None and os.path.exists(scope.path("keep")))
+def _in_use(scope: Scope, but: Iterable[str] = ()) -> bool:
+    users = set(scope.users()).difference(but)
+    return bool(users) or (scope.fingerprint() is not None and os.path.exists(scope.path("keep")))
 
 
 def _refuse_running(runtime: Runtime, names: Iterable[str]) -> None:
@@ -241,9 +254,22 @@ def _end(work: Work) -> None:
     work.right.release()
 
 
+def _take_back_if(
+    scope: Scope, right: Lock | None, still: Callable[[Scope], bool], host: LinuxHost
+) -> list[str]:
+    """Take back a vm with the right to work on it, if it is still to be taken back."""
+    if right is None:
+        return []
+    if still(scope):
+        return _take_back(Work(scope, right, scope.journal(), []), host)
+    right.release()
+    return []
+
+
 def _take_back(work: Work, host: LinuxHost) -> list[str]:
     """Undo what the scope's journal owes and remove the scope; what could not be undone stays on record."""
-    failures = runner.unwind(work.journal, host)
+    known = work.scope.record()
+    failures = runner.unwind(work.journal, host, started=known is not None and known.started)
     if not failures:
         work.scope.remove()
     _end(work)

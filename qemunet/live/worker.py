@@ -35,14 +35,17 @@ class Worker:
         self.runtime = runtime
         self.lab = lab
 
-    def take_back(self, vm: str) -> list[str]:
-        """Undo all that was done for a vm that has ended; return what could not be."""
+    def take_back(self, vm: str, pid: int) -> list[str]:
+        """Undo all that was done for a vm that has ended, whose QEMU was `pid`; return what could not be.
+
+        Nothing, if somebody else was quicker: then another one of that name may run by now.
+        """
         from qemunet.host.linux import LinuxHost
         from qemunet.live import session
 
         host = LinuxHost(self.runtime.path)
         try:
-            return session.take_back(self.runtime, host, [vm])
+            return session.take_back(self.runtime, host, [vm], lambda scope: _is_of(scope, pid))
         finally:
             host.close()
 
@@ -95,6 +98,11 @@ class Worker:
             if record is not None and not record.tethered:
                 with contextlib.suppress(FileNotFoundError):
                     scope.save(replace(record, tethered=True))
+
+
+def _is_of(scope: state.Scope, pid: int) -> bool:
+    known = scope.record()
+    return scope.exists() and (known is None or known.pid == pid)
 
 
 def _check(wish: Wish) -> None:

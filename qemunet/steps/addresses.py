@@ -70,7 +70,7 @@ class AddRoute:
     def shell(self) -> tuple[str, ...]:
         via = ("via", self.gateway) if self.gateway else ()
         source = ("src", self.source) if self.source else ()
-        return (line("ip", "route", "add", self.destination, *via, "dev", self.name, *source),)
+        return (line("ip", "route", "add", self.destination, *via, "dev", self.name, *source, "proto", "static"),)
 
 
 @frozen

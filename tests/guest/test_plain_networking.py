@@ -156,6 +156,43 @@ def test_macvtap_bridge_joins_the_guests_and_the_lan(scene: Scene, lan: Peer, un
         guests["one"].cannot_ping("192.0.2.1")  # the host itself, which is how macvtap works
 
 
+def test_a_macvlan_of_the_host_joins_host_and_guests(scene: Scene, lan: Peer) -> None:
+    """Both ways and in both families. The LAN finds the host where it always was, and nothing of it is left after."""
+    ip("link", "set", "eth1", "addrgenmode", "none")
+    Path("/proc/sys/net/ipv6/conf/eth1/disable_ipv6").write_text("0")
+    ip("address", "add", "2001:db8::1/64", "dev", "eth1", "nodad")
+    lan.run("ip", "address", "add", "2001:db8::2/64", "dev", "lan0", "nodad")
+    wait_for(lambda: "ff00::/8" in ip("-6", "route", "show", "table", "local", "dev", "eth1"))  # after the carrier
+    before = dump(scene.runtime)
+    parent = ip("address", "show", "dev", "eth1")
+    one = MACVTAP.format(mode="bridge").replace(
+        'ip = ["192.0.2.11/24"]', 'ip = ["192.0.2.11/24", "2001:db8::11/64"]\nhost-macvlan = true'
+    )
+    two = MACVTAP.format(mode="bridge").replace("one", "two").replace('.11/24"]', '.12/24"]\nhost-macvlan = true')
+    with scene.lab(one + two) as guests:
+        for address in ("192.0.2.1", "2001:db8::1"):
+            lan.run("busybox", "ping", "-c", "2", "-W", "5", address)
+            guests["one"].pings(address)
+        guests["two"].pings("192.0.2.1")
+        for address in ("192.0.2.11", "192.0.2.12", "2001:db8::11", "192.0.2.2"):
+            assert host_pings(address)
+        guests["one"].pings("192.0.2.2")
+        assert ip("address", "show", "dev", "eth1") == parent
+        (host,) = json.loads(ip("-j", "link", "show", "dev", "eth1"))
+        known = json.loads(lan.run("ip", "-j", "neighbour").stdout)
+        seen = {one["lladdr"] for one in known if one["dst"] in ("192.0.2.1", "2001:db8::1")}
+        assert seen == {host["address"]}
+        other = scene.folder / "other.toml"
+        other.write_text(two.replace("two", "three").replace(".12/24", ".13/24"))
+        scene.qemunet("run", "-d", str(other))
+        assert "192.0.2.13" in ip("route")
+        scene.qemunet("stop", "--force", "three")
+        assert "192.0.2.13" not in ip("route")
+        guests["one"].pings("192.0.2.1")  # the macvlan is there as long as somebody needs it
+    found = left_behind(before, scene.runtime)
+    assert not found, found
+
+
 def test_macvtap_private_keeps_the_guests_apart(scene: Scene, lan: Peer, unchanged: None) -> None:
     with scene.lab(two("private")) as guests:
         guests["one"].pings("192.0.2.2")

@@ -160,7 +160,8 @@ def test_networks_are_those_that_guests_are_on(running: Runtime, capsys: Output)
 
 def test_a_network_that_is_kept_is_listed_without_guests(runtime: Runtime, capsys: Output) -> None:
     """It outlived its guests, and with them what is known of it."""
-    runtime.scope("net/lab").create()
+    with runtime.exclusive():
+        runtime.scope("net/lab").create()
     (network,) = parsed(capsys, "net", "list")  # type: ignore[misc]
     assert (network["name"], network["mode"], network["guests"]) == ("lab", None, [])
 

@@ -310,7 +310,7 @@ def test_a_macvlan_of_the_host_needs_an_address_to_be_found_at() -> None:
 def test_an_address_that_is_routed_elsewhere_is_taken() -> None:
     """As a route of a point-to-point card is."""
     routed = replace(HERE, routes=(RouteFact("192.0.2.11/32", "br0"),))
-    with pytest.raises(Taken, match="192.0.2.11/32 is routed through br0"):
+    with pytest.raises(Taken, match=r"192\.0\.2\.11/32 is routed through br0"):
         lab(JOINED + 'ip = "192.0.2.11/24"\n', routed)
 
 

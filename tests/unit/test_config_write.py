@@ -67,7 +67,7 @@ joined = st.fixed_dictionaries(
     {
         "parent": st.just("eth9"),
         "host-macvlan": st.just(True),
-        "ip": st.integers(1, 2**16 - 1).map(lambda n: f"fd77::{n:x}/64"),
+        "ip": st.integers(1, 2**16 - 1).map(lambda n: [f"fd77::{n:x}/64"]),
     }
 )
 passthru = st.just({"parent": "eth1", "macvtap": "passthru"})
@@ -134,8 +134,9 @@ labs = st.fixed_dictionaries(
     },
     optional={"lab": st.just({"name": "pentest"})},
 )
+ADDRESSED = replace(FACTS, addresses={"eth9": ("fd77:0:0:1::1/64",)})
 hosts = st.builds(
-    lambda vhost, switch: replace(FACTS, vhost_net=vhost, can_switch_user=switch), st.just(value=True), st.booleans()
+    lambda vhost, switch: replace(ADDRESSED, vhost_net=vhost, can_switch_user=switch), st.just(value=True), st.booleans()
 )
 
 

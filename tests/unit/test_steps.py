@@ -261,7 +261,7 @@ def test_a_hosts_macvlan_leads_to_its_guests_as_ip_would_have_it() -> None:
     assert MACVLAN.shell()[0].endswith("type macvlan mode bridge")
     route = AddRoute("10.0.0.9/32", "mv1", source="10.0.0.1")
     assert route.describe() == "route 10.0.0.9/32 through mv1 as 10.0.0.1"
-    assert route.shell() == ("ip route add 10.0.0.9/32 dev mv1 src 10.0.0.1",)
+    assert route.shell() == ("ip route add 10.0.0.9/32 dev mv1 src 10.0.0.1 proto static",)
     known = AddNeighbour("mv1", "10.0.0.9", "52:54:00:00:00:01")
     assert known.shell() == ("ip neighbour replace 10.0.0.9 lladdr 52:54:00:00:00:01 nud permanent dev mv1",)
     assert AddNeighbour("mv1", "fd00::1").shell() == ("ip neighbour add proxy fd00::1 dev mv1",)

@@ -102,11 +102,11 @@ up() {
     ip link set dev qn-one-net0 up
     ip neighbour replace 192.0.2.11 lladdr 52:54:00:ed:6e:ce nud permanent dev qn-host-eth0
     did 19
-    ip route add 192.0.2.11/32 dev qn-host-eth0 src 192.0.2.2
+    ip route add 192.0.2.11/32 dev qn-host-eth0 src 192.0.2.2 proto static
     did 20
     ip neighbour replace 2001:db8::11 lladdr 52:54:00:ed:6e:ce nud permanent dev qn-host-eth0
     did 21
-    ip route add 2001:db8::11/128 dev qn-host-eth0 src 2001:db8::2
+    ip route add 2001:db8::11/128 dev qn-host-eth0 src 2001:db8::2 proto static
     did 22
 
     # vm/two
@@ -118,7 +118,7 @@ up() {
     ip link set dev qn-two-net0 up
     ip neighbour replace 192.0.2.12 lladdr 52:54:00:9b:ad:25 nud permanent dev qn-host-eth0
     did 33
-    ip route add 192.0.2.12/32 dev qn-host-eth0 src 192.0.2.2
+    ip route add 192.0.2.12/32 dev qn-host-eth0 src 192.0.2.2 proto static
     did 34
     ip link add link eth0 name qn-two-net1 address 52:54:00:94:15:73 mtu 1500 group 1141037117 type macvtap mode bridge
     did 35

@@ -96,7 +96,7 @@ up() {
     sysctl -e -qw net.ipv6.conf.qn-router-net0.accept_ra=0
     sysctl -qw net.ipv4.conf.qn-router-net0.forwarding=1
     ip address add 10.0.0.1/30 dev qn-router-net0
-    ip route add 10.99.0.0/24 dev qn-router-net0
+    ip route add 10.99.0.0/24 dev qn-router-net0 proto static
     did 13
 
     # vm/router
