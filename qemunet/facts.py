@@ -66,6 +66,7 @@ class FileFact:
     backing_format: str | None = None
     directory: bool = False
     executable: bool = True  # some execute bit is set
+    data_elsewhere: bool = False  # the qcow2 header names another file that has the data
 
 
 @frozen

@@ -122,5 +122,8 @@ def descriptors() -> list[str]:
 
 
 def files(folder: Path) -> list[str]:
-    """The files of a directory with their modes."""
-    return sorted(f"{path.relative_to(folder)} {stat.filemode(path.lstat().st_mode)}" for path in folder.rglob("*"))
+    """The files of a directory with their modes; one that vanishes meanwhile means to look again."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            found = [(path.relative_to(folder), path.lstat().st_mode) for path in folder.rglob("*")]
+            return sorted(f"{path} {stat.filemode(mode)}" for path, mode in found)

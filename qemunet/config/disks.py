@@ -99,11 +99,14 @@ def suffix_format(name: str) -> str | None:
 
 
 def _check_format(scene: Scene, fact: FileFact, format_: str, path: str) -> None:
-    """Refuse to read as qcow2 what is none."""
+    """Refuse to read as qcow2 what is none, and what has QEMU open a file that nobody named."""
     seen = fact.readable or scene.facts.uid == 0
     if format_ == QCOW2 and seen and not fact.qcow2:
         hint = 'if it is a plain image, say format = "raw"'
         raise scene.spec.error(path, f"{fact.path} is not a qcow2 image", hint)
+    if format_ == QCOW2 and fact.data_elsewhere:
+        hint = "make one file of it: qemu-img convert -O qcow2 OLD NEW"
+        raise scene.spec.error(path, f"{fact.path} has its data in another file, which is not followed", hint)
 
 
 def _layers(scene: Scene, spec: DiskSpec, image: ImageFile, fact: FileFact | None) -> Iterator[ImageFile]:

@@ -190,6 +190,8 @@ def _run_as(scene: Scene, spec: VmSpec) -> RunAs | None:
     else:
         known = did_you_mean(name, facts.users, '"auto" gives QEMU a number of its own, which needs no user')
         raise scene.spec.error(f"{spec.path}.user", f'there is no user "{name}" on this host', known)
+    if user.uid == 0:
+        raise scene.spec.error(f"{spec.path}.user", "QEMU is not run as root", '"auto" gives it a number of its own')
     if facts.can_switch_user:
         return user
     if user.uid != facts.uid:

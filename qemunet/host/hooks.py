@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import typing
 
@@ -54,6 +56,7 @@ def _ended(pid: int) -> int | None:
         try:
             return ending.wait(DEADLINE)
         except BaseException:
-            ending.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # it leads a session: what it has started goes with it
             ending.wait(DEADLINE)
             raise

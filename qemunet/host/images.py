@@ -21,7 +21,8 @@ _MAGIC = b"QFI\xfb"
 _HEADER = struct.Struct(">4sIQIIQ")  # magic, version, offset and size of the backing name, cluster bits, disk size
 _BACKING_FORMAT = 0xE2792ACA
 _NAME_MAX = 1023  # QEMU's own limit of a backing name
-_V2_SIZE = 72
+_V2_SIZE, _V3_SIZE = 72, 104
+_DATA_ELSEWHERE = 1 << 2  # of the incompatible features of version 3
 _DEPTH = 16
 _DEADLINE = 60  # seconds for qemu-img, which writes a few kilobytes
 _OVERLAY_DIRECTORY = "/var/tmp"  # noqa: S108 - nameless files only, as QEMU's own snapshot=on does
@@ -120,7 +121,7 @@ def _look(path: str) -> FileFact | None:
 
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # a header may name anything, even what no path can be
         return None
     fact = FileFact(
         path,
@@ -146,6 +147,9 @@ def _with_header(fact: FileFact, data: bytes) -> FileFact:
     if len(data) < _V2_SIZE:
         return fact
     _magic, version, offset, size, _bits, _disk = _HEADER.unpack_from(data)
+    if version >= 3 and len(data) >= _V3_SIZE:
+        features = int(struct.unpack_from(">Q", data, _V2_SIZE)[0])
+        fact = replace(fact, data_elsewhere=bool(features & _DATA_ELSEWHERE))
     if not offset or not 0 < size <= _NAME_MAX or offset + size > len(data):
         return fact
     name = data[offset : offset + size].decode(errors="surrogateescape")
@@ -164,7 +168,7 @@ def _resolved(image: str, name: str) -> str:
 
 def _extension(data: bytes, version: int) -> str | None:
     """Return the backing format that a header's extensions name."""
-    at = int(struct.unpack_from(">I", data, 100)[0]) if version >= 3 and len(data) >= 104 else _V2_SIZE
+    at = int(struct.unpack_from(">I", data, 100)[0]) if version >= 3 and len(data) >= _V3_SIZE else _V2_SIZE
     while at + 8 <= len(data):
         kind, size = struct.unpack_from(">II", data, at)
         if kind == 0:

@@ -42,14 +42,25 @@ def writes_errors_to(pid: int, file: os.stat_result) -> bool:
 
 
 def holders(path: str) -> Iterator[int]:
-    """Yield the processes, but not this one, that have a file open."""
+    """Yield the processes, but not this one, that hold a lock on a file: by a descriptor of their own or inherited."""
     try:
         file = os.stat(path)
     except OSError:
         return
     for pid in all_pids():
-        if pid != os.getpid() and any(_is(f"/proc/{pid}/fd/{fd}", file) for fd in _descriptors(pid)):
+        if pid != os.getpid() and any(_holds(pid, fd, file) for fd in _descriptors(pid)):
             yield pid
+
+
+def _holds(pid: int, fd: str, file: os.stat_result) -> bool:
+    """Tell whether a descriptor is of that file and has a lock on it; whoever only looks at it has none."""
+    if not _is(f"/proc/{pid}/fd/{fd}", file):
+        return False
+    try:
+        with open(f"/proc/{pid}/fdinfo/{fd}") as info:
+            return "OFDLCK" in info.read()
+    except OSError:
+        return False
 
 
 def _descriptors(pid: int) -> list[str]:

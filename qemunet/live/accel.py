@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import shutil
 import time
 import typing
@@ -26,6 +27,7 @@ if typing.TYPE_CHECKING:
 DEVICE = "/dev/kvm"
 DEADLINE = 3.0  # seconds from the start of QEMU; a cold one takes a third of a second to be loaded
 _AFTER_KILL = 2.0  # seconds
+_CPU_TIME = 4  # seconds
 _GLANCE = 0.1  # seconds between two looks at whether the user interrupted
 _SUM = sum(range(101)) & 0xFF
 EXPECTED = (_SUM << 1 | 1) & 0xFF  # isa-debug-exit makes an odd status of what is written to its port
@@ -126,6 +128,7 @@ def _probe(qemu: str, cpu: str) -> str:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
+        resource.prlimit(process.pid, resource.RLIMIT_CPU, (_CPU_TIME, _CPU_TIME))  # should we be killed meanwhile
     except OSError as error:
         return f"{qemu} cannot be started: {error.strerror}"
     finally:

@@ -98,6 +98,8 @@ class Keeper:
         peer.tell({"event": "watching", "vms": sorted(peer.vms)})
         if not peer.vms:
             peer.tell({"event": "over", "failures": []})
+        if peer.gone():  # while the guests were made ready for it
+            self.lost(peer)
 
     def lost(self, peer: Peer) -> None:
         """A connection has ended: so do the guests that it held."""

@@ -5,7 +5,8 @@ and executes the keeper in its own place: the same process, so it stays QEMU's p
 fresh, with nothing but the descriptors it needs. The two are joined by a socket pair, the *tether*:
 
 * while the guests start, the parent's death closes it, which interrupts the child, and everything is taken back;
-* the child sends one line, ``ready`` or ``error``; the parent answers ``go``, and only then is the start final;
+* the child sends one line, ``ready`` or ``error``; the parent answers ``go``, and only then is the start final; the
+  child writes that down and says so;
 * in the foreground it stays: when the terminal goes away without a word, the keeper ends the guests. With
   ``-d`` the parent closes it and is done.
 """
@@ -30,9 +31,6 @@ if typing.TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from qemunet.host.linux import LinuxHost
-
-
-_KEEPER = 30.0  # seconds for a keeper to be there
 
 
 @frozen
@@ -108,6 +106,7 @@ def _start(order: Order, tether: socket.socket, tell: Callable[[str], None]) -> 
     except BaseException:
         runtime.leave_lab(source.spec.name, keeper)
         raise
+    _send(tether, {"final": True})
     _let_go(runtime.lab(source.spec.name).path("keeper.log"))
     return _keeper_argv(runtime, source.spec.name, host, keeper, tether if tethered else None)
 
@@ -193,15 +192,14 @@ class _Parent:
             os.kill(self.child, number)
 
     def _go_on(self, reply: dict[str, typing.Any]) -> int:
-        try:
+        """Say that the start is final, and wait for the word that it is."""
+        with contextlib.suppress(BrokenPipeError):
             self.tether.sendall(b"go\n")
-        except BrokenPipeError:
+        if "final" not in _receive(self.tether):
             return self._clean_up(os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1]))
         if not reply["tethered"]:
             return 0
         keeper = control.Control(self.tether)
-        while keeper.wait(_KEEPER)["event"] != "watching":
-            pass
         return stay.stay(state.Runtime(state.locate()), reply["ready"][0], keeper, self.order.console)
 
     def _join(self, lab: str) -> int:
@@ -254,15 +252,15 @@ def _send(tether: socket.socket, message: dict[str, typing.Any]) -> None:
 
 
 def _receive(tether: socket.socket) -> dict[str, typing.Any]:
-    """Return one message; an empty one if the other side is gone."""
+    """Return one message and leave what follows for the next reader; an empty one if the other side is gone."""
     data = b""
     while not data.endswith(b"\n"):
         try:
-            chunk = tether.recv(65536)
+            seen = tether.recv(65536, socket.MSG_PEEK)
+            data += tether.recv(seen.find(b"\n") + 1 or len(seen)) if seen else b""
         except ConnectionResetError:
-            chunk = b""
-        if not chunk:
+            seen = b""
+        if not seen:
             return {}
-        data += chunk
     message: dict[str, typing.Any] = json.loads(data)
     return message

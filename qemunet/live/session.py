@@ -205,7 +205,7 @@ def gc(runtime: Runtime, host: LinuxHost, *, dry_run: bool = False) -> list[str]
     unused = [scope.name for scope in runtime.scopes(*SHARED_KINDS) if not _in_use(scope, but=names)]
     if dry_run:
         return done + [f"take down {name}" for name in unused]
-    failures = take_back(runtime, host, names, lambda scope: _forsaken(runtime, scope))
+    failures = clean(runtime, host) + take_back(runtime, host, names, lambda scope: _forsaken(runtime, scope))
     if failures:
         raise NotTakenBack(failures)
     return done + [f"take down {name}" for name in unused if not runtime.scope(name).exists()]
@@ -254,9 +254,7 @@ def _end(work: Work) -> None:
     work.right.release()
 
 
-def _take_back_if(
-    scope: Scope, right: Lock | None, still: Callable[[Scope], bool], host: LinuxHost
-) -> list[str]:
+def _take_back_if(scope: Scope, right: Lock | None, still: Callable[[Scope], bool], host: LinuxHost) -> list[str]:
     """Take back a vm with the right to work on it, if it is still to be taken back."""
     if right is None:
         return []

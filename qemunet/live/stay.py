@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import typing
 
 from qemunet import interrupts
@@ -28,6 +29,7 @@ def stay(runtime: Runtime, vm: str, tether: Control, console: bool) -> int:
 
     interrupts.install()
     try:
+        _await_keeper(tether)
         outcome = _at_console(runtime, vm, tether) if console else _waiting(tether)
     except Interrupted:
         interrupts.forget()
@@ -46,6 +48,13 @@ def stay(runtime: Runtime, vm: str, tether: Control, console: bool) -> int:
     for event in outcome.ended:
         _judge(event)
     return 0
+
+
+def _await_keeper(tether: Control) -> None:
+    """Wait until the keeper watches over the guest."""
+    with contextlib.suppress(Lost):  # what comes next finds out
+        while tether.wait(_KEEPER)["event"] != "watching":
+            pass
 
 
 def _at_console(runtime: Runtime, vm: str, tether: Control) -> Outcome:

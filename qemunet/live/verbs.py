@@ -94,7 +94,7 @@ class Verbs:
             wanted=lambda: not (peer.gone() or self.keeper.leaving),
         )
         names = await self.keeper.start(wish)
-        if tethered:
+        if tethered and len(names) == 1:  # several have no terminal to end with
             self.keeper.bind(peer, names, holds=True)
         return {"vms": names}
 

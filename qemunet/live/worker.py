@@ -65,7 +65,7 @@ class Worker:
                 host,
                 source,
                 wish.vms,
-                tethered=wish.tethered,
+                tethered=wish.tethered and len(source.chosen(wish.vms)) == 1,
                 tell=wish.tell,
                 commit=lambda names: _check(wish),
             )

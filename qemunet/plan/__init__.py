@@ -28,8 +28,9 @@ def build(lab: Lab, facts: Facts, vms: Sequence[str] = ()) -> Plan:
     shared = {part.scope: part for parts in needed.values() for part in parts}
     return Plan(
         shared=tuple(part for part in shared.values() if not _is_up(part, facts)),
-        own=tuple(_own(lab, vm, needed[vm.name], facts) for vm in chosen),
+        own=tuple(_own(vm, needed[vm.name], facts) for vm in chosen),
         start=(
+            *(part for vm in chosen if (part := _unhurried(lab, vm, facts)).steps),
             *(Part(scope(vm), (_start(lab, vm, facts),)) for vm in chosen),
             *(Part(scope(vm), tuple(_release(vm))) for vm in chosen),
         ),
@@ -89,17 +90,15 @@ def _is_up(part: Part, facts: Facts) -> bool:
     return there is not None
 
 
-def _own(lab: Lab, vm: Vm, shared: Sequence[Part], facts: Facts) -> Part:
-    return Part(
-        scope(vm),
-        (
-            *_claims(vm, shared, facts),
-            *disks.steps(vm, facts),
-            *_kernel_files(vm),
-            *links.pins(vm, facts),
-            *(step for nic in vm.nics for step in links.card(lab.name, vm, nic, facts)),
-        ),
-    )
+def _own(vm: Vm, shared: Sequence[Part], facts: Facts) -> Part:
+    cards = (step for nic in vm.nics for step in links.card(vm, nic, facts))
+    return Part(scope(vm), (*_claims(vm, shared, facts), *links.pins(vm, facts), *cards))
+
+
+def _unhurried(lab: Lab, vm: Vm, facts: Facts) -> Part:
+    """Return what may take its time, and may call qemunet itself: nobody else is to wait for it."""
+    hooks = (step for nic in vm.nics for step in links.hook(lab.name, vm, nic))
+    return Part(scope(vm), (*disks.steps(vm, facts), *_kernel_files(vm), *hooks))
 
 
 def _claims(vm: Vm, shared: Sequence[Part], facts: Facts) -> Iterator[Claim]:

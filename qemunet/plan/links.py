@@ -72,7 +72,7 @@ def network_fingerprint(network: Network) -> str:
     return names.digest(repr((str(network.mode), network.switch)), 16)
 
 
-def card(lab: str, vm: Vm, nic: Nic, facts: Facts) -> tuple[Step, ...]:
+def card(vm: Vm, nic: Nic, facts: Facts) -> tuple[Step, ...]:
     """Return the steps that make and open a card's host side. Raises Taken."""
     match nic.backend:
         case UserBackend():
@@ -81,7 +81,7 @@ def card(lab: str, vm: Vm, nic: Nic, facts: Facts) -> tuple[Step, ...]:
             made = tuple(_tap(vm, nic, tap, facts))
         case MacvtapBackend() as macvtap:
             made = tuple(_macvtap(vm, nic, macvtap, facts))
-    return (*made, *vhost_steps(vm, nic), *_hook(lab, vm, nic, nic.backend))
+    return (*made, *vhost_steps(vm, nic))
 
 
 def pins(vm: Vm, facts: Facts) -> Iterator[Step]:
@@ -191,8 +191,10 @@ def _ways(nic: Nic, host: HostMacvlan) -> Iterator[Step]:
         yield AddRoute(f"{guest}/{128 if ':' in guest else 32}", host.ifname, source=source)
 
 
-def _hook(lab: str, vm: Vm, nic: Nic, backend: TapBackend | MacvtapBackend) -> Iterator[Step]:
-    if nic.hook.up is None and nic.hook.down is None:
+def hook(lab: str, vm: Vm, nic: Nic) -> Iterator[Step]:
+    """Yield the user's own programs for a card, if it has a host side and he has any."""
+    backend = nic.backend
+    if isinstance(backend, UserBackend) or (nic.hook.up is None and nic.hook.down is None):
         return
     environment = {"QEMUNET_LAB": lab, "QEMUNET_VM": vm.name, "QEMUNET_NIC": nic.id, "QEMUNET_MAC": nic.mac}
     if nic.ips:

@@ -112,7 +112,8 @@ class Part:
 class Plan:
     """What a command will do: `shared` and `own` under the runtime directory's lock, `start` after it.
 
-    `own` makes ready each vm's own things, `start` lets them run: all QEMUs are started before any is waited for.
+    `own` makes ready each vm's place on the host, `start` what may take its time, and lets them run: all QEMUs are
+    started before any is waited for.
     """
 
     shared: tuple[Part, ...] = ()

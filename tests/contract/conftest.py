@@ -73,7 +73,7 @@ class World:
         subprocess.run(["ip", "link", "set", name, "up"], check=True)
 
     def neighbours(self) -> set[tuple[str, str, str | None]]:
-        """The neighbours that are known for good, as interface, address and MAC; none for those of whom we are proxy."""
+        """The neighbours that are known for good: interface, address and MAC, which a proxy of ours has not."""
         if isinstance(self.host, FakeHost):
             return {(name, address, mac) for (name, address, _), mac in self.host.neighbours.items()}
         told = program("ip", "neighbour", "show", "nud", "permanent") + program("ip", "neighbour", "show", "proxy")

@@ -61,7 +61,9 @@ class Lab:
         deadline = time.monotonic() + BOOT
         while not os.path.exists(path):
             assert time.monotonic() < deadline
-        return Control.open(path)
+        control = Control.open(path)
+        control.ask("ping")  # which it answers when it has the console
+        return control
 
     def foreground(self) -> pexpect.spawn[str]:
         return pexpect.spawn(

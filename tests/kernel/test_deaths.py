@@ -145,7 +145,7 @@ def test_gc_takes_back_what_keeper_and_qemus_left(orphans: World) -> None:
     assert orphans.left(0) == before
     assert json.loads(orphans.succeeds("gc", "--dry-run", "--json")) == would
     assert orphans.succeeds("gc").splitlines() == would
-    assert not orphans.left(0)
+    assert not orphans.left()
 
 
 def test_the_next_start_takes_back_what_the_dead_left(orphans: World) -> None:

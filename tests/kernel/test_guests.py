@@ -17,6 +17,7 @@ from qemunet.frozen import replace
 from qemunet.host import guests, hooks, processes, qmp
 from qemunet.host.linux import LinuxHost
 from qemunet.model.vm import RunAs
+from qemunet.state import Lock
 from qemunet.steps import (
     AwaitQemu,
     CreateImage,
@@ -154,12 +155,18 @@ def test_a_process_that_was_not_yet_qemu_is_known_by_the_lock_that_it_inherited(
 ) -> None:
     """A start that was killed between fork and exec has a child that will be QEMU in a moment."""
     directory.mkdir()
-    with open(directory / "lock", "w") as lock:
+    held = Lock.take(str(directory / "lock"), create=True)
+    assert held is not None
+    with os.fdopen(held.fd) as lock, open(directory / "lock") as looked_at:
+        bystander = subprocess.Popen(["sleep", "60"], pass_fds=[looked_at.fileno()])
         child = subprocess.Popen(["sleep", "60"], pass_fds=[lock.fileno()])
         assert guests.find(str(directory)) == child.pid
         host.perform(EndQemu("a", str(directory)))
         assert processes.start_time(child.pid) is None
         child.wait(timeout=10)
+        assert bystander.poll() is None
+        bystander.kill()
+        bystander.wait()
         assert guests.find(str(directory)) is None
     (directory / "lock").unlink()
 

@@ -1,8 +1,8 @@
 """`plan --shell` does what `run` does: the same interfaces, addresses, routes, sysctls and machines, each seen afresh.
 
 What differs by nature and is left out: numbers of interfaces; that the script's taps are persistent and somebody's
-(``persist``, ``user``), since a shell cannot hold them open, and so had no carrier at first (``operstate``); clocks; and whom QEMU runs as where only root may open
-/dev/net/tun, which then is root.
+(``persist``, ``user``), since a shell cannot hold them open, and so had no carrier at first (``operstate``); clocks;
+and whom QEMU runs as where only root may open /dev/net/tun: then it is root.
 """
 
 from __future__ import annotations

@@ -136,7 +136,9 @@ labs = st.fixed_dictionaries(
 )
 ADDRESSED = replace(FACTS, addresses={"eth9": ("fd77:0:0:1::1/64",)})
 hosts = st.builds(
-    lambda vhost, switch: replace(ADDRESSED, vhost_net=vhost, can_switch_user=switch), st.just(value=True), st.booleans()
+    lambda vhost, switch: replace(ADDRESSED, vhost_net=vhost, can_switch_user=switch),
+    st.just(value=True),
+    st.booleans(),
 )
 
 

@@ -81,6 +81,12 @@ def own(vm: Vm, facts: Facts = FACTS, switch: OwnBridge | ForeignBridge = BRIDGE
     return [step for step in part.steps if not isinstance(step, Claim)]
 
 
+def unhurried(vm: Vm) -> list[Step]:
+    """What is done after the runtime directory's lock is let go and before QEMU is started."""
+    started = [step for part in plan.build(lab(vm), FACTS).start for step in part.steps]
+    return started[: next(number for number, step in enumerate(started) if isinstance(step, StartQemu))]
+
+
 def shared(vm: Vm, facts: Facts = FACTS, switch: OwnBridge | ForeignBridge = BRIDGE) -> tuple[Part, ...]:
     return plan.build(lab(vm, switch=switch), facts).shared
 
@@ -340,7 +346,7 @@ def test_vhost_is_opened_once_per_queue() -> None:
 
 def test_a_hook_comes_last_and_learns_what_it_is_about() -> None:
     """The host side is ready when it runs."""
-    last = own(guest(nic(hook=Hook("/up", "/down"))))[-1]
+    last = unhurried(guest(nic(hook=Hook("/up", "/down"))))[-1]
     assert isinstance(last, RunHook)
     assert (last.up, last.down, last.interface) == ("/up", "/down", "qn-a-net0")
     assert dict(last.environment) == {
@@ -429,8 +435,9 @@ def test_all_qemus_are_started_before_any_is_waited_for() -> None:
 
 def test_kernels_are_loaded_for_another_users_qemu_only() -> None:
     """The caller's own opens them itself."""
-    assert own(guest(run_as=RunAs(1, 1))) == [LoadFile("a:boot.kernel", "/k"), LoadFile("a:boot.initrd", "/i")]
-    assert own(guest()) == []
+    loaded = [LoadFile("a:boot.kernel", "/k"), LoadFile("a:boot.initrd", "/i")]
+    assert unhurried(guest(run_as=RunAs(1, 1))) == loaded
+    assert unhurried(guest()) == []
 
 
 @pytest.mark.parametrize(
@@ -447,8 +454,8 @@ def test_another_users_qemu_is_in_the_group_of_kvm_only_if_it_may_need_it(
 ) -> None:
     """And in no other."""
     vm = replace(guest(run_as=run_as), accel=accel)
-    step = plan.build(lab(vm), replace(FACTS, kvm_gid=104)).start[0].steps[0]
-    assert isinstance(step, StartQemu)
+    steps = [step for part in plan.build(lab(vm), replace(FACTS, kvm_gid=104)).start for step in part.steps]
+    (step,) = (step for step in steps if isinstance(step, StartQemu))
     assert (step.groups, step.directory) == (groups, f"{RUNTIME}/vm/a")
 
 

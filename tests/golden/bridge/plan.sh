@@ -85,12 +85,12 @@ up() {
     ip link set dev br0 mtu 1401
     ip link set dev br0 mtu 1400
     ip tuntap add dev qn-guest-net0 mode tap vnet_hdr user "$user"
-    did 7
+    did 5
     ip link property add dev qn-guest-net0 altname qemunet.vm-guest.net0
     sysctl -e -qw net.ipv6.conf.qn-guest-net0.disable_ipv6=1
     ip link set dev qn-guest-net0 address fe:54:00:ca:1c:ec mtu 1400 group 1798729919 master br0 up
     ip tuntap add dev qn-guest-net1 mode tap vnet_hdr user "$user"
-    did 8
+    did 6
     ip link property add dev qn-guest-net1 altname qemunet.vm-guest.net1
     sysctl -e -qw net.ipv6.conf.qn-guest-net1.disable_ipv6=1
     ip link set dev qn-guest-net1 address fe:54:00:72:89:fe mtu 1400 group 1798729919 master br0 up
@@ -139,8 +139,8 @@ up() {
 
 down() {
     undo 9 end guest
-    undo 8 ip link del dev qn-guest-net1
-    undo 7 ip link del dev qn-guest-net0
+    undo 6 ip link del dev qn-guest-net1
+    undo 5 ip link del dev qn-guest-net0
     rm -rf "$run"
 }
 

@@ -96,32 +96,32 @@ up() {
     # vm/one
     user=1879048192 group=1879048192
     ip link add link eth0 name qn-one-net0 address 52:54:00:ed:6e:ce mtu 1500 group 1392881450 type macvtap mode bridge
-    did 15
+    did 13
     ip link property add dev qn-one-net0 altname qemunet.vm-one.net0
     sysctl -e -qw net.ipv6.conf.qn-one-net0.disable_ipv6=1
     ip link set dev qn-one-net0 up
     ip neighbour replace 192.0.2.11 lladdr 52:54:00:ed:6e:ce nud permanent dev qn-host-eth0
-    did 19
+    did 17
     ip route add 192.0.2.11/32 dev qn-host-eth0 src 192.0.2.2 proto static
-    did 20
+    did 18
     ip neighbour replace 2001:db8::11 lladdr 52:54:00:ed:6e:ce nud permanent dev qn-host-eth0
-    did 21
+    did 19
     ip route add 2001:db8::11/128 dev qn-host-eth0 src 2001:db8::2 proto static
-    did 22
+    did 20
 
     # vm/two
     user=1879048193 group=1879048193
     ip link add link eth0 name qn-two-net0 address 52:54:00:9b:ad:25 mtu 1500 group 1141037117 type macvtap mode bridge
-    did 29
+    did 25
     ip link property add dev qn-two-net0 altname qemunet.vm-two.net0
     sysctl -e -qw net.ipv6.conf.qn-two-net0.disable_ipv6=1
     ip link set dev qn-two-net0 up
     ip neighbour replace 192.0.2.12 lladdr 52:54:00:9b:ad:25 nud permanent dev qn-host-eth0
-    did 33
+    did 29
     ip route add 192.0.2.12/32 dev qn-host-eth0 src 192.0.2.2 proto static
-    did 34
+    did 30
     ip link add link eth0 name qn-two-net1 address 52:54:00:94:15:73 mtu 1500 group 1141037117 type macvtap mode bridge
-    did 35
+    did 31
     ip link property add dev qn-two-net1 altname qemunet.vm-two.net1
     sysctl -e -qw net.ipv6.conf.qn-two-net1.disable_ipv6=1
     ip link set dev qn-two-net1 up
@@ -220,15 +220,15 @@ up() {
 down() {
     undo 40 end two
     undo 39 end one
-    undo 35 ip link del dev qn-two-net1
-    undo 34 ip route del 192.0.2.12/32 dev qn-host-eth0
-    undo 33 ip neighbour del 192.0.2.12 dev qn-host-eth0
-    undo 29 ip link del dev qn-two-net0
-    undo 22 ip route del 2001:db8::11/128 dev qn-host-eth0
-    undo 21 ip neighbour del 2001:db8::11 dev qn-host-eth0
-    undo 20 ip route del 192.0.2.11/32 dev qn-host-eth0
-    undo 19 ip neighbour del 192.0.2.11 dev qn-host-eth0
-    undo 15 ip link del dev qn-one-net0
+    undo 31 ip link del dev qn-two-net1
+    undo 30 ip route del 192.0.2.12/32 dev qn-host-eth0
+    undo 29 ip neighbour del 192.0.2.12 dev qn-host-eth0
+    undo 25 ip link del dev qn-two-net0
+    undo 20 ip route del 2001:db8::11/128 dev qn-host-eth0
+    undo 19 ip neighbour del 2001:db8::11 dev qn-host-eth0
+    undo 18 ip route del 192.0.2.11/32 dev qn-host-eth0
+    undo 17 ip neighbour del 192.0.2.11 dev qn-host-eth0
+    undo 13 ip link del dev qn-one-net0
     undo 9 ip neighbour del proxy 2001:db8::2 dev qn-host-eth0
     undo 1 ip link del dev qn-host-eth0
     rm -rf "$run"

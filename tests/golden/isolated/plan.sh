@@ -93,10 +93,13 @@ up() {
     # vm/kali2
     user=1879048192 group=1879048192
     ip tuntap add dev qn-kali2-net0 mode tap vnet_hdr user "$user"
-    did 12
+    did 10
     ip link property add dev qn-kali2-net0 altname qemunet.vm-kali2.net0
     sysctl -e -qw net.ipv6.conf.qn-kali2-net0.disable_ipv6=1
     ip link set dev qn-kali2-net0 address fe:54:00:79:38:12 mtu 9000 group 1767316584 master virbr4 up
+
+    # vm/kali2
+    user=1879048192 group=1879048192
     env QEMUNET_LAB=lab QEMUNET_VM=kali2 QEMUNET_NIC=net0 QEMUNET_MAC=52:54:00:79:38:12 QEMUNET_IP=192.168.50.12/24 QEMUNET_BRIDGE=virbr4 QEMUNET_NETWORK=lan /lab/route-guest qn-kali2-net0
     did 13
 
@@ -142,7 +145,7 @@ up() {
 down() {
     undo 14 end kali2
     undo 13 env QEMUNET_LAB=lab QEMUNET_VM=kali2 QEMUNET_NIC=net0 QEMUNET_MAC=52:54:00:79:38:12 QEMUNET_IP=192.168.50.12/24 QEMUNET_BRIDGE=virbr4 QEMUNET_NETWORK=lan /lab/unroute-guest qn-kali2-net0
-    undo 12 ip link del dev qn-kali2-net0
+    undo 10 ip link del dev qn-kali2-net0
     undo 1 ip link del dev virbr4
     rm -rf "$run"
 }

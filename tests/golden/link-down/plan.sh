@@ -90,12 +90,12 @@ up() {
     # vm/shy
     user=1879048192 group=1879048192
     ip tuntap add dev qn-shy-net0 mode tap vnet_hdr user "$user"
-    did 10
+    did 8
     ip link property add dev qn-shy-net0 altname qemunet.vm-shy.net0
     sysctl -e -qw net.ipv6.conf.qn-shy-net0.disable_ipv6=1
     ip link set dev qn-shy-net0 address fe:54:00:59:d6:57 mtu 1500 group 1572651236 master qn-lab up
     ip tuntap add dev qn-shy-net1 mode tap vnet_hdr user "$user"
-    did 11
+    did 9
     ip link property add dev qn-shy-net1 altname qemunet.vm-shy.net1
     sysctl -e -qw net.ipv6.conf.qn-shy-net1.disable_ipv6=1
     ip link set dev qn-shy-net1 address fe:54:00:0f:9b:c7 mtu 1500 group 1572651236 master qn-lab up
@@ -149,8 +149,8 @@ up() {
 
 down() {
     undo 12 end shy
-    undo 11 ip link del dev qn-shy-net1
-    undo 10 ip link del dev qn-shy-net0
+    undo 9 ip link del dev qn-shy-net1
+    undo 8 ip link del dev qn-shy-net0
     undo 1 ip link del dev qn-lab
     rm -rf "$run"
 }

@@ -82,7 +82,7 @@ up() {
     # vm/bridge
     user=1879048192 group=1879048192
     ip link add link eth1 name qn-bridge-net0 address 52:54:00:33:f0:19 mtu 1500 group 1161680957 type macvtap mode bridge
-    did 5
+    did 3
     ip link property add dev qn-bridge-net0 altname qemunet.vm-bridge.net0
     sysctl -e -qw net.ipv6.conf.qn-bridge-net0.disable_ipv6=1
     ip link set dev qn-bridge-net0 up
@@ -90,7 +90,7 @@ up() {
     # vm/vepa
     user=1879048193 group=1879048193
     ip link add link eth1 name qn-vepa-net0 address 52:54:00:03:7f:f2 mtu 1500 group 1286527244 type macvtap mode vepa
-    did 13
+    did 9
     ip link property add dev qn-vepa-net0 altname qemunet.vm-vepa.net0
     sysctl -e -qw net.ipv6.conf.qn-vepa-net0.disable_ipv6=1
     ip link set dev qn-vepa-net0 up
@@ -98,7 +98,7 @@ up() {
     # vm/private
     user=1879048194 group=1879048194
     ip link add link eth1 name qn-private-net0 address 52:54:00:d3:6e:a1 mtu 1500 group 1152484447 type macvtap mode private
-    did 21
+    did 15
     ip link property add dev qn-private-net0 altname qemunet.vm-private.net0
     sysctl -e -qw net.ipv6.conf.qn-private-net0.disable_ipv6=1
     ip link set dev qn-private-net0 up
@@ -106,7 +106,7 @@ up() {
     # vm/passthru
     user=1879048195 group=1879048195
     ip link add link eth2 name qn-passth29eb31 address 00:00:5e:00:53:04 mtu 1500 group 1315587174 type macvtap mode passthru
-    did 29
+    did 21
     ip link property add dev qn-passth29eb31 altname qemunet.vm-passthru.net0
     sysctl -e -qw net.ipv6.conf.qn-passth29eb31.disable_ipv6=1
     ip link set dev qn-passth29eb31 up
@@ -285,10 +285,10 @@ down() {
     undo 35 end private
     undo 34 end vepa
     undo 33 end bridge
-    undo 29 ip link del dev qn-passth29eb31
-    undo 21 ip link del dev qn-private-net0
-    undo 13 ip link del dev qn-vepa-net0
-    undo 5 ip link del dev qn-bridge-net0
+    undo 21 ip link del dev qn-passth29eb31
+    undo 15 ip link del dev qn-private-net0
+    undo 9 ip link del dev qn-vepa-net0
+    undo 3 ip link del dev qn-bridge-net0
     rm -rf "$run"
 }
 

@@ -90,14 +90,14 @@ up() {
     # vm/router
     user=1879048192 group=1879048192
     ip tuntap add dev qn-router-net0 mode tap vnet_hdr user "$user"
-    did 9
+    did 7
     ip link property add dev qn-router-net0 altname qemunet.vm-router.net0
     ip link set dev qn-router-net0 address fe:54:00:3f:ec:8d mtu 1500 group 1659326133 up
     sysctl -e -qw net.ipv6.conf.qn-router-net0.accept_ra=0
     sysctl -qw net.ipv4.conf.qn-router-net0.forwarding=1
     ip address add 10.0.0.1/30 dev qn-router-net0
     ip route add 10.99.0.0/24 dev qn-router-net0 proto static
-    did 13
+    did 11
 
     # vm/router
     user=1879048192 group=1879048192
@@ -140,8 +140,8 @@ up() {
 
 down() {
     undo 14 end router
-    undo 13 ip route del 10.99.0.0/24 dev qn-router-net0
-    undo 9 ip link del dev qn-router-net0
+    undo 11 ip route del 10.99.0.0/24 dev qn-router-net0
+    undo 7 ip link del dev qn-router-net0
     restore 2 net.ipv4.conf.eth1/5.forwarding 1
     restore 1 net.ipv4.conf.eth0.forwarding 1
     rm -rf "$run"

@@ -90,7 +90,7 @@ up() {
     # vm/alice
     user=1879048192 group=1879048192
     ip tuntap add dev qn-alice-net0 mode tap vnet_hdr user "$user"
-    did 9
+    did 7
     ip link property add dev qn-alice-net0 altname qemunet.vm-alice.net0
     sysctl -e -qw net.ipv6.conf.qn-alice-net0.disable_ipv6=1
     ip link set dev qn-alice-net0 address fe:54:00:df:87:4b mtu 1500 group 1815528449 master qn-lab up
@@ -98,7 +98,7 @@ up() {
     # vm/bob
     user=1879048193 group=1879048193
     ip tuntap add dev qn-bob-net0 mode tap vnet_hdr user "$user"
-    did 15
+    did 11
     ip link property add dev qn-bob-net0 altname qemunet.vm-bob.net0
     sysctl -e -qw net.ipv6.conf.qn-bob-net0.disable_ipv6=1
     ip link set dev qn-bob-net0 address fe:54:00:1a:02:d2 mtu 1500 group 1591167446 master qn-lab up
@@ -183,8 +183,8 @@ up() {
 down() {
     undo 17 end bob
     undo 16 end alice
-    undo 15 ip link del dev qn-bob-net0
-    undo 9 ip link del dev qn-alice-net0
+    undo 11 ip link del dev qn-bob-net0
+    undo 7 ip link del dev qn-alice-net0
     undo 1 ip link del dev qn-lab
     rm -rf "$run"
 }
