@@ -71,11 +71,6 @@ class Journal:
                 owed[record["n"]] = Owed(record["n"], record["do"], from_json(record["undo"]))
         return list(reversed(owed.values()))
 
-    def done(self) -> bool:
-        """Tell whether every step so far is known to be done."""
-        states = {record["n"]: record.get("is") for record in self._records()}
-        return set(states.values()) <= {"done", "kept"}
-
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)

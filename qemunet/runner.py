@@ -19,7 +19,7 @@ from qemunet import interrupts
 from qemunet.errors import Gone, QemunetError, StepFailed, Taken
 from qemunet.facts import Facts, Wanted
 from qemunet.journal import Journal, Owed
-from qemunet.steps import CreateImage, DelGroup, DelLink, Step
+from qemunet.steps import CreateImage, DelGroup, DelLink, RunHook, Step
 
 
 class Host(Protocol):
@@ -75,7 +75,10 @@ def unwind(journal: Journal, host: Host, *, started: bool = False) -> list[Excep
             pass
         except (OSError, QemunetError) as error:
             failures.append(_explained(undo, error))
-            continue
+            if not isinstance(
+                undo, RunHook
+            ):  # the user's program was run; what it could not do, it will not the next time
+                continue
         for one in owed:
             journal.mark(one.number, "undone")
     return failures

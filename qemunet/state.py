@@ -12,31 +12,27 @@
     RUNTIME/lab/NAME/            a lab's keeper; `lock` is held by it for life
     …/journal.jsonl              what was done in that scope; whoever works on the scope holds a lock on it
 
-The locks on files belong to open file descriptions (F_OFD_SETLK, fcntl(2)): like a flock one is inherited and ends
-with its last holder, and unlike a flock it can be asked about without being taken. A directory that is empty of all
-this is removed again.
+A directory that is empty of all this is removed again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import stat
-import struct
 import typing
 
+from qemunet import locks
 from qemunet.errors import NotFound, QemunetError
 from qemunet.frozen import as_dict, frozen, replace
 from qemunet.journal import Journal
+from qemunet.locks import Lock, is_locked
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
 
 SHARED_KINDS = ("net", "host")
-_FLOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid
-_WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 _MADE, _USED = "made-by-qemunet", "used-by-qemunet"
 
 
@@ -188,7 +184,8 @@ class Scope:
             return None
         record = VmRecord.from_json(text)
         if not self.alive():
-            return replace(record, state="starting" if is_locked(self.path("journal.jsonl")) else "dead")
+            at_work = "ending" if record.started else "starting"
+            return replace(record, state=at_work if is_locked(self.path("journal.jsonl")) else "dead")
         return replace(record, state="running" if record.started else "starting")
 
     def save(self, record: VmRecord) -> None:
@@ -283,8 +280,7 @@ class Runtime:
                 fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue  # tidied away by somebody between the two calls
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if _is_at(fd, self.path):
+            if locks.hold_directory(fd, self.path):
                 if not _listing(self.path):
                     self._mark(_USED)
                 return fd
@@ -320,54 +316,6 @@ class Runtime:
                 os.rmdir(self.path)
 
 
-class Lock:
-    """A lock on a file that still has its name."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    @classmethod
-    def take(cls, path: str, *, wait: bool = False, create: bool = False) -> Lock | None:
-        """Lock the file; None if somebody else has it (without `wait`), or if it is not there (without `create`).
-
-        A file that was removed between opening and locking is not the one that others will look at: again.
-        Raises FileNotFoundError when it should be created and its directory is gone.
-        """
-        while True:
-            try:
-                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
-            except FileNotFoundError:
-                if create:
-                    raise
-                return None
-            try:
-                fcntl.fcntl(fd, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, _WHOLE_FILE)
-            except BlockingIOError:
-                os.close(fd)
-                return None
-            if _is_at(fd, path):
-                return cls(fd)
-            os.close(fd)
-
-    def release(self) -> None:
-        """Close the file; the lock goes with its last descriptor, an inherited one included."""
-        os.close(self.fd)
-
-
-def is_locked(path: str) -> bool:
-    """Tell whether somebody holds a lock on the file; only asks, so that nobody else is ever refused for it."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _WHOLE_FILE)
-    finally:
-        os.close(fd)
-    kind: int = _FLOCK.unpack(answer)[0]
-    return kind != fcntl.F_UNLCK
-
-
 def write_private(path: str, text: str) -> None:
     """Write a file of mode 0600 whole or not at all."""
     _draft(path, text)
@@ -378,13 +326,6 @@ def _draft(path: str, text: str) -> None:
     fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(fd, "w") as file:
         file.write(text)
-
-
-def _is_at(fd: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def _listing(path: str) -> list[str]:

@@ -35,6 +35,7 @@ def check(spec: LabSpec) -> None:
     _macs(spec)
     _interfaces(spec)
     _addresses(spec)
+    _subnets(spec)
     _listeners(spec)
 
 
@@ -121,6 +122,15 @@ def _gateways(spec: LabSpec, nic: NicSpec) -> None:
         raise spec.error(
             f"{nic.path}.gateway", "more than one gateway of a kind", "at most one for IPv4 and one for IPv6"
         )
+    if nic.gateway and not nic.ip:
+        problem = "a gateway without an address of the guest"
+        hint = 'as in ip = ["10.0.0.2/24"]; a guest without ip asks for both by DHCP'
+        raise spec.error(f"{nic.path}.gateway", problem, hint)
+    own = {units.bits(address) for address in nic.ip or ()}
+    for gateway in nic.gateway or ():
+        if units.bits(gateway) not in own:
+            kind = "IPv6" if ":" in gateway else "IPv4"
+            raise spec.error(f"{nic.path}.gateway", f"{gateway} is an {kind} address, and ip has none of that kind")
 
 
 def _routes(spec: LabSpec, nic: NicSpec) -> None:
@@ -243,6 +253,19 @@ def _addresses(spec: LabSpec) -> None:
                 take(ifname(vm, index, nic), address, f"{nic.path}.address", f"the host on {nic.path}")
             for address in nic.ip or ():
                 take(_switch(spec, vm, index, nic), address, f"{nic.path}.ip", nic.path)
+
+
+def _subnets(spec: LabSpec) -> None:
+    """Refuse networks that overlap: the host would send what is for one to the other. Link-local ones always do."""
+    seen: list[tuple[str, NetworkSpec]] = []
+    for network in spec.networks:
+        for address in network.address or ():
+            for other, owner in seen:
+                if owner is not network and units.overlap(address, other):
+                    problem = f"{address} overlaps with {other} of {owner.path}"
+                    raise spec.error(f"{network.path}.address", problem, "the host can have a subnet on one network only")
+            if not units.inside(units.plain(address), "fe80::/10"):
+                seen.append((address, network))
 
 
 def _switch(spec: LabSpec, vm: VmSpec, index: int, nic: NicSpec) -> str:

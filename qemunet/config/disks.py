@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 
+from qemunet.config import units
 from qemunet.config.scene import Scene, absolute, first
 from qemunet.config.spec import DiskSpec, VmSpec
 from qemunet.model.vm import DirectBoot, Disk, FirmwareBoot, ImageFile, NicBus
@@ -14,6 +15,7 @@ if typing.TYPE_CHECKING:
     from qemunet.facts import FileFact
 
 SUFFIXES = {".qcow2": "qcow2", ".raw": "raw", ".img": "raw", ".iso": "raw", ".bin": "raw", ".dd": "raw"}
+MOST_QCOW2 = 2 << 50  # with the usual clusters of 64K
 QCOW2, RAW = "qcow2", "raw"
 _CD_BUS = {NicBus.PCI: "ide", NicBus.ROOT_PORTS: "sata", NicBus.MMIO: "scsi"}
 _NO_GUEST = DirectBoot("<built-in guest>/vmlinuz", "<built-in guest>/initrd.img", "", tiny=True)
@@ -47,6 +49,8 @@ def files(scene: Scene, vm: VmSpec) -> Iterator[str]:
     named = [vm.boot.kernel, vm.boot.initrd]
     for disk in vm.disk:
         named += [disk.file, *(disk.backing or ())]
+        if disk.file is not None and disk.size is not None:
+            yield _folder(absolute(scene.spec, disk.file))
     yield from (absolute(scene.spec, name) for name in named if name is not None)
 
 
@@ -61,6 +65,8 @@ def disk(scene: Scene, vm: VmSpec, spec: DiskSpec, bus: NicBus) -> Disk:
     if fact is not None:
         scene.regular(f"{spec.path}.file", path)
         _check_format(scene, fact, image.format, f"{spec.path}.file")
+    elif spec.size is not None:
+        _check_new(scene, spec, image, spec.size)
     cdrom = bool(spec.cdrom)
     return Disk(
         image=image,
@@ -71,6 +77,22 @@ def disk(scene: Scene, vm: VmSpec, spec: DiskSpec, bus: NicBus) -> Disk:
         cdrom=cdrom,
         readonly=bool(spec.readonly) or cdrom,
     )
+
+
+def _check_new(scene: Scene, spec: DiskSpec, image: ImageFile, size: int) -> None:
+    """Refuse an image that could not be made."""
+    folder = _folder(image.path)
+    fact = scene.facts.files.get(folder)
+    if fact is None or not fact.directory:
+        problem = f"{folder} is no directory" if fact else f"there is no directory {folder} to make it in"
+        raise scene.spec.error(f"{spec.path}.file", problem, "" if fact else f"make it first: mkdir -p {folder}")
+    if image.format == QCOW2 and size > MOST_QCOW2:
+        problem = f"{units.format_size(size)} is more than a qcow2 image can have"
+        raise scene.spec.error(f"{spec.path}.size", problem, f"the most is {units.format_size(MOST_QCOW2)}")
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0] or "/"
 
 
 def _bus(scene: Scene, vm: VmSpec, spec: DiskSpec, bus: NicBus) -> str:
@@ -119,7 +141,7 @@ def _layers(scene: Scene, spec: DiskSpec, image: ImageFile, fact: FileFact | Non
     named = [absolute(scene.spec, name) for name in spec.backing or ()]
     seen = [image.path]
     while fact is not None and image.format == QCOW2 and (fact.backing is not None or named):
-        name = _below(scene, path, fact, named.pop(0) if named else None)
+        name = _below(scene, path, fact, named.pop(0) if named else None, seen)
         if name in seen:
             raise scene.spec.error(path, f"{fact.path} is in the end its own backing file")
         seen.append(name)
@@ -131,25 +153,34 @@ def _layers(scene: Scene, spec: DiskSpec, image: ImageFile, fact: FileFact | Non
         raise scene.spec.error(path, f"{image.path} is a raw image, which has nothing below it", "leave it out")
 
 
-def _below(scene: Scene, path: str, fact: FileFact, named: str | None) -> str:
+def _below(scene: Scene, path: str, fact: FileFact, named: str | None, above: list[str]) -> str:
     """Return the backing file of an image, if it may be followed; `named`: as the lab file has it."""
     if named is not None:
         if named != fact.backing:
-            says = f"says {fact.backing}" if fact.backing else "says that it has none"
+            says = f"says {_said(fact.backing)}" if fact.backing else "says that it has none"
             raise scene.spec.error(path, f"{named} is not the backing file of {fact.path}, which {says}")
         return named
     assert fact.backing is not None, "the caller saw it"
     below = scene.facts.files.get(fact.backing)
     if below is None:
-        raise scene.spec.error(path, f"{fact.path} says that {fact.backing} is below it, and that is no file here")
+        problem = f"{fact.path} says that {_said(fact.backing)} is below it, and that is no file here"
+        raise scene.spec.error(path, problem, f"to name another: qemu-img rebase -u -b FILE -F FORMAT {fact.path}")
     if not below.readable:
-        problem = f"{fact.path} says that {fact.backing} is below it, which you could not read yourself"
-        raise scene.spec.error(path, problem, f'to allow it: backing = "{fact.backing}"')
+        problem = f"{fact.path} says that {_said(fact.backing)} is below it, which you could not read yourself"
+        chain = [f'"{name}"' for name in (*above[1:], fact.backing)]
+        allowed = chain[0] if len(chain) == 1 else f"[{', '.join(chain)}]"
+        raise scene.spec.error(path, problem, f"to allow it: backing = {allowed}")
     return fact.backing
 
 
 def _layer_format(scene: Scene, path: str, fact: FileFact, name: str) -> str:
     found = fact.backing_format or suffix_format(name) or RAW
     if found not in (QCOW2, RAW):
-        raise scene.spec.error(path, f"{name} has the format {found}, as {fact.path} says", "formats are qcow2 and raw")
+        problem = f"{_said(name)} has the format {_said(found)}, as {fact.path} says"
+        raise scene.spec.error(path, problem, "formats are qcow2 and raw")
     return found
+
+
+def _said(name: str) -> str:
+    """Return a name from a header as one line, whatever somebody wrote there."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)

@@ -75,9 +75,9 @@ VM = Table(
     _keys(
         Key("profile", kinds.TEXT, "hardware description: a name (`qemunet profiles`) or a path to a TOML file", "q35"),
         Key("memory", kinds.MEMORY, "main memory", "512M", profile=True),
-        Key("cpus", kinds.whole(1, 288), "processors", "1", profile=True),
+        Key("cpus", kinds.whole(1, 255), "processors", "1", profile=True),
         Key("accel", kinds.choice(Accel), "what executes the guest; auto: KVM where it works", "auto", profile=True),
-        Key("hotplug-slots", kinds.whole(0, 128), "spare PCIe root ports for cards added live", "8", profile=True),
+        Key("hotplug-slots", kinds.whole(0, 128), "spare PCIe root ports: room kept for cards that are added over QMP", "8", profile=True),
         Key(
             "user",
             kinds.USER,
@@ -97,7 +97,7 @@ MACHINE = Table(
     "[vm.NAME.machine]",
     "The hardware itself, as a profile describes it; in a lab file only to differ from the profile.",
     _keys(
-        Key("type", kinds.TEXT, "QEMU's -machine type with its own options", "the profile's", profile=True),
+        Key("type", kinds.MACHINE, "QEMU's -machine type with its own options", "the profile's", profile=True),
         Key("nic-bus", kinds.choice(NicBus), "where cards are plugged", "the profile's", profile=True),
         Key("cpu-kvm", kinds.TEXT, "QEMU's -cpu under KVM", "host", profile=True),
         Key("cpu-tcg", kinds.TEXT, "QEMU's -cpu without KVM; empty: QEMU's default", "empty", profile=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -13,6 +14,11 @@ from qemunet.model import mac, names
 
 _ALTIFNAMSIZ = 127  # bytes of an alternative interface name
 _ADDRESS = r"^[0-9A-Fa-f.:]+(/\d+)?$"
+_LONGEST_USER = 21  # two numbers of 32 bits and a colon
+_MACHINE = r"[A-Za-z0-9][A-Za-z0-9._-]*(,.*)?"
+MOST_MEMORY = 64 << 40  # what x86 can address with the usual 46 bits
+MOST_DISK = (8 << 60) - 1  # what a signed offset reaches
+_CONTROLS = frozenset(map(chr, (*range(32), *range(127, 160)))) - {"\t"}
 
 
 @frozen
@@ -33,12 +39,14 @@ def _wrong(what: str, value: object, hint: str = "") -> Bad:
 
 
 def string(key: str, value: object) -> str:
-    """Take text without NUL and line breaks; raises Bad."""
+    """Take text without NUL, line breaks and what else drives a terminal; raises Bad."""
     if not isinstance(value, str):
         example = str(value).lower() if isinstance(value, bool | int | float) else ""
         raise _wrong("text", value, f'put it in quotes: {key} = "{example}"' if example else "")
     if any(c in value for c in "\0\n\r"):
         raise Bad("a line break or NUL does not belong here")
+    if not _CONTROLS.isdisjoint(value):
+        raise Bad("a control character does not belong here")
     return value
 
 
@@ -169,8 +177,10 @@ def _mac_prefix(text: str) -> str:
 
 def _memory(text: str) -> int:
     value = units.size(text)
-    if value < 1 << 20 or value % (1 << 20):
+    if value % (1 << 20):
         raise Bad(f'"{text}" is not a whole number of mebibytes')
+    if not 1 << 20 <= value <= MOST_MEMORY:
+        raise Bad(f'"{text}" is not between 1M and {units.format_size(MOST_MEMORY)}')
     return value
 
 
@@ -178,7 +188,16 @@ def _size(text: str) -> int:
     value = units.size(text)
     if not value:
         raise Bad(f'"{text}" is no size for a disk')
+    if value > MOST_DISK:
+        raise Bad(f'"{text}" is more than an image can have', "the most is just below 8388608T")
     return value
+
+
+def _machine(text: str) -> str:
+    if not re.fullmatch(_MACHINE, text):
+        hint = 'as in "q35" or "pc,acpi=off"; `qemu-system-x86_64 -machine help` lists them'
+        raise Bad(f'"{text}" cannot be a machine of QEMU', hint)
+    return text
 
 
 def _display(text: str) -> str:
@@ -188,7 +207,7 @@ def _display(text: str) -> str:
 
 def _user(text: str) -> str:
     uid, colon, gid = text.partition(":")
-    numbers = uid.isdecimal() and (gid.isdecimal() or not colon)
+    numbers = text.isascii() and len(text) <= _LONGEST_USER and uid.isdecimal() and (gid.isdecimal() or not colon)
     if numbers and max(int(uid), int(gid or 0)) < 2**32 - 1:
         return text
     if not text or colon or text[0].isdecimal():
@@ -271,6 +290,7 @@ def _order(text: str) -> str:
 TEXTS = _several(lambda text: text, "text", alone=False)
 BOOL = Kind(_bool, {"type": "boolean"})
 TEXT = _of_text(lambda text: text)
+MACHINE = _of_text(_machine, pattern=f"^{_MACHINE}$")
 PATH = _of_text(_filled)
 PATHS = _several(_filled, "a path")
 NAME = _of_text(_name, pattern=f"^{names.NAME.pattern}$")

@@ -50,6 +50,9 @@ def check_nic(spec: LabSpec, nic: NicSpec) -> None:
         raise spec.error(f"{nic.path}.bridge", f'this card is on network "{nic.network}" already', hint)
     if nic_mode(nic) is NicMode.MACVTAP and nic.parent is None:
         raise spec.error(f"{nic.path}.parent", 'mode "macvtap" needs a parent', 'as in parent = "eth1"')
+    if nic.parent == "lo":
+        problem = "lo is no Ethernet interface, which a macvtap needs below it"
+        raise spec.error(f"{nic.path}.parent", problem, 'as in parent = "eth1"')
     if nic.host_macvlan:
         _check_host_macvlan(spec, nic)
 

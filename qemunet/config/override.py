@@ -7,7 +7,7 @@ import tomllib
 import typing
 
 from qemunet.config import keys
-from qemunet.config.hints import did_you_mean
+from qemunet.config.hints import did_you_mean, quoted
 from qemunet.errors import UsageError
 from qemunet.frozen import frozen
 
@@ -46,16 +46,21 @@ def override(raw: dict[str, Any], text: str, file: str) -> str:
     """
     path, equals, value = text.partition("=")
     *words, name = path.strip().split(".")
-    if not equals or words in ([], ["vm"], ["network"]):
-        raise UsageError(f'--set "{text}" is not PATH=VALUE', hint='as in --set "vm.kali2.memory=1G"')
+    if not equals:
+        raise UsageError(f"--set {quoted(text)} is not PATH=VALUE", hint='as in --set "vm.kali2.memory=1G"')
+    if words in ([], ["vm"], ["network"]):
+        hint = "a path begins with lab, vm.NAME or network.NAME, as in vm.kali2.memory"
+        raise UsageError(f"--set {quoted(text)}: unknown path {quoted(path.strip())}", hint=hint)
     try:
         place = _find(raw, words)
         if name not in place.table.keys:
             raise _Missing(name, place.path, place.table.known())
     except _Missing as missing:
         where = f"{file}, {missing.path}" if missing.path else file
-        hint = did_you_mean(missing.word, missing.known, f"known there: {', '.join(missing.known) or 'nothing'}")
-        raise UsageError(f'--set "{text}": there is no "{missing.word}" in {where}', hint=hint) from None
+        known = [word for word in missing.known if word.isprintable()]
+        hint = did_you_mean(missing.word, known, f"known there: {', '.join(known) or 'nothing'}")
+        problem = f"--set {quoted(text)}: there is no {quoted(missing.word)} in {where}"
+        raise UsageError(problem, hint=hint) from None
     place.values[name] = _value(value.strip(), textual=place.table.keys[name].kind.schema.get("type") == "string")
     return f"{place.path}.{name}"
 
@@ -64,7 +69,7 @@ def _value(text: str, *, textual: bool) -> object:
     """Return `text` as TOML has it; what is not TOML, or not what a textual key takes, as plain text."""
     try:
         found = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # a TOMLDecodeError is one
         return text
     value = found["value"]
     fits = isinstance(value, str) if textual else isinstance(value, str | bool | int | list)

@@ -6,7 +6,7 @@ import os
 import typing
 
 from qemunet.config import keys
-from qemunet.config.hints import did_you_mean, dotted, listed
+from qemunet.config.hints import did_you_mean, dotted, listed, quoted
 from qemunet.config.read import parse, preset, text_of
 from qemunet.config.spec import DiskSpec, MachineSpec, NicSpec, Profile, VmSpec
 from qemunet.errors import ConfigError
@@ -94,10 +94,13 @@ def _read(path: str, reference: str) -> Profile:
     """Read a profile; raises ConfigError."""
     text = text_of(path)
     raw = parse(text, path)
+    doc = raw.pop("doc", None)
+    if not isinstance(doc, str | None):
+        raise ConfigError(path, "doc", "text belongs here", hint="one line that says what it is")
     for key in raw:
         if key not in keys.PROFILE_TABLES:
-            hint = did_you_mean(key, keys.PROFILE_TABLES, f"a profile has {listed(keys.PROFILE_TABLES)}")
-            raise ConfigError(path, dotted("", key), f'unknown table "{key}"', hint=hint)
+            hint = did_you_mean(key, keys.PROFILE_TABLES, f"a profile has {listed(['doc', *keys.PROFILE_TABLES])}")
+            raise ConfigError(path, dotted("", key), f"unknown table {quoted(key)}", hint=hint)
     values = {name: preset(raw.get(name, {}), path, name, table) for name, table in keys.PROFILE_TABLES.items()}
     machine = MachineSpec(**values["machine"])
     if machine.type is None or machine.nic_bus is None:
@@ -110,7 +113,7 @@ def _read(path: str, reference: str) -> Profile:
         vm=VmSpec(**values["vm"]),
         nic=NicSpec(**values["nic"]),
         disk=DiskSpec(**values["disk"]),
-        doc=_first_comment(text),
+        doc=doc or _first_comment(text),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tomllib
 import typing
 
@@ -22,6 +23,7 @@ if typing.TYPE_CHECKING:
 
 _PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
 _UNQUOTED = re.compile(r"\s*[\w.-]+\s*=\s*([A-Za-z\d][^\s\"'#,]*)\s*(#.*)?")
+_LARGEST = 4 << 20  # bytes
 TOP = ("lab", "vm", "network")
 
 
@@ -47,10 +49,7 @@ def loads(text: str, file: str, overrides: Sequence[str] = ()) -> LabSpec:
 def text_of(path: str) -> str:
     """Return the text of a TOML file; raises ConfigError."""
     try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except IsADirectoryError:
-        raise ConfigError(path, "", "is a directory, not a lab file") from None
+        data = _content(path)
     except FileNotFoundError:
         raise ConfigError(path, "", "no such file", hint=_other_files(path)) from None
     except OSError as error:
@@ -60,6 +59,22 @@ def text_of(path: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(path, "", f"not UTF-8 text (byte 0x{data[error.start]:02x} in line {line})") from None
+
+
+def _content(path: str) -> bytes:
+    """Return what is in a regular file; raises ConfigError and OSError. Anything else might never end."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        if stat.S_ISDIR(mode):
+            raise ConfigError(path, "", "is a directory, not a lab file")
+        raise ConfigError(path, "", "is a pipe or a device, not a lab file", hint="write the lab into a file first")
+    with open(fd, "rb") as file:
+        data = file.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise ConfigError(path, "", f"is larger than {_LARGEST >> 20} MiB, which no lab file is")
+    return data
 
 
 def _other_files(path: str) -> str:
@@ -83,6 +98,8 @@ def parse(text: str, file: str) -> dict[str, Any]:
         source = text.splitlines()[int(line) - 1] if line and int(line) <= len(text.splitlines()) else ""
         problem = f"{where}: {said[0].lower()}{said[1:]}"
         raise ConfigError(file, "", problem, hint=_syntax_hint(said, source)) from None
+    except ValueError:  # Python refuses to read numbers of thousands of digits
+        raise ConfigError(file, "", "a number in it has thousands of digits") from None
     except RecursionError:
         raise ConfigError(file, "", "tables or lists are nested too deeply") from None
 
@@ -107,7 +124,7 @@ class _Reader:
     def lab(self, raw: dict[str, Any]) -> LabSpec:
         for key in raw:
             if key not in TOP:
-                raise self.error(dotted("", key), f'unknown table "{key}"', _top_hint(key))
+                raise self.error(dotted("", key), f"unknown table {quoted(key)}", _top_hint(key))
         own = self.values(raw.get("lab", {}), "lab", keys.LAB)
         vms = tuple(self.vm(*one) for one in self.named(raw, "vm", keys.VM))
         networks = tuple(self.network(*one) for one in self.named(raw, "network", keys.NETWORK))
@@ -128,11 +145,11 @@ class _Reader:
             if isinstance(one, list):
                 raise self.error(path, "must be a table, not a list of them", f"in single brackets: [{path}]")
             if not isinstance(one, dict):
-                problem = f'"{name}" stands where the name of a {key} belongs'
+                problem = f'{quoted(name)} stands where the name of a {key} belongs'
                 raise self.error(path, problem, f"written {table.title}, also if there is only one")
             if not is_name(name):
                 raise self.error(
-                    path, f'"{name}" cannot be a name', "a letter, then up to 62 letters, digits and hyphens"
+                    path, f"{quoted(name)} cannot be a name", "a letter, then up to 62 letters, digits and hyphens"
                 )
             yield path, name, one
 
@@ -151,6 +168,7 @@ class _Reader:
                 known = listed(key.name for key in table.keys.values() if key.profile)
                 raise self.error(dotted(path, name), "a profile cannot preset this", f"it may preset {known}")
             try:
+                _of_64_bits(value)
                 found[key.field] = key.kind.read(name, value)
             except Bad as bad:
                 raise self.error(dotted(path, name), bad.problem, bad.hint) from None
@@ -159,7 +177,7 @@ class _Reader:
     def unknown(self, path: str, name: str, table: Table) -> ConfigError:
         known = table.known()
         hint = did_you_mean(name, known) or f"known in {table.title}: {', '.join(known)}"
-        return self.error(path, f'unknown key "{name}"', hint)
+        return self.error(path, f"unknown key {quoted(name)}", hint)
 
     def rows(self, raw: dict[str, Any], path: str, key: str, table: Table) -> Iterable[tuple[str, dict[str, Any]]]:
         """Yield the values of the tables ``[[path.key]]`` with their paths."""
@@ -185,6 +203,13 @@ class _Reader:
 
     def network(self, path: str, name: str, raw: dict[str, Any]) -> NetworkSpec:
         return NetworkSpec(path=path, name=name, **self.values(raw, path, keys.NETWORK))
+
+
+def _of_64_bits(value: object) -> None:
+    """Raise Bad for a number that TOML does not have, and that may be too long to be printed."""
+    for one in value if isinstance(value, list) else (value,):
+        if isinstance(one, int) and one.bit_length() > 63:
+            raise Bad("the number is too large", "numbers in TOML have 64 bits")
 
 
 def preset(raw: object, file: str, path: str, table: Table) -> dict[str, Any]:

@@ -27,6 +27,7 @@ AGEING = 300  # seconds, the kernel's own
 FIRST_UID = 0x7000_0000  # far above what systems give to users, subordinate users and containers
 UIDS = 0x1000  # that each runtime directory has for itself
 USUAL_RUNTIME = "/run/qemunet"  # has the first ones
+LEAST_TINY = 96 << 20  # with less the built-in guest has no room to unpack itself
 NOBODY_KNOWS = Facts("", "", 0, can_switch_user=False)
 
 
@@ -140,7 +141,7 @@ def _vm(scene: Scene, spec: VmSpec, networks: Mapping[str, Network]) -> Vm:
     return Vm(
         name=spec.name,
         machine=machine,
-        memory=first(spec.memory, preset.memory, otherwise=MEMORY),
+        memory=_memory(scene, spec),
         cpus=cpus,
         accel=accel,
         boot=disks.boot(scene, spec),
@@ -151,6 +152,14 @@ def _vm(scene: Scene, spec: VmSpec, networks: Mapping[str, Network]) -> Vm:
         run_as=_run_as(scene, spec),
         qemu_args=first(spec.qemu_args, preset.qemu_args, otherwise=()),
     )
+
+
+def _memory(scene: Scene, spec: VmSpec) -> int:
+    memory = first(spec.memory, scene.profile(spec).vm.memory, otherwise=MEMORY)
+    if spec.boot.guest is not None and memory < LEAST_TINY:
+        problem = f'{units.format_size(memory)} is too little for guest "{spec.boot.guest}"'
+        raise scene.spec.error(f"{spec.path}.memory", problem, f"it needs {units.format_size(LEAST_TINY)} or more")
+    return memory
 
 
 def _machine(scene: Scene, spec: VmSpec) -> Machine:

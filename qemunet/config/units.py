@@ -10,12 +10,12 @@ from qemunet.model.vm import Display, GtkDisplay, VncDisplay
 
 KIB = 1024
 _SIZES = {"K": 10, "M": 20, "G": 30, "T": 40}
-_SIZE = re.compile(r"(\d{1,18})(?:\.(\d{1,9}))?([KMGT])(?:iB)?")
+_SIZE = re.compile(r"(\d{1,18})(?:\.(\d{1,9}))?([KMGT])(?:iB)?", re.ASCII)
 _TIMES = {"s": 1, "m": 60, "min": 60, "h": 3600}
-_TIME = re.compile(r"(\d{1,9})(s|m|min|h)")
-_OCTET = re.compile(r"0|[1-9]\d{0,2}")
-_PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
-_VNC = re.compile(r"vnc=(.*):(\d{1,5})")
+_TIME = re.compile(r"(\d{1,9})(s|m|min|h)", re.ASCII)
+_OCTET = re.compile(r"0|[1-9]\d{0,2}", re.ASCII)
+_PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
+_VNC = re.compile(r"vnc=(.*):(\d{1,5})", re.ASCII)
 MAX_PORT = 65535
 VNC_PORT = 5900
 
@@ -152,6 +152,11 @@ def _prefix(cidr: str) -> str:
 def plain(cidr: str) -> str:
     """Return the address of a CIDR."""
     return cidr.partition("/")[0]
+
+
+def overlap(one: str, other: str) -> bool:
+    """Tell whether the networks of two CIDRs have an address in common."""
+    return inside(plain(one), other) or inside(plain(other), one)
 
 
 def inside(address: str, network: str) -> bool:

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +18,15 @@ from typing import TYPE_CHECKING
 from qemunet.errors import HostLacks
 from qemunet.frozen import frozen
 from qemunet.guest import elf, initramfs, kernel, modules, packages
-from qemunet.guest.image import APPEND, INDEX, SCRIPTS, GuestImage, Stamp, find_in, recipe, stamp
+from qemunet.guest.image import APPEND, SCRIPTS, GuestImage, Stamp, find_in, index_name, recipe, stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LOCK = "lock"
 WORK_PREFIX = "work-"
+INDICES = "index*.json"  # earlier versions had one index.json for all
+UNUSED = 60 * 24 * 3600  # seconds without a use after which an image may go
 NEEDED_APPLETS = {"dd", "halt", "httpd", "ip", "login", "modprobe", "mount", "nc"}
 NEEDED_APPLETS |= {"poweroff", "reboot", "setsid", "sh", "udhcpc", "uevent"}
 LIST_TIMEOUT = 10  # seconds
@@ -92,24 +95,55 @@ def _initrd(source: kernel.Kernel, busybox: Busybox) -> bytes:
 
 
 def _publish(base: Path, directory: Path, fingerprint: str, made_from: list[Stamp]) -> None:
-    """Put the image in its place, then the index, which makes it count; then remove what it replaces."""
+    """Put the image in its place, then the index, which makes it count; then remove what nobody uses any more."""
     index = {
         "fingerprint": fingerprint,
         "recipe": recipe(),
         "append": APPEND,
         "sizes": [(directory / name).stat().st_size for name in ("vmlinux", "initrd")],
         "made_from": made_from,
+        "store": _store(base).name,
     }
     target = base / fingerprint
     shutil.rmtree(target, ignore_errors=True)  # a damaged one
     directory.chmod(0o755)
     directory.rename(target)
-    _write(directory.parent / INDEX, json.dumps(index).encode())
-    (directory.parent / INDEX).rename(base / INDEX)
+    draft = directory.parent / "index"
+    _write(draft, json.dumps(index).encode())
+    draft.rename(base / index_name(recipe()))
     _open_to_all(base)
-    keep = {fingerprint, INDEX, LOCK, _store(base).name, directory.parent.name}
+    shutil.rmtree(directory.parent)
+    _remove_unused(base)
+
+
+def _remove_unused(base: Path) -> None:
+    """Remove the indices that were not used for long, then everything that none names; the lock is held."""
+    keep = {LOCK}
+    for index in base.glob(INDICES):
+        if _last_use(index) < time.time() - UNUSED:
+            index.unlink()
+        else:
+            keep |= {index.name, *_named(index)}
     for old in (path for path in base.iterdir() if path.name not in keep):
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _last_use(index: Path) -> float:
+    """Return when an image was last found by its index: noted by its owner, or seen by the system for other users."""
+    status = index.stat()
+    return max(status.st_mtime, status.st_atime)
+
+
+def _named(index: Path) -> set[str]:
+    """Return what an index needs, of whatever version it is; to look is not to use it. A damaged one needs nothing."""
+    descriptor = os.open(index, os.O_RDONLY | os.O_CLOEXEC | os.O_NOATIME)
+    with open(descriptor, encoding="utf-8") as file:
+        try:
+            entries = json.load(file)
+        except ValueError:
+            return set()
+    names = entries if isinstance(entries, dict) else {}
+    return {str(names[key]) for key in ("fingerprint", "store") if key in names}
 
 
 def _open_to_all(base: Path) -> None:

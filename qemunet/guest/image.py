@@ -1,14 +1,18 @@
 """Finds the built-in guest in the caches, and makes it.
 
-A cache holds ``index.json`` (what is there and from what it was made), one directory per image, named by its
-fingerprint, and the downloaded kernel. Everything is written under another name first and renamed when complete, the
-index last; so whatever is named by an index is whole. `find` is on the way of every start: it reads one small file.
+A cache holds an index per recipe (which image it is, and from what it was made), one directory per image, named by its
+fingerprint, and the downloaded kernel. Several versions of the program thus have their images side by side; an index
+that was read by nobody for long goes with its image when another one is made. Everything is written under another name
+first and renamed when complete, the index last; so whatever is named by an index is whole. `find` is on the way of
+every start: it reads one small file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import time
 import zlib
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -18,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SYSTEM_CACHE = "/var/cache/qemunet/guest"
-INDEX = "index.json"
+INDEX = "index-{}.json"  # of a recipe
+TOUCH = 24 * 3600  # seconds after which a use of an index is noted again
 # What decides on the content beside kernel and busybox.
 RECIPE = ("image.py", "initramfs.py", "modules.py", "elf.py", "cpio.py", "kernel.py")
 SCRIPTS = ("init.sh", "cards.sh", "lease.sh", "hotplug.sh", "profile.sh")
@@ -74,12 +79,23 @@ def own_cache() -> str:
 
 def find_in(cache: str) -> GuestImage | None:
     """Return the image of one cache, None when it has none that is whole and up to date."""
+    ours = recipe()
+    path = f"{cache}/{index_name(ours)}"
     try:
-        with open(f"{cache}/{INDEX}", encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             index = json.load(file)
-        return _image_of(cache, index)
+            used = os.fstat(file.fileno()).st_mtime
+        image = _image_of(cache, index, ours)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    if image is not None and time.time() - used > TOUCH:
+        _touch(path)
+    return image
+
+
+def index_name(number: str) -> str:
+    """Return the name of a recipe's index in a cache."""
+    return INDEX.format(number)
 
 
 def recipe() -> str:
@@ -98,14 +114,20 @@ def stamp(path: str) -> Stamp:
     return path, status.st_size, status.st_mtime_ns
 
 
-def _image_of(cache: str, index: dict[str, object]) -> GuestImage | None:
+def _touch(path: str) -> None:
+    """Note that an index is in use; where it is not ours, the system's note of when it was read has to do."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
+
+
+def _image_of(cache: str, index: dict[str, object], ours: str) -> GuestImage | None:
     fingerprint = str(index["fingerprint"])
     image = GuestImage(
         f"{cache}/{fingerprint}/vmlinux", f"{cache}/{fingerprint}/initrd", str(index["append"]), fingerprint
     )
     sizes = [os.stat(path).st_size for path in (image.kernel, image.initrd)]
     readable = os.access(image.kernel, os.R_OK) and os.access(image.initrd, os.R_OK)
-    fresh = index["recipe"] == recipe() and not _changed(index["made_from"])
+    fresh = index["recipe"] == ours and not _changed(index["made_from"])
     return image if readable and fresh and sizes == index["sizes"] else None
 
 
@@ -118,9 +140,9 @@ def is_public(path: str) -> bool:
 def _changed(made_from: object) -> bool:
     """Whether a file that went into the image is another one now; one that is gone takes nothing from the image."""
     assert isinstance(made_from, list)
-    for path, size, time in made_from:
+    for path, size, changed in made_from:
         try:
-            if stamp(path) != (path, size, time):
+            if stamp(path) != (path, size, changed):
                 return True
         except FileNotFoundError:
             continue

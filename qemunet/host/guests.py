@@ -24,6 +24,7 @@ from qemunet.steps import Handle
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from qemunet.errors import QemunetError
     from qemunet.steps import EndQemu, Resume, SetGuestLink, StartQemu, Word
 
 SOCKETS = ("qmp.sock", "monitor.sock", "serial.sock")
@@ -137,7 +138,7 @@ def _noted(process: subprocess.Popen[bytes], directory: int) -> tuple[int, int]:
 
 
 def await_answer(guest: RunningQemu) -> None:
-    """Wait until it answers. Raises LaunchFailed if it died, TimedOut."""
+    """Wait until it answers. Raises LaunchFailed if it died, Taken if for want of a port, TimedOut."""
     with _alive(guest):
         directory = os.open(guest.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -172,7 +173,15 @@ def _alive(guest: RunningQemu) -> Iterator[None]:
         status = None
         with contextlib.suppress(ProcessLookupError), processes.Ending(guest.pid) as ending:
             status = ending.wait(_END)
-        raise LaunchFailed(guest.vm, status, guest.argv, _tail(guest.directory)) from error
+        raise _story(guest, status) from error
+
+
+def _story(guest: RunningQemu, status: int | None) -> QemunetError:
+    """Say why it died: `Taken` if somebody has a port that it wanted, else its own words."""
+    from qemunet.host import complaints
+
+    said = _tail(guest.directory)
+    return complaints.taken(guest.vm, said) or LaunchFailed(guest.vm, status, guest.argv, said)
 
 
 def _monitor(guest: RunningQemu) -> socket.socket:

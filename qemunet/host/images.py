@@ -67,7 +67,7 @@ def open_overlay(step: OpenOverlay, runtime: str) -> int:
     """
     fd = _nameless(runtime)
     try:
-        _format(fd, "qcow2", _disk_size(step.image))
+        _format(fd, "qcow2", _disk_size(step.image, raw=step.raw))
     except BaseException:
         os.close(fd)
         raise
@@ -105,12 +105,12 @@ def _nameless(runtime: str) -> int:
     raise refused
 
 
-def _disk_size(path: str) -> int:
+def _disk_size(path: str, *, raw: bool) -> int:
     """Return how big the disk in an image is, in whole sectors."""
     with open(path, "rb") as file:
         head = file.read(_HEADER.size)
         size = file.seek(0, os.SEEK_END)
-    if head.startswith(_MAGIC) and len(head) == _HEADER.size:
+    if not raw and head.startswith(_MAGIC) and len(head) == _HEADER.size:
         size = int(_HEADER.unpack(head)[5])
     return -(-size // 512) * 512
 

@@ -124,6 +124,8 @@ class LinuxHost:
                 links.enslave(self.net, step)
             case PinBridge():
                 links.pin(self.net, step)
+            case _:
+                typing.assert_never(step)
 
     def _addresses(self, step: AddAddress | DelAddress | AddRoute | DelRoute | AddNeighbour | DelNeighbour) -> None:
         match step:
@@ -139,6 +141,8 @@ class LinuxHost:
                 addresses.add_neighbour(self.net, step)
             case DelNeighbour():
                 addresses.delete_neighbour(self.net, step)
+            case _:
+                typing.assert_never(step)
 
     def _open(self, step: OpenTap | OpenMacvtap | OpenFile | LoadFile | OpenOverlay) -> None:
         if step.handle in self.handles:
@@ -156,6 +160,8 @@ class LinuxHost:
                 from qemunet.host import images
 
                 opened = [images.open_overlay(step, self.runtime)]
+            case _:
+                typing.assert_never(step)
         self.handles[step.handle] = opened
 
     def _files(self, step: Claim | Unclaim | WriteFile | RemoveFile | CreateImage) -> None:
@@ -172,6 +178,8 @@ class LinuxHost:
                 from qemunet.host import images
 
                 images.create(step)
+            case _:
+                typing.assert_never(step)
 
     def _guests(self, step: StartQemu | EndQemu | AwaitQemu | SetGuestLink | Resume) -> None:
         from qemunet.host import guests
@@ -190,6 +198,8 @@ class LinuxHost:
                 guests.set_link(self._guest(step.vm), step)
             case Resume():
                 guests.resume(self._guest(step.vm), step)
+            case _:
+                typing.assert_never(step)
 
     def _guest(self, vm: str) -> RunningQemu:
         if vm not in self.guests:

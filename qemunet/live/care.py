@@ -136,7 +136,7 @@ class Keeper:
         self.say(f"{guest.vm}: {ending.text}")
         self._tell_ended(ending)
         await guest.leave()
-        failures = await self._take_back(guest.vm, guest.pid)
+        failures = await self._take_back(guest.vm, guest.pid, guest.start_time)
         with self.busy():
             del self.guests[guest.vm]
             guest.over.set_result(failures)
@@ -144,12 +144,12 @@ class Keeper:
 
     async def _clear_up(self, seen: Seen) -> None:
         with self.busy():
-            await self._take_back(seen.vm, seen.pid)
+            await self._take_back(seen.vm, seen.pid, seen.start_time)
 
-    async def _take_back(self, vm: str, pid: int) -> list[str]:
+    async def _take_back(self, vm: str, pid: int, start_time: int) -> list[str]:
         failures: list[str]
         try:
-            failures = await self.blocking(self.worker.take_back, vm, pid)
+            failures = await self.blocking(self.worker.take_back, vm, pid, start_time)
         except Exception as error:  # whatever it is, the other guests need their keeper
             self.say(traceback.format_exc())
             failures = [f"{vm}: {error}"]

@@ -45,6 +45,7 @@ from qemunet.live.care import Keeper
 from qemunet.live.control import Control, Lost, listen
 from qemunet.live.process import Seen
 from qemunet.live.worker import Worker
+from qemunet.locks import Lock
 
 if typing.TYPE_CHECKING:
     from qemunet.live.control import Message
@@ -100,7 +101,7 @@ def main(argument: str) -> int:
     return 0
 
 
-async def _keep(handover: Handover, scope: state.Scope, lock: state.Lock) -> None:
+async def _keep(handover: Handover, scope: state.Scope, lock: Lock) -> None:
     """Stay with the guests; who is still connected then finds everything gone when the connection closes."""
     worker = Worker(handover.runtime, handover.lab)
     keeper = Keeper(handover.lab, worker, _say)
@@ -113,15 +114,15 @@ async def _keep(handover: Handover, scope: state.Scope, lock: state.Lock) -> Non
         await keeper.server.close()
 
 
-def _lock(handover: Handover) -> state.Lock | None:
+def _lock(handover: Handover) -> Lock | None:
     """Return the lock that makes this the lab's only keeper; None if there is one."""
     if handover.lock is not None:
-        return state.Lock(handover.lock)
+        return Lock(handover.lock)
     with handover.runtime.exclusive():
         scope = handover.runtime.lab(handover.lab)
         if not scope.exists():
             scope.create()
-        return state.Lock.take(scope.path("lock"), create=True)
+        return Lock.take(scope.path("lock"), create=True)
 
 
 def _given_over(handover: Handover) -> bool:

@@ -26,6 +26,7 @@ from qemunet.errors import Failed, Interrupted, NotFound, QemunetError, describe
 from qemunet.frozen import frozen
 from qemunet.live import control, stay
 from qemunet.live.reach import reach
+from qemunet.locks import Lock
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -111,13 +112,13 @@ def _start(order: Order, tether: socket.socket, tell: Callable[[str], None]) -> 
     return _keeper_argv(runtime, source.spec.name, host, keeper, tether if tethered else None)
 
 
-def _take_keepers_lock(runtime: state.Runtime, lab: str) -> state.Lock | None:
+def _take_keepers_lock(runtime: state.Runtime, lab: str) -> Lock | None:
     """Take the place of the lab's keeper; None if there is one."""
     with runtime.exclusive():
         scope = runtime.lab(lab)
         if not scope.exists():
             scope.create()
-        return state.Lock.take(scope.path("lock"), create=True)
+        return Lock.take(scope.path("lock"), create=True)
 
 
 def _commit(tether: socket.socket, vms: Sequence[str], *, tethered: bool) -> None:
@@ -129,7 +130,7 @@ def _commit(tether: socket.socket, vms: Sequence[str], *, tethered: bool) -> Non
 
 
 def _keeper_argv(
-    runtime: state.Runtime, lab: str, host: LinuxHost, lock: state.Lock, tether: socket.socket | None
+    runtime: state.Runtime, lab: str, host: LinuxHost, lock: Lock, tether: socket.socket | None
 ) -> list[str]:
     """Return the keeper's command line; the descriptors it names stay open across the exec."""
     named: dict[str, int | None] = {"lock": lock.fd, "tether": tether.fileno() if tether else None}

@@ -90,6 +90,7 @@ class Guest:
     def __init__(self, seen: Seen, directory: str, say: Say) -> None:
         self.vm = seen.vm
         self.pid = seen.pid
+        self.start_time = seen.start_time
         self.since = _started_at(seen.start_time)
         self.directory = directory
         self.adopted = seen.console is None
@@ -102,6 +103,7 @@ class Guest:
         self._gone = asyncio.Event()
         self._log = _open(os.path.join(directory, "qemu.log"))
         self._pidfd = _hold(seen)
+        self._left = False
         loop.add_reader(self._pidfd, self._note_end)
 
     async def attend(self, seen: Seen) -> None:
@@ -150,7 +152,10 @@ class Guest:
         return Ending(self.vm, status, reason, self._told(reason, status))
 
     async def leave(self) -> None:
-        """Let go of everything; the process, if it still runs, does not notice."""
+        """Let go of everything; the process, if it still runs, does not notice. Once is enough."""
+        if self._left:
+            return
+        self._left = True
         asyncio.get_running_loop().remove_reader(self._pidfd)
         if self._minder:
             self._minder.cancel()

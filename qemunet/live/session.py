@@ -10,7 +10,8 @@ from qemunet.errors import NotTakenBack, Taken
 from qemunet.frozen import frozen, replace
 from qemunet.host.linux import LinuxHost
 from qemunet.live.record import record
-from qemunet.state import SHARED_KINDS, Lock, Runtime, Scope, write_private
+from qemunet.locks import Lock
+from qemunet.state import SHARED_KINDS, Runtime, Scope, write_private
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -126,6 +127,7 @@ def start(
     back, or `NotTakenBack` says what was not. `host.guests` has the processes.
     """
     clean(runtime, host)
+    source.try_kvm(host)
     attempt = Start(runtime, host, tethered=tethered)
     try:
         with runtime.exclusive():
@@ -267,8 +269,9 @@ def _take_back_if(scope: Scope, right: Lock | None, still: Callable[[Scope], boo
 def _take_back(work: Work, host: LinuxHost) -> list[str]:
     """Undo what the scope's journal owes and remove the scope; what could not be undone stays on record."""
     known = work.scope.record()
-    failures = runner.unwind(work.journal, host, started=known is not None and known.started)
-    if not failures:
+    started = known is not None and known.started
+    failures = runner.unwind(work.journal, host, started=started)
+    if not work.journal.owed(started=started):
         work.scope.remove()
     _end(work)
     return [str(failure) for failure in failures]

@@ -6,7 +6,7 @@ import typing
 
 from qemunet.config import notes, profiles, read, resolve
 from qemunet.errors import NotFound
-from qemunet.facts import GuestFact
+from qemunet.facts import GuestFact, Wanted
 from qemunet.frozen import frozen, replace
 from qemunet.host.linux import LinuxHost
 from qemunet.model.vm import Accel, DirectBoot, Firmware, NicBus
@@ -18,10 +18,12 @@ if typing.TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from qemunet.config.spec import LabSpec, Profile, VmSpec
-    from qemunet.facts import Facts, Wanted
+    from qemunet.facts import Facts
     from qemunet.model.lab import Lab
     from qemunet.model.vm import Vm
     from qemunet.steps import Plan
+
+_QEMU = "qemu-system-x86_64"
 
 
 @frozen
@@ -85,9 +87,29 @@ class Source:
                 tell(f"note: {text}")
         return Thought(lab, plan, facts)
 
+    def try_kvm(self, host: LinuxHost) -> None:
+        """Find out now whether KVM works, if a vm leaves that open: it may take seconds, and is remembered."""
+        found = host.photograph(Wanted(programs=frozenset({_QEMU}))).programs.get(_QEMU)
+        models = {self._kvm_model(vm) for vm in self.spec.vms if self._accel(vm) is Accel.AUTO}
+        if found is None or not models:
+            return
+        from qemunet.live import accel
+
+        for model in models:
+            accel.kvm_verdict(found, model)
+
+    def _accel(self, vm: VmSpec) -> Accel:
+        return vm.accel or self._profile(vm).vm.accel or Accel.AUTO
+
+    def _kvm_model(self, vm: VmSpec) -> str:
+        return vm.machine.cpu_kvm or self._profile(vm).machine.cpu_kvm or ""
+
+    def _profile(self, vm: VmSpec) -> Profile:
+        return self.profiles[vm.profile or profiles.DEFAULT]
+
     def _boots_directly(self, vm: VmSpec) -> bool:
         """Tell whether a vm needs no firmware file but what QEMU itself brings."""
-        firmware = vm.boot.firmware or self.profiles[vm.profile or profiles.DEFAULT].vm.boot.firmware
+        firmware = vm.boot.firmware or self._profile(vm).vm.boot.firmware
         return (vm.boot.kernel or vm.boot.guest) is not None and firmware is not Firmware.UEFI
 
 
@@ -130,7 +152,7 @@ def _with_kvm(facts: Facts, lab: Lab, names: Sequence[str], tell: Callable[[str]
         return facts
     from qemunet.live import accel
 
-    qemu = facts.programs["qemu-system-x86_64"]
+    qemu = facts.programs[_QEMU]
     verdicts = {model: accel.kvm_verdict(qemu, model) for model in models}
     for model, why in verdicts.items():
         if why and tell:

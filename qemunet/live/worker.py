@@ -35,8 +35,8 @@ class Worker:
         self.runtime = runtime
         self.lab = lab
 
-    def take_back(self, vm: str, pid: int) -> list[str]:
-        """Undo all that was done for a vm that has ended, whose QEMU was `pid`; return what could not be.
+    def take_back(self, vm: str, pid: int, start_time: int) -> list[str]:
+        """Undo all that was done for a vm that has ended, whose QEMU was that process; return what could not be.
 
         Nothing, if somebody else was quicker: then another one of that name may run by now.
         """
@@ -45,7 +45,7 @@ class Worker:
 
         host = LinuxHost(self.runtime.path)
         try:
-            return session.take_back(self.runtime, host, [vm], lambda scope: _is_of(scope, pid))
+            return session.take_back(self.runtime, host, [vm], lambda scope: _is_of(scope, pid, start_time))
         finally:
             host.close()
 
@@ -100,9 +100,9 @@ class Worker:
                     scope.save(replace(record, tethered=True))
 
 
-def _is_of(scope: state.Scope, pid: int) -> bool:
+def _is_of(scope: state.Scope, pid: int, start_time: int) -> bool:
     known = scope.record()
-    return scope.exists() and (known is None or known.pid == pid)
+    return known is not None and (known.pid, known.start_time) == (pid, start_time)
 
 
 def _check(wish: Wish) -> None:

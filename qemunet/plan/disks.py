@@ -38,9 +38,10 @@ def steps(vm: Vm, facts: Facts) -> Iterator[Step]:
         if disk.create is not None:
             yield CreateImage(disk.image.path, disk.image.format, disk.create)
     way = Passed(vm)
-    for layer in chain.from_iterable(stacks(vm, facts)):
+    for layer, below in chain.from_iterable(zip(stack, (*stack[1:], None), strict=True) for stack in stacks(vm, facts)):
         if layer.overlay:
-            yield OpenOverlay(way.handle(layer.node).name, layer.path)
+            raw = below is not None and below.format == "raw"
+            yield OpenOverlay(way.handle(layer.node).name, layer.path, raw)
         elif way.opens(layer):
             yield OpenFile(way.handle(layer.node).name, layer.path, layer.writable)
 

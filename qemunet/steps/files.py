@@ -144,11 +144,12 @@ class LoadFile:
 class OpenOverlay:
     """Make a nameless qcow2 file as large as an image, under `handle`: it takes what is written in its place.
 
-    It names no backing file; QEMU is told of that.
+    It names no backing file; QEMU is told of that. `raw`: the image is one, whatever it looks like.
     """
 
     handle: str
     image: str
+    raw: bool = False
 
     def describe(self) -> str:
         return f"open a throw-away overlay of {self.image}"

@@ -156,6 +156,8 @@ class FakeHost(FakeNetwork):
             case OpenFile(path=path) | LoadFile(path=path) | OpenOverlay(image=path):
                 self._must_exist(path)
                 self.handles[step.handle] = ""
+            case _:
+                typing.assert_never(step)
 
     def _release(self, handle: str) -> None:
         tap = self.handles.pop(handle)
@@ -185,6 +187,8 @@ class FakeHost(FakeNetwork):
                 if path in self.files:
                     raise Taken(f"{path} exists already and is not overwritten")
                 self.files[path] = f"{kind} of {size}"
+            case _:
+                typing.assert_never(step)
 
     def _hook(self, program: str | None, interface: str) -> None:
         if program is not None:
@@ -211,6 +215,8 @@ class FakeHost(FakeNetwork):
                 self.cables[vm, nic] = up
             case Resume(vm):
                 self._answering(vm).running = True
+            case _:
+                typing.assert_never(step)
 
     def _start(self, step: StartQemu) -> None:
         if any(guest.directory == step.directory for guest in self.guests.values()):

@@ -103,6 +103,8 @@ class FakeNetwork:
                 self._enslave(self.get(name), master)
             case PinBridge(name):
                 self.unpinned.discard(self.get(name).name)
+            case _:
+                typing.assert_never(step)
 
     def get(self, name: str) -> LinkFact:
         """Return the link of that name; raises Vanished."""
@@ -260,6 +262,8 @@ class FakeNetwork:
                 if key not in self.sysctls or (only_if is not None and self.sysctls[key] != only_if):
                     raise Vanished(errno.ENOENT, f"{key} is not {only_if or 'there'}")
                 self.sysctls[key] = value
+            case _:
+                typing.assert_never(step)
 
     def neighbour_step(self, step: AddNeighbour | DelNeighbour) -> None:
         """Do a step about neighbours."""
@@ -271,6 +275,8 @@ class FakeNetwork:
                     del self.neighbours[self.get(name).name, address, proxy]
                 except KeyError:
                     raise Vanished(errno.ENOENT, f"{address} is not known on {name}") from None
+            case _:
+                typing.assert_never(step)
 
     def _add_address(self, name: str, address: str) -> None:
         off = self.sysctls.get(f"net.ipv6.conf.{sysctl_name(name)}.disable_ipv6") == "1"

@@ -12,7 +12,8 @@ from qemunet import runner
 from qemunet.facts import Facts
 from qemunet.host.linux import LinuxHost
 from qemunet.live import launch
-from qemunet.state import Lock, Runtime, VmRecord
+from qemunet.locks import Lock
+from qemunet.state import Runtime, VmRecord
 from qemunet.steps import AwaitQemu, Handle, Resume, StartQemu, Word
 
 # Says "hi\n", then echoes what it hears, except: F writes LINES lines of eight hexadecimal digits, counting from 0;

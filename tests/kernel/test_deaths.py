@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
@@ -94,11 +93,11 @@ def test_a_qemu_that_is_no_qemu_is_told_too(world: World) -> None:
 
 
 @pytest.fixture
-def orphans(world: World) -> Iterator[World]:
+def orphans(world: World) -> World:
     """Two guests whose keeper was killed."""
     world.succeeds("run", "-d", world.write(TWO))
     kill(world.keeper())
-    yield world
+    return world
 
 
 def test_guests_outlive_their_keeper_and_are_adopted(orphans: World) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from qemunet import interrupts
-from qemunet.errors import Failed, Gone, Interrupted, LaunchFailed, TimedOut
+from qemunet.errors import Failed, Gone, Interrupted, LaunchFailed, Taken, TimedOut
 from qemunet.frozen import replace
 from qemunet.host import guests, hooks, processes, qmp
 from qemunet.host.linux import LinuxHost
+from qemunet.locks import Lock
 from qemunet.model.vm import RunAs
-from qemunet.state import Lock
 from qemunet.steps import (
     AwaitQemu,
     CreateImage,
@@ -99,6 +101,69 @@ def test_a_qemu_that_refuses_its_command_line_says_why(host: LinuxHost, director
     assert "nonsense" in caught.value.argv
     with pytest.raises(Gone):
         host.perform(EndQemu("a", str(directory)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "bound", "wanted"),
+    [
+        ("tcp", "127.0.0.1", "127.0.0.1"),
+        ("tcp", "0.0.0.0", "127.0.0.1"),
+        ("tcp", "127.0.0.1", ""),
+        ("tcp", "::", "127.0.0.1"),
+        ("udp", "127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_a_forward_of_a_port_that_is_in_use_says_by_whom(
+    host: LinuxHost, directory: Path, kind: str, bound: str, wanted: str
+) -> None:
+    with _bound(kind, bound) as port:
+        rule = f'{{"type":"user","id":"n","hostfwd":[{{"str":"{kind}:{wanted}:{port}-:22"}}]}}'
+        host.perform(qemu(directory, *words("-netdev", rule)))
+        with pytest.raises(Taken) as caught:
+            host.perform(AwaitQemu("a"))
+    assert caught.value.message == f"{kind} {wanted or '0.0.0.0'}:{port} is in use by {_ourselves()}"
+    assert caught.value.where == "vm.a"
+    assert "forward" in caught.value.hint
+    with pytest.raises(Gone):
+        host.perform(EndQemu("a", str(directory)))
+
+
+def test_a_forward_that_fails_for_another_reason_is_qemus_own_story(host: LinuxHost, directory: Path) -> None:
+    """Here the host does not have the address, and the port is in use on another one."""
+    with _bound("tcp", "127.0.0.1") as port:
+        rule = f'{{"type":"user","id":"n","hostfwd":[{{"str":"tcp:192.0.2.77:{port}-:22"}}]}}'
+        host.perform(qemu(directory, *words("-netdev", rule)))
+        with pytest.raises(LaunchFailed, match="host forwarding rule"):
+            host.perform(AwaitQemu("a"))
+    with pytest.raises(Gone):
+        host.perform(EndQemu("a", str(directory)))
+
+
+@pytest.mark.parametrize(("bound", "wanted"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_a_display_that_is_in_use_says_by_whom(host: LinuxHost, directory: Path, bound: str, wanted: str) -> None:
+    with _bound("tcp", bound) as port:
+        host.perform(qemu(directory, *words("-vnc", f"{wanted}:{port - 5900}")))
+        with pytest.raises(Taken) as caught:
+            host.perform(AwaitQemu("a"))
+    said = f"VNC display {port - 5900}, tcp {wanted}:{port}, is in use by {_ourselves()}"
+    assert (caught.value.message, caught.value.where) == (said, "vm.a")
+    with pytest.raises(Gone):
+        host.perform(EndQemu("a", str(directory)))
+
+
+@contextlib.contextmanager
+def _bound(kind: str, address: str) -> Iterator[int]:
+    """Have some port of this address; give its number."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM) as sock:
+        sock.bind((address, 0))
+        if kind == "tcp":
+            sock.listen()
+        yield sock.getsockname()[1]
+
+
+def _ourselves() -> str:
+    return f"{Path('/proc/self/comm').read_text().strip()} (pid {os.getpid()})"
 
 
 def test_a_qemu_that_dies_later_is_reported_as_well(host: LinuxHost, directory: Path) -> None:

@@ -17,7 +17,10 @@ ONE = NETWORK + machine("one")
 def test_many_labs_start_and_stop_at_the_same_time(world: World) -> None:
     """All succeed; names, MACs and users differ; nothing is left."""
     labs = [f"lab{number}" for number in range(MANY)]
-    files = [world.write(f"[network.net{n}]\n" + machine(f"vm{n}", card=f'network = "net{n}"'), f"lab{n}.toml") for n in range(MANY)]
+    files = [
+        world.write(f"[network.net{n}]\n" + machine(f"vm{n}", card=f'network = "net{n}"'), f"lab{n}.toml")
+        for n in range(MANY)
+    ]
     for done in [finish(run) for run in [world.start("run", "-d", file) for file in files]]:
         assert done.returncode == 0, done.stderr
     vms = world.vms()
@@ -33,7 +36,10 @@ def test_many_labs_start_and_stop_at_the_same_time(world: World) -> None:
 
 def test_many_labs_come_and_go_past_each_other(world: World) -> None:
     """One network for all, so that it is taken down by one while others come."""
-    files = [world.write('[network.net]\nmode = "private"\n' + machine(f"vm{n}", card='network = "net"'), f"lab{n}.toml") for n in range(4)]
+    files = [
+        world.write('[network.net]\nmode = "private"\n' + machine(f"vm{n}", card='network = "net"'), f"lab{n}.toml")
+        for n in range(4)
+    ]
     for _ in range(3):
         running = [world.start("run", "-d", file) for file in files]
         for number, run in enumerate(running):

@@ -22,6 +22,7 @@ def qcow2(name: str, backing: str | None = None, **more: object) -> FileFact:
 
 
 FILES = (
+    replace(file(""), path="/lab", regular=False, directory=True),
     file("vmlinuz"),
     file("initrd.img"),
     file("raw.img"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -60,6 +61,37 @@ def test_a_directory_is_no_lab(tmp_path: Path) -> None:
     """Nor does it end in a traceback."""
     with pytest.raises(ConfigError, match="is a directory, not a lab file"):
         read.load(str(tmp_path))
+
+
+def test_a_number_of_thousands_of_digits_is_refused() -> None:
+    """In the file, in a profile and on the command line alike."""
+    digits = "9" * 5000
+    with pytest.raises(ConfigError) as caught:
+        read.loads(f"[vm.a]\ncpus = {digits}\n", FILE)
+    assert str(caught.value) == f"{FILE}: a number in it has thousands of digits"
+    for wrong in (f"vm.a.cpus={digits}", f"vm.a.user={digits}", "vm.a.cpus=0x" + "f" * 5000, "vm.a.cpus=" + "[" * 5000):
+        with pytest.raises(ConfigError):
+            read.loads("[vm.a]\n", FILE, [wrong])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_might_never_end_is_no_lab(tmp_path: Path, kind: str) -> None:
+    """It is refused without a look at its content."""
+    path = tmp_path / "lab.toml" if kind == "pipe" else Path("/dev/zero")
+    if kind == "pipe":
+        os.mkfifo(path)
+    with pytest.raises(ConfigError, match="is a pipe or a device, not a lab file") as caught:
+        read.load(str(path))
+    assert caught.value.hint == "write the lab into a file first"
+
+
+def test_a_file_as_large_as_no_lab_is_refused(tmp_path: Path) -> None:
+    """A disk image that was given by mistake, say."""
+    path = tmp_path / "lab.toml"
+    path.touch()
+    os.truncate(path, 1 << 40)
+    with pytest.raises(ConfigError, match="is larger than 4 MiB"):
+        read.load(str(path))
 
 
 def test_a_missing_file_brings_its_neighbour_to_mind(tmp_path: Path) -> None:

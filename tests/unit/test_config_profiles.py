@@ -57,11 +57,19 @@ def test_a_path_is_relative_to_the_lab(near: Path, tmp_path: Path) -> None:
     assert profiles.load("q35", str(near)).reference == "q35"
 
 
+def test_it_says_itself_what_it_is(near: Path, tmp_path: Path) -> None:
+    """By its key `doc`, else by its first comment."""
+    put(tmp_path / "profiles", "mine", '# A comment.\ndoc = "My own."\n' + MACHINE)
+    put(tmp_path / "profiles", "yours", "# A comment.\n" + MACHINE)
+    assert [profiles.load(name, str(near)).doc for name in ("mine", "yours")] == ["My own.", "A comment."]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ('[machine]\ntype = "pc"\n', "machine: nic-bus is missing"),
         ('[machine]\nnic-bus = "pci"\n', "machine: type is missing"),
+        ("doc = 1\n" + MACHINE, "doc: text belongs here"),
         (MACHINE + "[network]\n", 'network: unknown table "network"'),
         (MACHINE + '[nic]\nmac = "52:54:00:00:00:01"\n', "nic.mac: a profile cannot preset this"),
         (MACHINE + "[vm.boot]\n", 'vm.boot: unknown key "boot"'),

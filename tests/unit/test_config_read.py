@@ -129,8 +129,8 @@ def test_the_command_line_overrides_the_file(override: str, found: object) -> No
         ("vm.kali2.nic.lan.mac=auto", 'there is no "lan" in lab.toml, vm.kali2.nic', 'did you mean "wan"?'),
         ("vm.kali2.disk[0].file=x", 'there is no "disk[0]" in lab.toml, vm.kali2', "known there: nothing"),
         ("vms.kali2.memory=1G", 'there is no "vms" in lab.toml', 'did you mean "vm"?'),
-        ("vm.memory=1G", "is not PATH=VALUE", "as in"),
-        ("memory=1G", "is not PATH=VALUE", "as in"),
+        ("vm.memory=1G", 'unknown path "vm.memory"', "as in vm.kali2.memory"),
+        ("memory=1G", 'unknown path "memory"', "a path begins with lab, vm.NAME or network.NAME"),
         ("vm.kali2.memory", "is not PATH=VALUE", "as in"),
     ],
 )

@@ -125,6 +125,15 @@ def test_an_overlay_is_nameless_and_as_big_as_what_lies_below(tmp_path: Path, ki
     assert os.listdir(tmp_path) == ["disk"]
 
 
+def test_an_overlay_of_a_raw_image_believes_no_header_in_it(tmp_path: Path) -> None:
+    """A guest may have written one there, and would choose how much of the host's disk it can fill."""
+    path = tmp_path / "disk"
+    qemu_img("create", "-q", "-f", "qcow2", str(path), "1T")
+    fd = images.open_overlay(OpenOverlay("a:disk", str(path), raw=True), str(tmp_path))
+    assert int.from_bytes(os.pread(fd, 32, 0)[24:32], "big") < 1 << 20
+    os.close(fd)
+
+
 def test_a_backing_chain_is_followed(tmp_path: Path) -> None:
     qemu_img("create", "-q", "-f", "raw", str(tmp_path / "base.raw"), "1M")
     qemu_img("create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", str(tmp_path / "mid.qcow2"))

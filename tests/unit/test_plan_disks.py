@@ -75,7 +75,7 @@ def test_a_snapshot_writes_to_a_nameless_overlay_and_only_reads_the_image(run_as
     """Nothing of it can be left behind."""
     vm = guest(Disk(TOP, snapshot=True), run_as=run_as)
     steps = list(disks.steps(vm, FACTS))
-    assert steps[0] == OpenOverlay("vm:disk.0", "/d/top.qcow2")
+    assert steps[0] == OpenOverlay("vm:disk.0", "/d/top.qcow2", raw=False)
     assert steps[1:] == ([OpenFile("vm:disk.0.1", "/d/top.qcow2", writable=False)] if run_as else [])
     overlay = nodes(vm)[-1]
     assert (overlay["node-name"], overlay["backing"], overlay["read-only"]) == ("disk.0", "disk.0.1", False)

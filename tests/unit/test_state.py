@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from qemunet.errors import NotFound, QemunetError
-from qemunet.state import Lock, NicRecord, Runtime, VmRecord, is_locked, locate
+from qemunet.locks import Lock, is_locked
+from qemunet.state import NicRecord, Runtime, VmRecord, locate
 
 RECORD = VmRecord(
     "a", "lab", "/lab.toml", "q35", "tcg", (NicRecord("net0", "tap", "e1000", "52:54:00:00:00:01", "up"),)

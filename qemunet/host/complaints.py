@@ -1,0 +1,128 @@
+"""Knows what QEMU's last words mean: which of its deaths is somebody else's hold on a port, and whose.
+
+QEMU says of a forward only that it failed, so the kernel's tables of sockets are asked whether somebody has the port.
+The tables are those of this thread's network namespace, in which QEMU was started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import re
+import struct
+import typing
+
+from qemunet.errors import Taken
+from qemunet.frozen import frozen
+from qemunet.host import processes
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_FORWARD = re.compile(r"[Cc]ould not set up host forwarding rule '(tcp|udp):([^']*):(\d+)-")
+_VNC = re.compile(r"-vnc (\S*):(\d+)\S*: .*Address already in use")
+_VNC_BASE = 5900
+_TIME_WAIT, _LISTENING = "06", "0A"  # a listener is the likelier culprit; the dead hold nothing
+
+
+@frozen
+class Socket:
+    """A row of the kernel's table of sockets."""
+
+    address: Address
+    port: int
+    state: str  # two hexadecimal digits
+    uid: int
+    inode: str
+
+
+def taken(vm: str, said: str) -> Taken | None:
+    """Return what QEMU's words mean if somebody has what it wanted, and None if they are another story."""
+    if found := _FORWARD.search(said):
+        return _forward(vm, found[1], found[2], int(found[3]))
+    if found := _VNC.search(said):
+        return _display(vm, found[1], int(found[2]))
+    return None
+
+
+def _forward(vm: str, protocol: str, address: str, port: int) -> Taken | None:
+    holder = _holder(protocol, address or "0.0.0.0", port)  # noqa: S104  it is what QEMU takes it for
+    if holder is None:  # it failed for another reason: no right to the port, no such address
+        return None
+    hint = "choose another port of the host in `forward`, or end that process"
+    return Taken(f"{_said(protocol, address, port)} is in use by {_who(holder)}", where=f"vm.{vm}", hint=hint)
+
+
+def _display(vm: str, address: str, number: int) -> Taken:
+    port = _VNC_BASE + number
+    holder = _holder("tcp", address.strip("[]"), port)
+    by = _who(holder) if holder else "somebody"
+    what = f"VNC display {number}, {_said('tcp', address, port)},"
+    return Taken(f"{what} is in use by {by}", where=f"vm.{vm}", hint='choose another N in `display = "vnc=ADDR:N"`')
+
+
+def _said(protocol: str, address: str, port: int) -> str:
+    return f"{protocol} {address or '0.0.0.0'}:{port}"  # noqa: S104
+
+
+# ---------------------------------------------------------------- who has a port
+
+
+def _holder(protocol: str, address: str, port: int) -> Socket | None:
+    """Return a socket that is in the way of one of this address and port."""
+    try:
+        wanted = ipaddress.ip_address(address)
+    except ValueError:  # a name: whatever it stands for
+        wanted = ipaddress.IPv6Address(0)
+    known = [one for one in _sockets(protocol) if one.port == port and one.state != _TIME_WAIT]
+    near = [one for one in known if _collide(one.address, wanted)]
+    return min(near, key=lambda one: (one.state != _LISTENING, one.address != wanted), default=None)
+
+
+def _collide(one: Address, other: Address) -> bool:
+    """Whether two sockets of the same port are in each other's way; IPv6's ``::`` is for IPv4 as well."""
+    if one == other:
+        return True
+    if one.version == other.version:
+        return one.is_unspecified or other.is_unspecified
+    sixth = one if one.version == 6 else other
+    return sixth.is_unspecified
+
+
+def _sockets(protocol: str) -> Iterator[Socket]:
+    for name in (protocol, f"{protocol}6"):
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/thread-self/net/{name}") as table:
+            next(table)  # the names of the columns
+            for row in table:
+                fields = row.split()
+                number, _, port = fields[1].partition(":")
+                yield Socket(_address(number), int(port, 16), fields[3], int(fields[7]), fields[9])
+
+
+def _address(digits: str) -> Address:
+    """Read an address as the kernel prints it: in words of 32 bits, each a number in the machine's byte order."""
+    words = (int(digits[at : at + 8], 16) for at in range(0, len(digits), 8))
+    packed = b"".join(struct.pack("=I", word) for word in words)
+    address = ipaddress.ip_address(packed)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def _who(socket: Socket) -> str:
+    """Name the process that has a socket, or at least whose it is."""
+    for pid in processes.all_pids():
+        with contextlib.suppress(OSError):
+            if f"socket:[{socket.inode}]" in _open_files(pid):
+                with open(f"/proc/{pid}/comm") as file:
+                    return f"{file.read().strip()} (pid {pid})"
+    return f"a process of user {socket.uid}"
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    """Yield what a process has open; a descriptor that is closed meanwhile is left out."""
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            yield os.readlink(f"/proc/{pid}/fd/{fd}")
