@@ -13,7 +13,7 @@ test: ## all tests (one part: make test TESTS=tests/unit)
 	@.ci/setup --dev
 	@$(PYTHON) -m pytest $(TESTS)
 
-bench: ## what a start, a plug and a move cost here
+bench: ## what a start and taps cost here
 	@.ci/setup --dev
 	@$(PYTHON) -m tests.bench
 

@@ -11,6 +11,7 @@ import difflib
 import json
 import os
 import re
+import select
 import stat
 import subprocess
 import time
@@ -30,6 +31,8 @@ def dump(runtime: Path | None = None) -> Dump:
         "links": links(),
         "addresses": addresses(),
         "routes": routes(),
+        "neighbours": neighbours(),
+        "fdb": forwarding(),
         "nft": program("nft", "-s", "list", "ruleset").splitlines(),
         "sysctls": sysctls(),
         "processes": processes(),
@@ -51,7 +54,7 @@ def left_behind(before: Dump, runtime: Path | None = None, seconds: float = 5) -
     """Return what differs now; the kernel and dying processes get some time to finish by themselves."""
     deadline = time.monotonic() + seconds
     while (found := difference(before, dump(runtime))) and time.monotonic() < deadline:
-        pass
+        select.select([], [], [], 0.05)
     return found
 
 
@@ -91,6 +94,20 @@ def routes() -> list[str]:
     return sorted(f"{what} {family} {json.dumps(entry, sort_keys=True)}" for what, family, entry in found)
 
 
+def neighbours() -> list[str]:
+    """What somebody has set; what the kernel has learned comes and goes."""
+    found = [("permanent", entry) for entry in ip("neigh", "show", "nud", "permanent")]
+    found += [("proxy", entry) for family in ("-4", "-6") for entry in ip(family, "neigh", "show", "proxy")]
+    return sorted(f"{what} {entry['dst']} {entry.get('dev')} {entry.get('lladdr')}" for what, entry in found)
+
+
+def forwarding() -> list[str]:
+    """The bridges' tables, without what they have learned and the groups that come with addresses."""
+    entries = [entry for entry in json.loads(program("bridge", "-j", "fdb") or "[]") if entry]
+    kept = [one for one in entries if one["state"] and not int(one["mac"][:2], 16) & 1]
+    return sorted(f"{one['mac']} {one['ifname']} {one.get('master')} {one['flags']} {one['state']}" for one in kept)
+
+
 def sysctls() -> list[str]:
     found = []
     for folder, _folders, names in os.walk("/proc/sys/net"):
@@ -101,23 +118,27 @@ def sysctls() -> list[str]:
 
 
 def processes() -> list[str]:
-    """The processes in this network namespace but this one; a zombie is gone, it only waits for somebody to look."""
+    """The processes in this network namespace but this one, each with what it has open.
+
+    A zombie is gone, it only waits for somebody to look.
+    """
     here = os.stat("/proc/thread-self/ns/net").st_ino
     found = []
     for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdecimal()):
         with contextlib.suppress(OSError):
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
             if pid != os.getpid() and state not in "ZX" and os.stat(f"/proc/{pid}/ns/net").st_ino == here:
-                found.append(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip())
+                name = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+                found += [name, *(f"{name}: {target}" for target in descriptors(pid))]
     return sorted(found)
 
 
-def descriptors() -> list[str]:
-    """What this process has open."""
+def descriptors(process: int | str = "self") -> list[str]:
+    """What a process has open."""
     found = []
-    for entry in os.listdir("/proc/self/fd"):
+    for entry in os.listdir(f"/proc/{process}/fd"):
         with contextlib.suppress(OSError):  # the one that lists
-            found.append(os.readlink(f"/proc/self/fd/{entry}"))
+            found.append(os.readlink(f"/proc/{process}/fd/{entry}"))
     return sorted(found)
 
 

@@ -89,10 +89,17 @@ def _profiles(args: Namespace) -> int:
 
 
 def _schema_arguments(parser: Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="as without it: a schema is JSON")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as without it: a schema is JSON")
+    form.add_argument("--markdown", action="store_true", help="print the reference of all keys, for people, instead")
 
 
-def _schema(_args: Namespace) -> int:
+def _schema(args: Namespace) -> int:
+    if args.markdown:
+        from qemunet.config.schema import markdown
+
+        render.out(markdown().rstrip("\n"))
+        return 0
     from qemunet.config.keys import json_schema
 
     render.as_json(json_schema())

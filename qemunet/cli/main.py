@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from qemunet.cli.parser import Action, Parser
 
+SWEPT = frozenset({"down", "ps", "stop"})  # after them the dead are taken back; not after those that look into one vm
 SIGPIPE_STATUS = 128 + 13  # what a program ends with that does not catch SIGPIPE
 
 
@@ -50,6 +51,8 @@ def find(argv: Sequence[str]) -> tuple[str, list[str]]:
     from qemunet.config.hints import did_you_mean
 
     kind = "option" if first.startswith("-") else "command"
+    if first == "--json":
+        raise UsageError("--json stands behind a command", hint="as in `qemunet ps --json`")
     known = ["--help", "--version"] if kind == "option" else words("")
     raise UsageError(f'unknown {kind} "{first}"', hint=did_you_mean(first, known, "`qemunet --help` lists them"))
 
@@ -81,7 +84,12 @@ def _dispatch(argv: Sequence[str]) -> int:
         return 0
     name, rest = find(argv)
     parser, action = command(name)
-    return action(parser.parse(rest))
+    status = action(parser.parse(rest))
+    if name in SWEPT:
+        from qemunet.cli.sweep import sweep
+
+        sweep()
+    return status
 
 
 def _find_in_group(group: str, rest: list[str]) -> tuple[str, list[str]]:

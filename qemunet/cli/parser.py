@@ -54,8 +54,11 @@ class Parser(argparse.ArgumentParser):
             elif not word.startswith("-") or word == "-":
                 names.append(word)
             else:
-                options.append(word)
-                options += [value for value in (next(words, None),) if value] if self._wants_value(word) else []
+                value = next(words, None) if self._wants_value(word) else None
+                if value and re.match(r"-\d", value):  # argparse would take it for an option
+                    options.append(f"{word}={value}" if word.startswith("--") else word + value)
+                else:
+                    options += [one for one in (word, value) if one]
         return [*options, "--", *names] if any(name.startswith("-") for name in names) else options + names
 
     def _wants_value(self, option: str) -> bool:

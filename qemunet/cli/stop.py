@@ -56,12 +56,16 @@ def _down_arguments(parser: Parser) -> None:
 
 
 def _down(args: Namespace) -> int:
+    from os.path import exists
+
     here = runtime()
     known = here.vms()
     chosen: dict[str, VmRecord] = {}
     for name in args.names:
         found = of_lab(name, known)
         if not found:
+            if ("/" in name or name.endswith(".toml")) and not exists(name):
+                raise NotFound("no such file, and nothing runs that was started from it", where=name)
             labs = ", ".join(sorted({vm.lab for vm in known})) or "none"
             raise NotFound(f'no vm of a lab "{name}" runs (labs: {labs})', where=here.path)
         chosen |= {vm.name: vm for vm in found}

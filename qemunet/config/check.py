@@ -263,7 +263,9 @@ def _subnets(spec: LabSpec) -> None:
             for other, owner in seen:
                 if owner is not network and units.overlap(address, other):
                     problem = f"{address} overlaps with {other} of {owner.path}"
-                    raise spec.error(f"{network.path}.address", problem, "the host can have a subnet on one network only")
+                    raise spec.error(
+                        f"{network.path}.address", problem, "the host can have a subnet on one network only"
+                    )
             if not units.inside(units.plain(address), "fe80::/10"):
                 seen.append((address, network))
 

@@ -77,7 +77,13 @@ VM = Table(
         Key("memory", kinds.MEMORY, "main memory", "512M", profile=True),
         Key("cpus", kinds.whole(1, 255), "processors", "1", profile=True),
         Key("accel", kinds.choice(Accel), "what executes the guest; auto: KVM where it works", "auto", profile=True),
-        Key("hotplug-slots", kinds.whole(0, 128), "spare PCIe root ports: room kept for cards that are added over QMP", "8", profile=True),
+        Key(
+            "hotplug-slots",
+            kinds.whole(0, 128),
+            "spare PCIe root ports: room kept for cards that are added over QMP",
+            "8",
+            profile=True,
+        ),
         Key(
             "user",
             kinds.USER,

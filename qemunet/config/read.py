@@ -145,7 +145,7 @@ class _Reader:
             if isinstance(one, list):
                 raise self.error(path, "must be a table, not a list of them", f"in single brackets: [{path}]")
             if not isinstance(one, dict):
-                problem = f'{quoted(name)} stands where the name of a {key} belongs'
+                problem = f"{quoted(name)} stands where the name of a {key} belongs"
                 raise self.error(path, problem, f"written {table.title}, also if there is only one")
             if not is_name(name):
                 raise self.error(

@@ -1,16 +1,49 @@
-"""The JSON Schema of lab files, made from the table of keys."""
+"""What the table of keys is for others: a JSON Schema of lab files for editors, and a reference for people."""
 
 from __future__ import annotations
 
 import typing
 
-from qemunet.config import keys
+from qemunet.config import keys, kinds
 from qemunet.model.names import NAME
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from qemunet.config.keys import Key, Table
+    from qemunet.config.kinds import Kind
 
 Schema = dict[str, object]
+
+
+# How the kinds of values are written, where their schema alone would not tell a reader.
+_WRITTEN = (
+    (kinds.NAME, "name: a letter, then up to 62 letters, digits and hyphens"),
+    (kinds.PATH, "path, relative to the file"),
+    (kinds.PATHS, "one path or a list of them"),
+    (kinds.MACHINE, 'text, as in "pc,acpi=off"'),
+    (kinds.IFNAME, "name of an interface, at most 15 bytes"),
+    (kinds.LINK, "name of an interface"),
+    (kinds.MAC, '"52:54:00:12:34:56" or "auto"'),
+    (kinds.MAC_PREFIX, '1 to 5 bytes, as in "52:54:00"'),
+    (kinds.MEMORY, 'size with K, M, G or T, as in "512M" or "1.5G"; 1M to 64T'),
+    (kinds.SIZE, 'size with K, M, G or T, as in "10G"'),
+    (kinds.SECONDS, 'time with s, m or h, as in "30s", or 0'),
+    (kinds.DISPLAY, '"none", "gtk" or "vnc=ADDR:N"'),
+    (kinds.USER, '"auto", a name, or "UID:GID"'),
+    (kinds.QUEUES, '1 to 256, or "auto"'),
+    (kinds.IPS, "one address or a list of them"),
+    (kinds.IP4, "IPv4 address"),
+    (kinds.INTERFACES, 'one address with prefix length or a list, as in ["10.0.0.1/24"]'),
+    (kinds.SUBNETS, 'one network or a list, as in ["10.99.0.0/24"]'),
+    (kinds.SLIRP_SUBNET, "IPv4 network of /4 to /28"),
+    (kinds.HOSTNAME, "host name"),
+    (kinds.FORWARDS, 'one forward or a list: "PROTO:[ADDR]:PORT[-PORT]:PORT[-PORT]"'),
+    (kinds.ORDER, 'list of "disk", "network", "cdrom"'),
+    (kinds.TEXTS, "list of texts"),
+    (kinds.BOOL, "true or false"),
+    (kinds.TEXT, "text"),
+)
 
 
 def lab_schema() -> Schema:
@@ -58,3 +91,40 @@ def describe(key: Key) -> str:
     default = f" (default: {key.default})" if key.default else ""
     belongs = f"; only for {' or '.join(key.belongs)}" if key.belongs else ""
     return f"{key.doc}{belongs}{default}"
+
+
+# ---------------------------------------------------------------- for people
+
+
+def markdown() -> str:
+    """Return the reference of all keys as a page of Markdown."""
+    tables = (keys.LAB, keys.VM, keys.BOOT, keys.DISK, keys.NIC, keys.MACHINE, keys.NETWORK)
+    return "\n".join((_PREFACE, *(line for table in tables for line in _section(table))))
+
+
+_PREFACE = """# The lab file
+
+Every key that there is; `qemunet schema --markdown` prints this page, and `qemunet schema` the same for editors. A key
+with a star can be preset by a profile, in its tables `[vm]`, `[machine]`, `[nic]` and `[disk]`. `qemunet show FILE`
+prints a lab with every default spelled out and says where each value came from.
+"""
+
+
+def _section(table: Table) -> Iterator[str]:
+    yield f"## `{table.title}`\n\n{table.doc}\n\n| key | value | default | what |\n| --- | --- | --- | --- |"
+    for key in table.keys.values():
+        star = "*" if key.profile else ""
+        what = f"{key.doc} (only for {' or '.join(key.belongs)})" if key.belongs else key.doc
+        row = (f"`{key.name}`{star}", _written(key.kind), key.default or "-", what)
+        yield f"| {' | '.join(row)} |"
+    yield ""
+
+
+def _written(kind: Kind) -> str:
+    """Say how a value is written."""
+    if words := kind.schema.get("enum"):
+        assert isinstance(words, list)
+        return ", ".join(f'"{word}"' for word in words)
+    if kind.schema.get("type") == "integer":
+        return f"{kind.schema['minimum']} to {kind.schema['maximum']}"
+    return next(text for known, text in _WRITTEN if known is kind)

@@ -136,10 +136,11 @@ class Control:
 
         For whoever ended a guest and promises that nothing is left when he returns.
         """
+        deadline = time.monotonic() + within
         with contextlib.suppress(Lost, TimedOut):
-            if not self.ask("ping", within=within)["vms"]:
-                while True:
-                    self.wait(within)
+            while time.monotonic() < deadline and not self.ask("ping", within=within)["vms"]:
+                with contextlib.suppress(TimedOut):  # somebody may have had it start another guest just then
+                    self.wait(_GLANCE)
 
     def fileno(self) -> int:
         """Return the descriptor, for select(2): readable when there may be events."""

@@ -120,7 +120,11 @@ class DelLink:
 
 @frozen
 class DelGroup:
-    """Delete all links of one scope: in a single message if its link group holds nothing else, else one by one."""
+    """Delete links of one scope and group, of which some may be gone.
+
+    They go in a single message if the group is one of ours and every link in it carries one of their marks, else one
+    by one, each if it still carries its mark.
+    """
 
     links: tuple[DelLink, ...]
 

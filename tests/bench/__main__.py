@@ -18,7 +18,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.bench.contenders import Contender, IpBatchTaps, OurTaps, PlainQemu, QemunetRun, ScriptedQemu, Virsh
+from tests.bench.contenders import (
+    Contender,
+    GuestBoot,
+    IpBatchTaps,
+    OurTaps,
+    PlainQemu,
+    QemunetRun,
+    ScriptedQemu,
+    Virsh,
+)
 
 CLONE_NEWNET = 0x4000_0000
 
@@ -64,6 +73,8 @@ def groups(scratch: Path) -> Iterator[tuple[str, list[Contender]]]:
         if shutil.which("virsh"):
             contenders.append(Virsh(scratch, cards))
         yield f"start of a guest with {cards} tap card{'s' * (cards > 1)}", contenders
+    boots = {"q35": "virtio-net-pci", "pc": "virtio-net-pci", "microvm": "virtio-net-device"}
+    yield "boot of the built-in guest", [GuestBoot(machine, model) for machine, model in boots.items()]
     for count in (1, 10, 100):
         yield f"{count} tap{'s' * (count > 1)} on a bridge, made and taken down", [IpBatchTaps(count), OurTaps(count)]
 
@@ -94,7 +105,7 @@ def print_table(title: str, contenders: Sequence[Contender], times: Sequence[lis
             for part, median, base in zip(parts, medians, first, strict=True)
         ]
         print(f"  {contender.name:<44}{'   '.join(cells)}")
-    if not shutil.which("virsh") and "guest" in title:
+    if not shutil.which("virsh") and "start of a guest" in title:
         print("  virsh start: not measured, libvirt is not installed here")
 
 

@@ -20,6 +20,7 @@ from typing import Self
 from qemunet import runner
 from qemunet.facts import Facts
 from qemunet.guest import image
+from qemunet.guest.clock import kernel_word
 from qemunet.host.linux import LinuxHost
 from qemunet.journal import Journal
 from qemunet.model.names import group
@@ -149,6 +150,37 @@ class ScriptedQemu(Qemu):
 
     def tap(self, card: int) -> str:
         return f"script={self.script},downscript=no"
+
+
+class GuestBoot(Contender):
+    """The built-in guest with one card, from the start of its QEMU to the line that says that it is ready."""
+
+    parts = ("ready",)
+
+    def __init__(self, machine: str, model: str) -> None:
+        self.name = machine
+        self.model = model
+        self.guest = image.build(print)
+
+    def prepare(self) -> None:
+        """Nothing is there before."""
+
+    def turn(self) -> tuple[float, ...]:
+        base = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-m", "128", "-serial", "stdio"]
+        base += ["-machine", f"{self.name},accel=tcg", "-netdev", "user,id=n", "-device", f"{self.model},netdev=n"]
+        base += ["-kernel", self.guest.kernel, "-initrd", self.guest.initrd]
+        began = time.perf_counter()
+        append = f"{self.guest.append} {kernel_word()}"
+        qemu = subprocess.Popen([*base, "-append", append], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        assert qemu.stdout is not None
+        with qemu.stdout as console:
+            ready = any(b"qemunet guest ready:" in line for line in console)
+            taken = time.perf_counter() - began
+            qemu.kill()
+            qemu.wait()
+        if not ready:
+            raise RuntimeError(f"the built-in guest did not come up on {self.name}")
+        return (taken,)
 
 
 class QemunetRun(Contender):

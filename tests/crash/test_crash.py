@@ -7,6 +7,7 @@ with real QEMUs, in a network namespace of its own; then full dumps are compared
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -152,6 +153,7 @@ def wait_for_carrier(*names: str) -> None:
     deadline = time.monotonic() + 10
     while not all(f"ff00::/8 dev {name}" in program("ip", "-6", "route", "show", "table", "all") for name in names):
         assert time.monotonic() < deadline, program("ip", "-6", "route", "show", "table", "all")
+        select.select([], [], [], 0.05)
 
 
 def end_what_is_left(scene: Scene) -> None:

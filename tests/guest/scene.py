@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 import time
@@ -43,6 +44,7 @@ class Guest:
                 self._quieten()
                 return found[0]
             assert time.monotonic() < deadline, f"{self.name} is not up; it said: {text[-500:]}"
+            select.select([], [], [], 0.05)
 
     def run(self, command: str, *, timeout: float = 30) -> tuple[int, str]:
         """Run a command; return its exit status and what it printed."""
@@ -68,6 +70,7 @@ class Guest:
             if status == 0:
                 return text
             assert time.monotonic() < deadline, f"{self.name}: {command} never succeeds: {text}"
+            select.select([], [], [], 0.05)
 
     def pings(self, address: str) -> None:
         self.succeeds(f"ping -c 1 -W 5 {address}")
@@ -153,6 +156,7 @@ class Scene:
         deadline = time.monotonic() + 30
         while not (directory / "console.sock").exists() or not (directory / "console.log").exists():
             assert time.monotonic() < deadline, sorted(directory.iterdir())
+            select.select([], [], [], 0.05)
         return Guest(name, directory)
 
     def cards(self, vm: str) -> list[dict[str, Any]]:
@@ -165,6 +169,7 @@ def wait_for(condition: Callable[[], bool], *, timeout: float = 30) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
+        select.select([], [], [], 0.05)
 
 
 def ip(*words: str) -> str:

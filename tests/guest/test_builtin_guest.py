@@ -157,17 +157,6 @@ def test_microvm_has_a_card_too(image: GuestImage) -> None:
         assert guest.ready() == f"qemunet guest ready: vm1 eth0={SLIRP_ADDRESS}"
 
 
-@pytest.mark.parametrize(("machine", "model"), [("q35", "virtio-net-pci"), ("microvm", "virtio-net-device")])
-def test_it_is_ready_in_about_two_seconds(image: GuestImage, machine: str, model: str) -> None:
-    times = []
-    for _ in range(3):
-        start = time.monotonic()
-        with booted(image, machine, *card(0, model)) as guest:
-            guest.ready()
-            times.append(time.monotonic() - start)
-    assert min(times) < 10, times  # a claim about the order of magnitude: the tests share the machine
-
-
 def test_addresses_and_gateways_of_the_command_line(image: GuestImage) -> None:
     words = (
         f"qemunet.nic={mac(0)},10.1.0.5/24,fd77::5/64,via=10.1.0.1,via=fd77::1"
@@ -190,10 +179,9 @@ def test_no_card_and_no_dhcp_do_not_hold_it_up(image: GuestImage) -> None:
     with booted(image, "q35") as guest:
         assert guest.ready() == "qemunet guest ready: vm1"
     silent = ["-netdev", "hubport,id=h,hubid=1", "-device", "virtio-net-pci,netdev=h"]
-    start = time.monotonic()
     with booted(image, "q35", *silent) as guest:
         assert guest.ready() == "qemunet guest ready: vm1 eth0=-"
-    assert time.monotonic() - start < 8
+        assert guest.run("pidof udhcpc").strip().isdecimal()  # it still asks
 
 
 @pytest.mark.parametrize(("machine", "bus"), [("pc", ""), ("q35", "rp0")])
@@ -276,10 +264,8 @@ class TestTheEnd:
     def test_the_power_button_ends_qemu(self, image: GuestImage, machine: str) -> None:
         with booted(image, machine) as guest:
             guest.ready()
-            start = time.monotonic()
             guest.qmp("system_powerdown")
             assert guest.process.wait(timeout=10) == 0
-            assert time.monotonic() - start < 3
 
     def test_reboot_boots_again(self, image: GuestImage, machine: str) -> None:
         with booted(image, machine) as guest:

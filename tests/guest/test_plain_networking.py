@@ -38,10 +38,19 @@ def test_user_mode_gives_an_address_and_forwards_a_port(scene: Scene, unchanged:
     with scene.lab(lab) as guests:
         one = guests["one"]
         one.wait_until("ip -4 address show dev eth0 | grep -q 10.0.2.15/24")
-        one.succeeds("(echo hello from $(hostname) | nc -l -p 22 &) ; sleep 0.2")
-        with socket.create_connection(("127.0.0.1", 5555), timeout=20) as client:
-            client.settimeout(20)
-            assert client.makefile().readline() == "hello from one\n"
+        one.succeeds("(echo hello from $(hostname) | nc -l -p 22 &)")
+        heard: list[str] = []
+        wait_for(lambda: bool(hear(5555, heard)))
+        assert heard[-1] == "hello from one\n"
+
+
+def hear(port: int, heard: list[str]) -> str:
+    """Return the first line that comes from a port of the host; nothing while nobody in the guest listens."""
+    line = ""
+    with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        line = client.makefile().readline()
+    heard.append(line)
+    return line
 
 
 def test_a_vm_without_a_card_in_the_file_gets_one_in_user_mode(scene: Scene, unchanged: None) -> None:

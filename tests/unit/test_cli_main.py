@@ -83,6 +83,9 @@ def test_the_version_is_printed(capsys: Output) -> None:
         (["mac", "-n", "0"], '-n: "0" is not a number', "usage: qemunet mac "),
         (["ps", "--json=3"], 'option --json takes no value, and "3" was given', "usage: qemunet ps "),
         (["stop", "a", "--timeout", "5"], 'as in "5s"', "usage: qemunet stop "),
+        (["stop", "a", "--timeout", "-5s"], '"-5s" is not a time', "usage: qemunet stop "),
+        (["stop", "a", "--timeout", "--force"], "option --timeout needs a value", "usage: qemunet stop "),
+        (["--json"], "--json stands behind a command", "`qemunet ps --json`"),
         (["completion", "fish"], 'SHELL: unknown "fish"', "known: bash, zsh"),
     ],
 )

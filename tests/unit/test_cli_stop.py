@@ -105,6 +105,8 @@ def test_down_ends_all_of_a_lab_by_its_name_or_file(keeper: Keeper, capsys: Outp
     capsys.readouterr()
     assert main.main(["down", "db"]) == 4
     assert "(labs: pentest, shop)" in capsys.readouterr().err
+    assert main.main(["down", "nosuch.toml"]) == 4
+    assert "nosuch.toml: no such file, and nothing runs that was started from it" in capsys.readouterr().err
 
 
 def test_a_dead_vm_needs_no_keeper(

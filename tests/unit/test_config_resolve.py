@@ -480,7 +480,7 @@ def test_a_photograph_shows_what_matters_and_no_more() -> None:
     marks = {"qemunet.net-lab.bridge", "qemunet.vm-a.net0", "qemunet.vm-a.net1", "qemunet.vm-a.net2"}
     assert found.links == ours | marks | {"eth1", "br0"}
     assert found.bridges == {"qn-lab", "br0"}
-    assert found.files == {"/lab/vmlinuz", "/lab/x.qcow2", "/lab/up.sh"}
+    assert found.files == {"/lab", "/lab/vmlinuz", "/lab/x.qcow2", "/lab/up.sh"}
     assert found.programs == {"qemu-system-x86_64", "qemu-img"}
     assert not found.routes
     assert not found.guest

@@ -154,7 +154,9 @@ hosts = st.builds(
 def test_what_is_written_reads_back_as_the_same_lab(table: Table, facts: Facts) -> None:
     """Every default is spelled out, and means what was meant."""
     for number, card in enumerate(table["vm"]["a"].get("nic", [])):
-        card["ip"] = [one.replace("::", f"::{number}:").replace("10.0.0.2", f"10.0.0.{number + 2}") for one in card.get("ip", [])]
+        card["ip"] = [
+            one.replace("::", f"::{number}:").replace("10.0.0.2", f"10.0.0.{number + 2}") for one in card.get("ip", [])
+        ]
     first = resolve_text(tomli_w.dumps(table), facts)
     again = resolve_text(lab_toml(first), facts)
     assert again == first

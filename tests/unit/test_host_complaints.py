@@ -1,0 +1,83 @@
+"""QEMU's last words are read for what they mean; words that mean nothing more stay its own story."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from qemunet.errors import Taken
+from qemunet.host import complaints
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+def forward(port: int, address: str = "127.0.0.1") -> str:
+    rule = f"tcp:{address}:{port}-:22"
+    return f"qemu-system-x86_64: -netdev {{}}: Could not set up host forwarding rule '{rule}'\n"
+
+
+@pytest.mark.parametrize("said", ["", "qemu-system-x86_64: unsupported machine type", "Address already in use"])
+def test_other_words_are_another_story(said: str) -> None:
+    assert complaints.taken("a", said) is None
+
+
+def test_a_port_that_nobody_has_is_another_story() -> None:
+    """QEMU's words do not say why: it may lack the right to a low port."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    assert complaints.taken("a", forward(port)) is None
+
+
+def test_a_port_on_another_address_is_not_in_the_way(listener: socket.socket) -> None:
+    assert complaints.taken("a", forward(listener.getsockname()[1], "127.0.0.2")) is None
+
+
+def test_another_process_is_named_and_numbered() -> None:
+    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        taken = complaints.taken("a", forward(port))
+        process.communicate(b"\n", timeout=20)
+    assert isinstance(taken, Taken)
+    assert taken.exit_status == 6
+    assert taken.message.startswith(f"tcp 127.0.0.1:{port} is in use by ")
+    assert taken.message.endswith(f" (pid {process.pid})")
+
+
+def test_a_process_that_cannot_be_looked_into_is_known_by_its_user(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(complaints, "_open_files", lambda pid: iter(()))
+    taken = complaints.taken("a", forward(listener.getsockname()[1]))
+    assert taken is not None
+    assert taken.message.endswith(f"is in use by a process of user {os.getuid()}")
+
+
+def test_a_display_in_use_is_told_even_if_its_holder_has_gone() -> None:
+    said = "qemu-system-x86_64: -vnc 192.0.2.1:7: Failed to find an available port: Address already in use\n"
+    taken = complaints.taken("a", said)
+    assert taken is not None
+    assert taken.message == "VNC display 7, tcp 192.0.2.1:5907, is in use by somebody"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::", "2001:db8::1"])
+def test_addresses_are_read_as_the_kernel_prints_them(address: str) -> None:
+    packed = ipaddress.ip_address(address).packed
+    words = [int.from_bytes(packed[at : at + 4], sys.byteorder) for at in range(0, len(packed), 4)]
+    assert str(complaints._address("".join(f"{word:08X}" for word in words))) == address
+
+
+def test_a_mapped_address_is_the_one_that_it_stands_for() -> None:
+    words = [int.from_bytes(part, sys.byteorder) for part in (bytes(4), bytes(4), b"\0\0\xff\xff", b"\x7f\0\0\1")]
+    assert str(complaints._address("".join(f"{word:08X}" for word in words))) == "127.0.0.1"
