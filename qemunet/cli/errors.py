@@ -22,7 +22,10 @@ def report(error: BaseException, *, as_json: bool) -> int:
     else:
         hint = f"\n  hint: {told.hint}" if told.hint else ""
         title = render.paint("error", sys.stderr)
-        print(f"{title}: {render.printable(f'{told}{hint}')}", file=sys.stderr)
+        text = str(told)
+        if told.where:  # a path may have line breaks, which would make lines of their own
+            text = text.replace(told.where, render.line(told.where), 1)
+        print(f"{title}: {render.printable(f'{text}{hint}')}", file=sys.stderr)
     return told.exit_status
 
 

@@ -73,7 +73,7 @@ def _check(args: Namespace) -> int:
         render.as_json({"file": source.spec.path, "lab": source.spec.name, **names})
     else:
         contents = ", ".join(f"{_counted(len(found), kind)}" for kind, found in names.items())
-        render.note(f"{args.file} is a valid lab: {source.spec.name}, {contents}")
+        render.note(f"{render.line(args.file)} is a valid lab: {source.spec.name}, {contents}")
     return 0
 
 

@@ -54,6 +54,11 @@ def wants_colour(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def line(text: str) -> str:
+    """Return `text` as a part of one line."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def printable(text: str) -> str:
     """Return `text` without what would drive a terminal: names in files are somebody's input."""
     if text.isprintable():

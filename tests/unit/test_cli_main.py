@@ -85,7 +85,6 @@ def test_the_version_is_printed(capsys: Output) -> None:
         (["stop", "a", "--timeout", "5"], 'as in "5s"', "usage: qemunet stop "),
         (["stop", "a", "--timeout", "-5s"], '"-5s" is not a time', "usage: qemunet stop "),
         (["stop", "a", "--timeout", "--force"], "option --timeout needs a value", "usage: qemunet stop "),
-        (["--json"], "--json stands behind a command", "`qemunet ps --json`"),
         (["completion", "fish"], 'SHELL: unknown "fish"', "known: bash, zsh"),
     ],
 )
@@ -99,6 +98,14 @@ def test_a_wrong_command_line_ends_with_2_and_a_hint(argv: list[str], problem: s
     assert second.startswith("  hint: ")
     assert hint in second
     assert output.out == ""
+
+
+def test_json_without_a_command_is_told_where_it_stands(capsys: Output) -> None:
+    """As JSON, for that was asked for."""
+    assert status_of("--json") == 2
+    error = json.loads(capsys.readouterr().err)["error"]
+    assert error["message"] == "--json stands behind a command"
+    assert error["hint"] == "as in `qemunet ps --json`"
 
 
 def test_options_may_stand_between_the_names() -> None:
@@ -161,6 +168,13 @@ def test_an_error_drives_no_terminal(capsys: Output) -> None:
 
 
 # ---------------------------------------------------------------- streams
+
+
+def test_a_line_break_in_a_path_makes_no_line(tmp_path: Path, capsys: Output) -> None:
+    """Who names a file does not write our messages."""
+    file = tmp_path / "a\nerror: b.toml"
+    assert status_of("check", str(file)) == 2
+    assert capsys.readouterr().err.splitlines() == [f"error: {tmp_path}/a\\nerror: b.toml: no such file"]
 
 
 def test_a_reader_that_left_is_no_error() -> None:
