@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from qemunet.host import processes
 from qemunet.model import names
 from tests.dump import links
 from tests.kernel.conftest import ip, quiet
@@ -154,9 +155,10 @@ def test_a_stranger_in_our_link_group_survives_everything(world: World) -> None:
     world.succeeds("stop", "--force", "one", "two")
     assert not world.left()
     world.succeeds("run", "-d", file)
-    for pid in (world.keeper(), world.pid("one"), world.pid("two")):
+    pids = (world.keeper(), world.pid("one"), world.pid("two"))
+    for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    until(lambda: {vm["state"] for vm in world.vms()} == {"dead"}, "both are dead")
+    until(lambda: not any(map(processes.start_time, pids)), "all are dead")
     world.succeeds("gc")
 
 
@@ -192,7 +194,7 @@ def test_a_process_that_got_the_number_of_a_dead_guest_is_not_killed(world: Worl
     world.succeeds("run", "-d", world.write(ONE))
     os.kill(world.keeper(), signal.SIGKILL)
     os.kill(world.pid("one"), signal.SIGKILL)
-    until(lambda: world.vms()[0]["state"] == "dead", "it is dead")
+    until(lambda: json.loads(world.succeeds("status", "one", "--json"))["state"] == "dead", "it is dead")
     with subprocess.Popen(["sleep", "60"]) as other:
         (world.runtime / "vm/one/pid").write_text(f"{other.pid}\n")
         record = world.runtime / "vm/one/record.json"
