@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qemunet.host import processes
 from tests import namespace
 from tests.dump import Dump, dump, left_behind
 
@@ -118,6 +119,13 @@ def finish(process: subprocess.Popen[str]) -> Done:
     assert "Traceback" not in err, err
     assert "a mistake in qemunet" not in err, err
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def kill(*pids: int) -> None:
+    """Kill processes and wait until they are dead."""
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not any(map(processes.start_time, pids)), "they are dead")
 
 
 def until(true: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:

@@ -43,7 +43,6 @@ from qemunet.steps import (
 NO_MAC = "00:00:00:00:00:00"
 ETHERNET_MTU = 1500  # what a bridge falls back to without ports
 STP_DELAY = 2  # seconds; the kernel takes no shorter one once STP is on
-OUR_GROUPS = 0x4000_0000  # link groups from here on are ours, see `names.group`
 
 
 def bridge(network: Network, switch: OwnBridge, facts: Facts) -> Part:

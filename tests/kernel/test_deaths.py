@@ -9,18 +9,11 @@ import subprocess
 
 import pytest
 
-from qemunet.host import processes
 from qemunet.live.control import connect
-from tests.world import NETWORK, World, finish, machine, until
+from tests.world import NETWORK, World, finish, kill, machine, until
 
 TWO = NETWORK + machine("one") + machine("two")
 ONE = NETWORK + machine("one")
-
-
-def kill(*pids: int) -> None:
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    until(lambda: not any(map(processes.start_time, pids)), "they are dead")
 
 
 def test_a_killed_qemu_is_taken_back_by_the_keeper_alone(world: World) -> None:
@@ -141,7 +134,7 @@ def test_gc_takes_back_what_keeper_and_qemus_left(orphans: World) -> None:
     before = orphans.left(0)
     would = orphans.succeeds("gc", "--dry-run").splitlines()
     assert would == ["take back vm one", "take back vm two", "take down net/lab"]
-    assert orphans.left(0) == before
+    until(lambda: orphans.left(0) == before, "it is all as it was")
     assert json.loads(orphans.succeeds("gc", "--dry-run", "--json")) == would
     assert orphans.succeeds("gc").splitlines() == would
     assert not orphans.left()

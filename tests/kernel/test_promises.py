@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from qemunet.host import processes
 from qemunet.model import names
 from tests.dump import links
 from tests.kernel.conftest import ip, quiet
-from tests.world import NETWORK, World, machine, status, until
+from tests.world import NETWORK, World, kill, machine, status, until
 
 TWO = NETWORK + machine("one") + machine("two")
 ONE = NETWORK + machine("one")
@@ -155,10 +152,7 @@ def test_a_stranger_in_our_link_group_survives_everything(world: World) -> None:
     world.succeeds("stop", "--force", "one", "two")
     assert not world.left()
     world.succeeds("run", "-d", file)
-    pids = (world.keeper(), world.pid("one"), world.pid("two"))
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    until(lambda: not any(map(processes.start_time, pids)), "all are dead")
+    kill(world.keeper(), world.pid("one"), world.pid("two"))
     world.succeeds("gc")
 
 
@@ -192,9 +186,7 @@ def test_a_persistent_tap_that_somebody_holds_is_left_to_him(world: World) -> No
 
 def test_a_process_that_got_the_number_of_a_dead_guest_is_not_killed(world: World) -> None:
     world.succeeds("run", "-d", world.write(ONE))
-    os.kill(world.keeper(), signal.SIGKILL)
-    os.kill(world.pid("one"), signal.SIGKILL)
-    until(lambda: json.loads(world.succeeds("status", "one", "--json"))["state"] == "dead", "it is dead")
+    kill(world.keeper(), world.pid("one"))
     with subprocess.Popen(["sleep", "60"]) as other:
         (world.runtime / "vm/one/pid").write_text(f"{other.pid}\n")
         record = world.runtime / "vm/one/record.json"
