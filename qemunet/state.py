@@ -173,6 +173,13 @@ class Scope:
         """Tell whether the process whose life `lock` guards is there: a vm's QEMU, a lab's keeper."""
         return is_locked(self.path("lock"))
 
+    def pid(self) -> int | None:
+        """Return the number of that process, if it was written down."""
+        try:
+            return int(_text(self.path("pid")) or "")
+        except ValueError:
+            return None
+
     def journal(self) -> Journal:
         """Open the journal."""
         return Journal(self.path("journal.jsonl"))

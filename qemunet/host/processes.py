@@ -15,20 +15,34 @@ from qemunet.errors import TimedOut
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
 
+_EXITING = 0x4  # PF_EXITING of linux/sched.h, in the ninth field
 _SLICE = 0.1  # seconds between looks at the interrupts; a signal does not end a poll by itself
 
 
 def start_time(pid: int) -> int | None:
     """Return when a process started (field 22 of proc_pid_stat(5)): with its number, its identity. None if it is gone.
 
-    A zombie is gone: it has let go of everything, and whoever should reap it may take his time.
+    A zombie is gone: it has let go of everything, and whoever should reap it may take his time. But as long as other
+    threads of it are there, it has not: they share its descriptors.
     """
+    fields = _stat(pid)
+    gone = not fields or (fields[0] in (b"Z", b"X") and int(fields[17]) <= 1)
+    return None if gone else int(fields[19])
+
+
+def is_ending(pid: int) -> bool:
+    """Tell whether a process is on its way out, from which nothing keeps it: it may take seconds to free its memory."""
+    fields = _stat(pid)
+    return bool(fields) and (fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _EXITING))
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return what follows the name in proc_pid_stat(5), from its third field on; nothing if there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+            return file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+        return []
 
 
 def all_pids() -> Iterator[int]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
+import time
 import typing
 
-from qemunet import runner
+from qemunet import interrupts, runner
 from qemunet.errors import NotTakenBack, Taken
 from qemunet.frozen import frozen, replace
+from qemunet.host import processes
 from qemunet.host.linux import LinuxHost
 from qemunet.live.record import record
 from qemunet.locks import Lock
@@ -24,6 +27,8 @@ if typing.TYPE_CHECKING:
     from qemunet.steps import Part
 
     Tell = Callable[[str], None]
+
+_DYING, _GLANCE = 30.0, 0.005  # seconds for a killed process to be gone, and between two looks
 
 
 @frozen
@@ -126,6 +131,8 @@ def start(
     When they run, `commit` gets their names and may still raise. Raises any QemunetError; then everything was taken
     back, or `NotTakenBack` says what was not. `host.guests` has the processes.
     """
+    for name in source.chosen(vms):
+        _see_out(runtime.scope(f"vm/{name}"))
     clean(runtime, host)
     source.try_kvm(host)
     attempt = Start(runtime, host, tethered=tethered)
@@ -200,8 +207,9 @@ def gc(runtime: Runtime, host: LinuxHost, *, dry_run: bool = False) -> list[str]
     Vms whose QEMU is dead are taken back, and so are those that nobody can be waiting for: never fully started,
     or bound to a terminal, and without a keeper. Vms started with ``-d`` run on. Raises `NotTakenBack`.
     """
-    for scope in runtime.scopes("vm"):
+    for scope in runtime.scopes("vm", "lab"):
         _wait_for_workers(scope)
+        _see_out(scope)
     names = [scope.name.removeprefix("vm/") for scope in runtime.scopes("vm") if _forsaken(runtime, scope)]
     done = [f"take back vm {name}" for name in names]
     unused = [scope.name for scope in runtime.scopes(*SHARED_KINDS) if not _in_use(scope, but=names)]
@@ -217,6 +225,14 @@ def _wait_for_workers(scope: Scope) -> None:
     right = scope.wait_busy()
     if right is not None:
         right.release()
+
+
+def _see_out(scope: Scope) -> None:
+    """Wait for the end of a process that was killed: until it has freed its memory, its lock is held."""
+    deadline = time.monotonic() + _DYING
+    while (pid := scope.pid()) and processes.is_ending(pid) and scope.alive() and time.monotonic() < deadline:
+        interrupts.check()
+        select.select([], [], [], _GLANCE)
 
 
 def _forsaken(runtime: Runtime, scope: Scope) -> bool:

@@ -7,7 +7,9 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,3 +117,25 @@ def test_half_an_answer_is_quoted_when_time_is_up(
     ends[1].sendall(b'{"QMP": {"ver')
     with pytest.raises(TimedOut, match=r'it sent \{"QMP": \{"ver'):
         qmp.negotiate(ends[0])
+
+
+def test_a_process_is_not_gone_before_its_last_thread() -> None:
+    """Its first thread is a zombie then, but the others hold what it has open: locks, taps, ports."""
+    program = (
+        "import ctypes, sys, threading; threading.Thread(target=sys.stdin.read).start(); print(flush=True); "
+        "ctypes.CDLL(None).pthread_exit(None)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdout.readline()
+    deadline = time.monotonic() + 30
+    while not processes.is_ending(child.pid):
+        assert time.monotonic() < deadline
+    assert processes.start_time(child.pid) is not None
+    child.kill()
+    while processes.start_time(child.pid) is not None:
+        assert time.monotonic() < deadline
+    assert processes.is_ending(child.pid)
+    child.communicate()
+    assert not processes.is_ending(child.pid)
