@@ -37,7 +37,7 @@ def is_ending(pid: int) -> bool:
 
 
 def _stat(pid: int) -> list[bytes]:
-    """Return what follows the name in proc_pid_stat(5), from its third field on; nothing if there is no such process."""
+    """Return the fields of proc_pid_stat(5) from the third on; nothing if there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()
