@@ -214,10 +214,11 @@ def listen(path: str) -> socket.socket:
         os.fchmod(sock.fileno(), 0o600)  # before it has a name: bind(2) gives the name these bits
         with _short(path) as short:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            sock.bind(short)
-        sock.listen(128)
-        sock.settimeout(0)
+                os.unlink(f"{path}.new")
+            sock.bind(f"{short}.new")
+            sock.listen(128)
+            sock.settimeout(0)
+            os.rename(f"{path}.new", path)  # whoever sees it can connect to it
     except OSError:
         sock.close()
         raise
