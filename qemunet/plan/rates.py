@@ -1,0 +1,118 @@
+"""Rates of cards: which bucket limits which direction, at the start and while a guest runs.
+
+The kernel limits what it sends by a link, and the two kinds of cards look at it from different ends. By a tap it sends
+what the guest receives; by a macvtap it sends what the guest sends. The other direction is diverted through an ifb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qemunet.facts import Facts
+from qemunet.frozen import frozen, replace
+from qemunet.model import mac, names
+from qemunet.model.nic import MacvtapBackend, Nic, Rate, TapBackend, UserBackend
+from qemunet.model.vm import Vm
+from qemunet.steps import (
+    AddLink,
+    Bucket,
+    DelLink,
+    Divert,
+    IfbLink,
+    Limit,
+    Mark,
+    SetLink,
+    SetSysctl,
+    Step,
+    Undivert,
+    Unlimit,
+    sysctl_name,
+)
+
+_HEADER = 18  # bytes of Ethernet around a packet: addresses, type, and a VLAN's tag
+_FRAMES = 10 * (1500 + _HEADER)
+_PER_SECOND = 100  # a bucket is filled so often: more would be seen as a burst, less costs throughput
+_WAIT = 20  # of a second: how long a packet may wait; more is delay, and less lets TCP lose too many
+
+
+def limit(vm: Vm, nic: Nic, facts: Facts) -> tuple[Step, ...]:
+    """Return what limits a card whose host side is there; nothing for one without a rate."""
+    return change(replace(nic, rate=Rate()), nic, vm, facts) if nic.rate != Rate() else ()
+
+
+def change(old: Nic, new: Nic, vm: Vm, facts: Facts) -> tuple[Step, ...]:
+    """Return what takes a card of a vm that may run from its old rate to its new one, with the same host side.
+
+    The photograph from before, that makes their inverses, has to show the links of `links_of`. When an ifb is deleted
+    that is the last step: nothing would bring it back.
+    """
+    if isinstance(new.backend, UserBackend):
+        return ()
+    was, now = _shape(old), _shape(new)
+    return (
+        *_direct(new.backend.ifname, was.direct, now.direct),
+        *_diverted(new, vm, facts, was.diverted, now.diverted),
+    )
+
+
+def links_of(vm: Vm, nic: Nic) -> frozenset[str]:
+    """Return the names of the links that a card's rate may change."""
+    return frozenset() if isinstance(nic.backend, UserBackend) else frozenset({nic.backend.ifname, _ifb(vm, nic)})
+
+
+@frozen
+class _Shape:
+    """What is on a card's link itself, and what is on the ifb beside it."""
+
+    direct: Bucket | None
+    diverted: Bucket | None
+
+
+def _shape(nic: Nic) -> _Shape:
+    match nic.backend:
+        case UserBackend():
+            return _Shape(None, None)
+        case TapBackend(mtu=mtu):
+            return _Shape(bucket(nic.rate.inbound, mtu), bucket(nic.rate.outbound, mtu))
+        case MacvtapBackend(mtu=mtu):
+            return _Shape(bucket(nic.rate.outbound, mtu), bucket(nic.rate.inbound, mtu))
+
+
+def bucket(rate: int | None, mtu: int) -> Bucket | None:
+    """Return a bucket for bits per second, in which a few of the largest packets of a link have room."""
+    if rate is None:
+        return None
+    burst = max(rate // 8 // _PER_SECOND, _FRAMES, 2 * (mtu + _HEADER))
+    return Bucket(rate, burst, burst + rate // 8 // _WAIT)
+
+
+def _direct(name: str, was: Bucket | None, now: Bucket | None) -> Iterator[Step]:
+    if now is not None and now != was:
+        yield Limit(name, now, was)
+    elif was is not None and now is None:
+        yield Unlimit(name, was)
+
+
+def _diverted(nic: Nic, vm: Vm, facts: Facts, was: Bucket | None, now: Bucket | None) -> Iterator[Step]:
+    assert not isinstance(nic.backend, UserBackend), "it has no link"
+    name, mark = _ifb(vm, nic), _mark(vm, nic, facts)
+    if was is not None and now is None:
+        yield Undivert(nic.backend.ifname, name)
+        yield DelLink(name, mark)
+    elif was is not None:
+        yield from _direct(name, was, now)
+    elif now is not None:
+        yield AddLink(name, IfbLink(mac.host_twin(nic.mac), nic.backend.mtu), mark)
+        yield SetSysctl(f"net.ipv6.conf.{sysctl_name(name)}.disable_ipv6", "1")
+        yield Limit(name, now)
+        yield SetLink(name, up=True)
+        yield Divert(nic.backend.ifname, name)
+
+
+def _ifb(vm: Vm, nic: Nic) -> str:
+    return names.ifb(vm.name, nic.id)
+
+
+def _mark(vm: Vm, nic: Nic, facts: Facts) -> Mark:
+    scope = f"vm/{vm.name}"
+    return Mark(scope, f"{nic.id}.ifb", names.group(facts.runtime, scope))

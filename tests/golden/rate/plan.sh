@@ -1,0 +1,216 @@
+#!/bin/sh
+# The lab lab-lab without qemunet. Usage: sh FILE [up|down]
+set -eu
+umask 022
+if [ "$(id -u)" -eq 0 ]; then parent=/run; else parent=${XDG_RUNTIME_DIR:?}; fi
+run=${run:-$parent/qemunet-sh/lab-lab}  # sockets, pid files, and what was done
+accel=${accel:-tcg}                   # for guests that leave it open: accel=kvm sh FILE, where KVM works
+
+did() { # remember that step $1 was done
+    : >"$run/done/$1"
+}
+
+keep() { # the value of sysctl $2 that step $1 will change
+    sysctl -n "$2" >"$run/done/$1"
+}
+
+undo() { # step $1 by the command that follows, if it was done
+    [ -e "$run/done/$1" ] || return 0
+    step=$1
+    shift
+    "$@" || echo "note: failed: $*" >&2
+    rm -f "$run/done/$step"
+}
+
+restore() { # the sysctl $2 of step $1, unless somebody else changed what we wrote ($3)
+    [ "$(sysctl -n "$2")" != "$3" ] || undo "$1" sysctl -qw "$2=$(cat "$run/done/$1" 2>/dev/null)"
+}
+
+pin() { # make the address that bridge $1 has its own, or it would take that of its port, and lose it with the last one
+    ip link set dev "$1" address "$(ip -o link show dev "$1" | sed 's|.*link/ether ||; s| .*||')"
+}
+
+node() { # a private device node $2 for macvtap $1: /dev/tapN may belong to another namespace
+    # shellcheck disable=SC2016 # the inner shell expands it
+    numbers=$(unshare --mount sh -c 'mount -t sysfs sysfs /sys && cd /sys/class && cat net/"$1"/macvtap/*/dev' sh "$1")
+    mknod -m 600 "$2" c "${numbers%:*}" "${numbers#*:}"
+}
+
+give() { # directory $1 to $user
+    if [ "$(id -u)" -eq 0 ]; then chown -R "$user:$group" "$1"; fi
+}
+
+lower() { # run a command as $user, in the group of /dev/kvm if it is there
+    kvm=$(getent group kvm | cut -d: -f3)
+    setpriv --reuid "$user" --regid "$group" --groups "${kvm:-$group}" --inh-caps=-all --bounding-set=-all \
+        --no-new-privs "$@"
+}
+
+qemu() { # run what follows -- as $user if that may use the files before it: -r FILE to read, -w FILE to write
+    lowered=
+    if [ "$(id -u)" -eq 0 ]; then lowered=lower; fi
+    while [ "$1" != -- ]; do
+        if [ "$lowered" ] && ! lower test "$1" "$2"; then
+            echo "note: user $user has no access to $2, so its QEMU keeps the rights of root" >&2
+            lowered=
+        fi
+        shift 2
+    done
+    shift
+    $lowered "$@"
+}
+
+gone() { # has process $1 ended?
+    ! kill -0 "$1" 2>/dev/null || grep -qs '^State:.*Z' "/proc/$1/status"
+}
+
+end() { # the program whose directory is $1, by force after five seconds
+    [ -s "$run/$1/pid" ] || return 0
+    pid=$(cat "$run/$1/pid")
+    kill "$pid" 2>/dev/null || return 0
+    tries=50
+    while ! gone "$pid"; do
+        [ "$tries" -gt 0 ] || kill -9 "$pid"
+        tries=$((tries - 1))
+        sleep 0.1
+    done
+}
+
+up() {
+    mkdir -p "$run/done"
+
+    # net/lab
+    ip link add name qn-lab address 52:54:00:a2:c6:b1 mtu 1501 group 1110999072 type bridge forward_delay 0 ageing_time 30000 stp_state 0
+    did 1
+    ip link property add dev qn-lab altname qemunet.net-lab.bridge
+    ip link set dev qn-lab mtu 1500
+    sysctl -e -qw net.ipv6.conf.qn-lab.disable_ipv6=1
+    sysctl -qw net.ipv4.conf.qn-lab.arp_ignore=8
+    sysctl -qw net.ipv4.conf.qn-lab.rp_filter=1
+    ip link set dev qn-lab up
+
+    # vm/slow
+    user=1879048192 group=1879048192
+    ip tuntap add dev qn-slow-net0 mode tap vnet_hdr user "$user"
+    did 13
+    ip link property add dev qn-slow-net0 altname qemunet.vm-slow.net0
+    sysctl -e -qw net.ipv6.conf.qn-slow-net0.disable_ipv6=1
+    ip link set dev qn-slow-net0 address fe:54:00:06:e4:87 mtu 1500 group 1768015248 master qn-lab up
+    tc qdisc replace dev qn-slow-net0 root handle 1: tbf rate 100mbit burst 125000b limit 750000b
+    ip link add name qn-slow-n8a5dc5 address fe:54:00:06:e4:87 mtu 1500 group 1768015248 type ifb
+    did 15
+    ip link property add dev qn-slow-n8a5dc5 altname qemunet.vm-slow.net0.ifb
+    sysctl -e -qw net.ipv6.conf.qn-slow-n8a5dc5.disable_ipv6=1
+    tc qdisc replace dev qn-slow-n8a5dc5 root handle 1: tbf rate 20mbit burst 25000b limit 150000b
+    ip link set dev qn-slow-n8a5dc5 up
+    tc qdisc add dev qn-slow-net0 handle ffff: ingress
+    tc filter add dev qn-slow-net0 parent ffff: protocol all prio 1 u32 match u32 0 0 action mirred egress redirect dev qn-slow-n8a5dc5
+    ip tuntap add dev qn-slow-net1 mode tap vnet_hdr user "$user"
+    did 20
+    ip link property add dev qn-slow-net1 altname qemunet.vm-slow.net1
+    sysctl -e -qw net.ipv6.conf.qn-slow-net1.disable_ipv6=1
+    ip link set dev qn-slow-net1 address fe:54:00:ed:9e:90 mtu 1500 group 1768015248 master qn-lab up
+    tc qdisc replace dev qn-slow-net1 root handle 1: tbf rate 1500mbit burst 1875000b limit 11250000b
+    ip link add link eth1 name qn-slow-net2 address 52:54:00:da:e3:4a mtu 1500 group 1768015248 type macvtap mode bridge
+    did 22
+    ip link property add dev qn-slow-net2 altname qemunet.vm-slow.net2
+    sysctl -e -qw net.ipv6.conf.qn-slow-net2.disable_ipv6=1
+    ip link set dev qn-slow-net2 up
+    tc qdisc replace dev qn-slow-net2 root handle 1: tbf rate 10mbit burst 15180b limit 77680b
+    ip link add name qn-slow-n8210f7 address fe:54:00:da:e3:4a mtu 1500 group 1768015248 type ifb
+    did 27
+    ip link property add dev qn-slow-n8210f7 altname qemunet.vm-slow.net2.ifb
+    sysctl -e -qw net.ipv6.conf.qn-slow-n8210f7.disable_ipv6=1
+    tc qdisc replace dev qn-slow-n8210f7 root handle 1: tbf rate 512kbit burst 15180b limit 18380b
+    ip link set dev qn-slow-n8210f7 up
+    tc qdisc add dev qn-slow-net2 handle ffff: ingress
+    tc filter add dev qn-slow-net2 parent ffff: protocol all prio 1 u32 match u32 0 0 action mirred egress redirect dev qn-slow-n8210f7
+    ip link add link eth1 name qn-slow-net3 address 52:54:00:35:e8:48 mtu 1500 group 1768015248 type macvtap mode bridge
+    did 32
+    ip link property add dev qn-slow-net3 altname qemunet.vm-slow.net3
+    sysctl -e -qw net.ipv6.conf.qn-slow-net3.disable_ipv6=1
+    ip link set dev qn-slow-net3 up
+    tc qdisc replace dev qn-slow-net3 root handle 1: tbf rate 100gbit burst 125000000b limit 750000000b
+    did 39
+    mkdir -m 700 "${run}"/slow
+    give "${run}"/slow
+    node qn-slow-net2 "${run}"/slow/net2
+    exec 3<>"${run}"/slow/net2
+    rm "${run}"/slow/net2
+    node qn-slow-net3 "${run}"/slow/net3
+    exec 4<>"${run}"/slow/net3
+    rm "${run}"/slow/net3
+    qemu -w /dev/net/tun -r /cache/tiny/vmlinuz -r /cache/tiny/initrd.gz -- qemu-system-x86_64 \
+    -name guest=slow,process=qemu-slow \
+    -nodefaults \
+    -no-user-config \
+    -machine q35 \
+    -smp 1 \
+    -m 512M \
+    -chardev socket,id=qmp,path="${run}"/slow/qmp.sock,server=on,wait=off \
+    -mon chardev=qmp,mode=control \
+    -chardev socket,id=monitor,path="${run}"/slow/monitor.sock,server=on,wait=off \
+    -mon chardev=monitor,mode=control \
+    -chardev socket,id=serial,path="${run}"/slow/serial.sock,server=on,wait=off \
+    -serial chardev:serial \
+    -chardev socket,id=agent,path="${run}"/slow/agent.sock,server=on,wait=off \
+    -serial chardev:agent \
+    -display none \
+    -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
+    -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.2","chassis":3,"port":2,"addr":"0x2.2"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.3","chassis":4,"port":3,"addr":"0x2.3"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.4","chassis":5,"port":4,"addr":"0x2.4"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.5","chassis":6,"port":5,"addr":"0x2.5"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.6","chassis":7,"port":6,"addr":"0x2.6"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.7","chassis":8,"port":7,"addr":"0x2.7"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.8","chassis":9,"port":8,"addr":"0x3.0","multifunction":true}' \
+    -device '{"driver":"pcie-root-port","id":"rp.9","chassis":10,"port":9,"addr":"0x3.1"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.10","chassis":11,"port":10,"addr":"0x3.2"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.11","chassis":12,"port":11,"addr":"0x3.3"}' \
+    -netdev '{"type":"tap","id":"host-net0","ifname":"qn-slow-net0","script":"no","downscript":"no"}' \
+    -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:06:e4:87","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
+    -netdev '{"type":"tap","id":"host-net1","ifname":"qn-slow-net1","script":"no","downscript":"no"}' \
+    -device '{"driver":"virtio-net-pci","id":"net1","netdev":"host-net1","mac":"52:54:00:ed:9e:90","bus":"rp.1","addr":"0x0","acpi-index":2,"romfile":""}' \
+    -netdev '{"type":"tap","id":"host-net2","fd":"3"}' \
+    -device '{"driver":"virtio-net-pci","id":"net2","netdev":"host-net2","mac":"52:54:00:da:e3:4a","bus":"rp.2","addr":"0x0","acpi-index":3,"romfile":""}' \
+    -netdev '{"type":"tap","id":"host-net3","fd":"4"}' \
+    -device '{"driver":"virtio-net-pci","id":"net3","netdev":"host-net3","mac":"52:54:00:35:e8:48","bus":"rp.3","addr":"0x0","acpi-index":4,"romfile":""}' \
+    -kernel /cache/tiny/vmlinuz \
+    -initrd /cache/tiny/initrd.gz \
+    -append 'console=ttyS0 quiet qemunet.name=slow qemunet.agent=ttyS1' \
+    -sandbox on,obsolete=deny,resourcecontrol=deny \
+    -accel tcg \
+    -daemonize \
+    -pidfile "${run}"/slow/pid
+    exec 3>&- 4>&-
+}
+
+down() {
+    undo 39 end slow
+    undo 32 ip link del dev qn-slow-net3
+    undo 27 ip link del dev qn-slow-n8210f7
+    undo 22 ip link del dev qn-slow-net2
+    undo 20 ip link del dev qn-slow-net1
+    undo 15 ip link del dev qn-slow-n8a5dc5
+    undo 13 ip link del dev qn-slow-net0
+    undo 1 ip link del dev qn-lab
+    rm -rf "$run"
+}
+
+case ${1:-up} in
+up)
+    if [ -e "$run/done" ]; then
+        echo "it is up already, or what is left of it has to go by: sh $0 down" >&2
+        exit 6
+    fi
+    trap 'echo "failed, and taken back" >&2; down' EXIT
+    up
+    trap - EXIT
+    ;;
+down) down ;;
+*)
+    echo "usage: sh $0 [up|down]" >&2
+    exit 2
+    ;;
+esac
