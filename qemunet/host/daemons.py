@@ -1,0 +1,283 @@
+"""Starts, finds and ends the programs that serve a network.
+
+Theory of operation. A program of ours outlives whoever started it, and goes with its network. Its log is locked by it
+as long as it lives: dnsmasq closes all that it inherits but its standard error, so that is the descriptor which has
+the lock. Who holds it is the program, also if we were killed before we had written its number down. What it takes to
+start it again lies beside the log.
+
+Started by root it is a user of its own, with the rights over networks that it needs and no others. Its files are
+root's; it sees them in a view of its own (`cells`), for the directory above is closed to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import select
+import subprocess
+import time
+import typing
+
+from qemunet import interrupts
+from qemunet.errors import Failed, Taken, TimedOut, command_line, describe_status
+from qemunet.frozen import replace
+from qemunet.host import cells, processes, programs
+from qemunet.host.links import Vanished
+from qemunet.journal import from_json, to_json
+from qemunet.locks import Lock, is_locked
+from qemunet.steps import FILES, Handle, StartDaemon
+
+if typing.TYPE_CHECKING:
+    from qemunet.steps import EndDaemon, Reserve, Unreserve
+
+DEADLINE = 10.0  # seconds until it is ready, and from a kill to its end
+_GRACE = 2.0  # seconds from a polite request to a kill
+_GLANCE = 5  # milliseconds between two looks at what it says
+_TAIL = 4096  # bytes of the log, in an error
+_RIGHTS = "-all,+net_admin,+net_raw,+net_bind_service"
+_PACKAGES = {"dnsmasq": "dnsmasq-base", "setpriv": "util-linux"}
+_NO_PORT = re.compile(r"failed to (?:create listening socket for \S+|bind (DHCP|DHCPv6) server socket): .*in use")
+_PORTS = {None: (53, "dns"), "DHCP": (67, "dhcp"), "DHCPv6": (547, "dhcp")}
+
+
+# ---------------------------------------------------------------- starting
+
+
+def start(step: StartDaemon) -> None:
+    """Start it and wait until it is ready; to be called in the place where it is to serve.
+
+    Raises Taken if somebody has a port that it needs, HostLacks, Failed with its last words, TimedOut; then it is gone.
+    """
+    lock = Lock.take(_log(step), create=True)
+    if lock is None:
+        raise Failed(f"{step.name} of {step.where} runs already", where=step.where)
+    try:
+        fcntl.fcntl(lock.fd, fcntl.F_SETFL, os.O_APPEND)
+        told = os.fstat(lock.fd).st_size
+        files = _open_up(step)
+        _write(step, ".json", json.dumps(to_json(replace(step, script=()))))
+        argv, pid = _spawn(step, files, lock.fd)
+        _write(step, ".pid", f"{pid}\n")
+        try:
+            _await(step, pid, argv, told)
+        except BaseException:
+            _kill([pid])
+            raise
+    finally:
+        lock.release()
+
+
+def again(directory: str, name: str) -> tuple[int, bool] | None:
+    """Start one that has died once more; return its number and whether it had. None: there is nothing to start.
+
+    What it had begun, and may still have its lock, is ended first. Raises as `start`.
+    """
+    try:
+        with open(os.path.join(directory, f"{name}.json")) as file:
+            step = from_json(json.load(file))
+    except (FileNotFoundError, ValueError):
+        return None
+    assert isinstance(step, StartDaemon), "nothing else is written there"
+    known = processes.written(os.path.join(directory, f"{name}.pid"))
+    if known is not None and processes.holds(known, _log(step)):
+        return known, False
+    _kill(list(processes.holders(_log(step))))
+    start(step)
+    known = processes.written(os.path.join(directory, f"{name}.pid"))
+    assert known is not None, "it was written at its start"
+    return known, True
+
+
+def _open_up(step: StartDaemon) -> str:
+    """Let it read its files; all that is above them is closed to everybody else. Return their directory."""
+    files = os.path.join(step.directory, step.name)
+    os.makedirs(files, exist_ok=True)
+    for folder, _, names in os.walk(files):
+        os.chmod(folder, 0o755)  # noqa: S103 - nobody else comes as far as this
+        for name in set(names).difference(step.writes):
+            os.chmod(os.path.join(folder, name), 0o644)
+    for name in step.writes:
+        fd = os.open(os.path.join(files, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with open(fd):
+            if step.uid is not None:
+                os.fchown(fd, step.uid, step.uid)
+    return files
+
+
+def _spawn(step: StartDaemon, files: str, log: int) -> tuple[list[str], int]:
+    """Start the process in a session of its own; return its command line and its number."""
+    if step.uid is None or not cells.can_be():
+        argv = _argv(step, files)
+        return argv, _started(argv, log)
+    argv = [*_lowered(step.uid), *_argv(step, cells.PLACE)]
+    return argv, cells.within(files, lambda: _started(argv, log))
+
+
+def _started(argv: list[str], log: int) -> int:
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True)
+    process.returncode = 0  # not ours to wait for: it will outlive us
+    return process.pid
+
+
+def _lowered(uid: int) -> list[str]:
+    program = programs.path("setpriv", _PACKAGES["setpriv"])
+    rights = [f"--{which}={_RIGHTS}" for which in ("inh-caps", "ambient-caps", "bounding-set")]
+    return [program, f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--no-new-privs", *rights]
+
+
+def _argv(step: StartDaemon, files: str) -> list[str]:
+    here = {FILES: files}
+    first, *rest = (
+        "".join(here[part.name] if isinstance(part, Handle) else part for part in word.parts) for word in step.argv
+    )
+    return [programs.path(first, _PACKAGES.get(first, first)), *rest]
+
+
+def _await(step: StartDaemon, pid: int, argv: list[str], told: int) -> None:
+    """Wait until it says that it is ready."""
+    fd = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            ended = poll.poll(_GLANCE)
+            said = _said(step, told)
+            if ended:
+                raise _story(step, argv, said, processes.reap(pid))
+            if step.ready in said:
+                return
+            interrupts.check()
+            if time.monotonic() > deadline:
+                last = said.splitlines()[-1] if said else "it has said nothing"
+                raise TimedOut(f"{step.name} is not ready after {DEADLINE:g} s: {last}", where=step.where)
+    finally:
+        os.close(fd)
+
+
+def _story(step: StartDaemon, argv: list[str], said: str, status: int | None) -> Failed | Taken:
+    """Say why it died: somebody has a port that it wanted, or its own words."""
+    if found := _NO_PORT.search(said):
+        port, key = _PORTS[found[1]]
+        hint = f"end that program, or write `{key} = false`"
+        return Taken(f"port {port} is in use by {_holder(port)}", where=step.where, hint=hint)
+    files = os.path.join(step.directory, step.name)
+    said = said.replace(f"{cells.PLACE}/", f"{files}/")
+    lines = "".join(f"\n    {text}" for text in said.strip().splitlines()[-10:]) or " (nothing)"
+    command = command_line([word.replace(f"{cells.PLACE}/", f"{files}/") for word in argv])
+    return Failed(
+        f"{step.name} died at start ({describe_status(status)})\n  it said:{lines}\n  command line:\n    {command}",
+        where=step.where,
+    )
+
+
+def _holder(port: int) -> str:
+    from qemunet.host import complaints
+
+    found = (who for protocol in ("udp", "tcp") for _, who in complaints.listeners(protocol, "", port, port))
+    return next(found, "somebody")
+
+
+def _said(step: StartDaemon, told: int) -> str:
+    with open(_log(step), "rb") as file:
+        file.seek(max(told, file.seek(0, os.SEEK_END) - _TAIL))
+        return file.read().decode(errors="replace")
+
+
+def _write(step: StartDaemon, suffix: str, text: str) -> None:
+    path = os.path.join(step.directory, step.name + suffix)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "w") as file:
+        file.write(text)
+
+
+# ---------------------------------------------------------------- finding and ending
+
+
+def alive(directory: str, name: str) -> bool:
+    """Tell whether the program is there."""
+    return is_locked(os.path.join(directory, f"{name}.log"))
+
+
+def find(directory: str, name: str) -> int | None:
+    """Return the process of a program that was started in a directory, or None."""
+    log = os.path.join(directory, f"{name}.log")
+    known = processes.written(os.path.join(directory, f"{name}.pid"))
+    if known is not None and processes.holds(known, log):
+        return known
+    return next(processes.holders(log), None)
+
+
+def end(step: EndDaemon) -> None:
+    """Ask it to end, then make it, with all that it has begun. Raises Vanished if there is none."""
+    log = os.path.join(step.directory, f"{step.name}.log")
+    ended = [pid for pid in processes.holders(log) if _finish(pid, log)] if is_locked(log) else []
+    for suffix in (".json", ".pid", ".log"):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.unlink(os.path.join(step.directory, step.name + suffix))
+    if not ended:
+        raise Vanished(errno.ESRCH, f"no {step.name} of {step.directory} runs")
+
+
+def _finish(pid: int, log: str) -> bool:
+    try:
+        with processes.Ending(pid) as ending:
+            if not processes.holds(pid, log):  # ended meanwhile, and its number may be somebody else's
+                return False
+            ending.ask()
+            try:
+                ending.wait(_GRACE)
+            except TimedOut:
+                ending.kill()
+                ending.wait(DEADLINE)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError), interrupts.deferred(), processes.Ending(pid) as ending:
+            ending.kill()
+            ending.wait(DEADLINE)
+
+
+def _log(step: StartDaemon) -> str:
+    return os.path.join(step.directory, f"{step.name}.log")
+
+
+# ---------------------------------------------------------------- telling it
+
+
+def reserve(step: Reserve) -> None:
+    """Give it a file, which it notices; it never sees half of it. What was in one of that name it forgets."""
+    files = os.path.join(step.directory, step.name)
+    draft, path = os.path.join(files, ".draft"), os.path.join(files, step.path)
+    known = os.path.exists(path)
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    with open(fd, "w") as file:
+        os.fchmod(fd, 0o644)
+        file.write(step.text)
+    os.rename(draft, path)
+    if known:
+        _read_again(step)
+
+
+def unreserve(step: Unreserve) -> None:
+    """Take a file away and have it forget what was in it; raises Vanished if it is not there."""
+    try:
+        os.unlink(os.path.join(step.directory, step.name, step.path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Vanished(*error.args) from error
+    _read_again(step)
+
+
+def _read_again(step: Reserve | Unreserve) -> None:
+    pid = find(step.directory, step.name)
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError), processes.Ending(pid) as ending:
+            ending.hang_up()

@@ -1,0 +1,60 @@
+"""What serves a network is started once and ended once, on a fake host and on a real one."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from qemunet.errors import Failed, Gone
+from qemunet.plan import dhcp
+from qemunet.steps import EndDaemon, Reserve, SetOffload, StartDaemon, Unreserve, WriteFile
+
+from .conftest import World, refused
+
+CONF = "interface=br0\nexcept-interface=lo\nbind-dynamic\nno-hosts\nno-resolv\nport=0\n"
+
+
+def scope(world: World) -> str:
+    (world.runtime / "net" / "lab").mkdir(parents=True)
+    return str(world.runtime / "net" / "lab")
+
+
+def start(directory: str) -> StartDaemon:
+    return StartDaemon("dnsmasq", directory, dhcp.argv(), "network.lab", ready=": started,", writes=(dhcp.LEASES,))
+
+
+def write(world: World, directory: str) -> None:
+    for name, text in ((dhcp.CONF, CONF), (dhcp.NAMES, ""), (f"{dhcp.HOSTS}/known", "")):
+        world.do(WriteFile(f"{directory}/dnsmasq/{name}", text))
+
+
+def test_there_is_one_and_then_none(world: World) -> None:
+    """A second one is refused, and the first goes on; one that is gone has not to be ended."""
+    directory = scope(world)
+    write(world, directory)
+    one = start(directory)
+    world.do(one)
+    with pytest.raises(Failed, match="runs already"):
+        world.do(one)
+    end = EndDaemon("dnsmasq", directory)
+    world.do(end)
+    with pytest.raises(Gone):
+        world.do(end)
+
+
+def test_a_reservation_comes_and_goes(world: World) -> None:
+    """Whether there is somebody to read it or not; what is not there has not to be removed."""
+    directory = scope(world)
+    write(world, directory)
+    world.do(Reserve("dnsmasq", directory, "hosts/a.net0", "52:54:00:00:00:01,a\n"))
+    assert world.text("net/lab/dnsmasq/hosts/a.net0") == "52:54:00:00:00:01,a\n"
+    world.do(Unreserve("dnsmasq", directory, "hosts/a.net0"))
+    with pytest.raises(Gone):
+        world.do(Unreserve("dnsmasq", directory, "hosts/a.net0"))
+
+
+def test_only_an_interface_that_is_there_can_be_set(world: World) -> None:
+    world.do(SetOffload("br0", on=False), SetOffload("br0", on=True))
+    with refused(errno.ENODEV):
+        world.do(SetOffload("nothing", on=False))
