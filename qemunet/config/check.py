@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from qemunet.config import listeners, modes, units
+from qemunet.config import listeners, modes, served, units
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.spec import DiskSpec, LabSpec, NetworkSpec, NicMode, NicSpec, VmSpec
 from qemunet.model import names
-from qemunet.model.network import NetworkMode
+from qemunet.model.network import HostSide, NetworkMode
 
 SLIRP_SUBNET = "10.0.2.0/24"
 
@@ -17,11 +17,13 @@ def check(spec: LabSpec) -> None:
     for network in spec.networks:
         modes.check_network(spec, network)
         _network(spec, network)
+        served.check(spec, network)
     for vm in spec.vms:
         modes.check_boot(spec, f"{vm.path}.boot", vm.boot)
         _cards(spec, vm)
         for disk in vm.disk:
             _disk(spec, disk)
+    spec = modes.expanded(spec)
     _macs(spec)
     _interfaces(spec)
     _addresses(spec)
@@ -44,11 +46,6 @@ def ifname(vm: VmSpec, index: int, nic: NicSpec) -> str:
     return nic.ifname or names.ifname(vm.name, nic_id(index, nic))
 
 
-def bridge_name(network: NetworkSpec) -> str:
-    """Return the interface name of a network's bridge."""
-    return network.bridge or names.ifname(network.name)
-
-
 # ---------------------------------------------------------------- one thing at a time
 
 
@@ -63,7 +60,7 @@ class _Once:
     def take(self, key: object, path: str, owner: str, hint: str = "") -> None:
         """Note the owner; raise ConfigError at `path` if there is one already."""
         if key in self.owners:
-            raise self.spec.error(path, f'{self.what} "{key}" is also that of {self.owners[key]}', hint)
+            raise self.spec.duplicate(path, f'{self.what} "{key}" is also that of {self.owners[key]}', hint)
         self.owners[key] = owner
 
 
@@ -77,8 +74,7 @@ def _names(spec: LabSpec) -> None:
 
 
 def _network(spec: LabSpec, network: NetworkSpec) -> None:
-    foreign = modes.network_mode(network) is NetworkMode.BRIDGE
-    if not foreign and not names.is_ifname(bridge_name(network)):
+    if modes.makes_bridge(network) and not names.is_ifname(modes.bridge_name(network)):
         problem = f'"{network.bridge}" is longer than the {names.IFNAMSIZ} bytes of an interface name'
         raise spec.error(f"{network.path}.bridge", problem)
     delay = network.forward_delay
@@ -186,10 +182,15 @@ def _interfaces(spec: LabSpec) -> None:
     made = _Once(spec, "the interface")
     used: dict[str, str] = {}
     for network in spec.networks:
-        if modes.network_mode(network) is NetworkMode.BRIDGE:
-            used.setdefault(bridge_name(network), f"{network.path}.bridge")
-        else:
-            made.take(bridge_name(network), f"{network.path}.bridge", network.path)
+        if modes.makes_bridge(network):
+            made.take(modes.bridge_name(network), f"{network.path}.bridge", network.path)
+            if network.host is HostSide.VETH:
+                made.take(modes.host_ifname(network), f"{network.path}.host", network.path)
+                made.take(modes.port_ifname(network), f"{network.path}.host", network.path)
+        elif network.bridge is not None:
+            used.setdefault(network.bridge, f"{network.path}.bridge")
+        if network.parent is not None:
+            used.setdefault(network.parent, f"{network.path}.parent")
     for vm in spec.vms:
         for index, nic in enumerate(nics(vm)):
             if modes.nic_mode(nic) is not NicMode.USER:
@@ -235,8 +236,8 @@ def _addresses(spec: LabSpec) -> None:
         once.take(units.plain(address), path, owner)
 
     for network in spec.networks:
-        for address in network.address or ():
-            take(bridge_name(network), address, f"{network.path}.address", network.path)
+        for address in _literal(network):
+            take(modes.bridge_name(network), address, f"{network.path}.address", network.path)
     for vm in spec.vms:
         for index, nic in enumerate(nics(vm)):
             for address in nic.address or ():
@@ -249,7 +250,7 @@ def _subnets(spec: LabSpec) -> None:
     """Refuse networks that overlap: the host would send what is for one to the other. Link-local ones always do."""
     seen: list[tuple[str, NetworkSpec]] = []
     for network in spec.networks:
-        for address in network.address or ():
+        for address in _literal(network):
             for other, owner in seen:
                 if owner is not network and units.overlap(address, other):
                     problem = f"{address} overlaps with {other} of {owner.path}"
@@ -260,9 +261,14 @@ def _subnets(spec: LabSpec) -> None:
                 seen.append((address, network))
 
 
+def _literal(network: NetworkSpec) -> list[str]:
+    """Return the addresses of the host that its file gives."""
+    return [address for address in network.address or () if address != "auto"]
+
+
 def _switch(spec: LabSpec, vm: VmSpec, index: int, nic: NicSpec) -> str:
     """Return what is the same for cards that see each other."""
     network = spec.network(nic.network) if nic.network is not None else None
-    if network is not None:
-        return bridge_name(network)
+    if network is not None and modes.network_mode(network) is not NetworkMode.MACVTAP:
+        return modes.bridge_name(network)
     return nic.bridge or nic.parent or ifname(vm, index, nic)

@@ -3,76 +3,52 @@
 from __future__ import annotations
 
 from qemunet.config import kinds
-from qemunet.config.kinds import Kind
+from qemunet.config.netkeys import DHCP, DNS, HOSTS, NAT_TABLE, NETWORK
 from qemunet.config.spec import NicMode, Switch
-from qemunet.frozen import frozen
-from qemunet.model.network import NetworkMode
+from qemunet.config.tables import (
+    DIRECT,
+    FROM_FIRMWARE,
+    MACVTAP,
+    ON_NETWORK,
+    POINT_TO_POINT,
+    TAP,
+    USER,
+    Key,
+    Table,
+    keyed,
+)
 from qemunet.model.nic import LinkState, MacvtapMode
 from qemunet.model.vm import Accel, Firmware, NicBus
 
-# To what a key of a card or of a network belongs, in the words of a message. A key without any belongs to all.
-USER = 'mode "user"'
-TAP = 'mode "tap"'
-MACVTAP = 'mode "macvtap"'
-POINT_TO_POINT = 'a point-to-point card (mode "tap" without network or bridge)'
-ON_NETWORK = 'a card on a network (network = "…", without mode or with mode "tap")'
-PRIVATE = 'mode "private"'
-ISOLATED = 'mode "isolated"'
-BRIDGE = 'mode "bridge"'
-DIRECT = "a boot with kernel"
-FROM_FIRMWARE = "a boot without kernel and guest"
-
-
-@frozen
-class Key:
-    """One key. `default` is text for people; `belongs` to what it is limited; `profile`: a profile may preset it.
-
-    `derived`: the default is worked out from other things.
-    """
-
-    name: str
-    kind: Kind
-    doc: str
-    default: str = ""
-    belongs: tuple[str, ...] = ()
-    profile: bool = False
-    derived: bool = False
-
-    @property
-    def field(self) -> str:
-        """The name of the attribute that holds the value."""
-        return self.name.replace("-", "_")
-
-
-@frozen
-class Table:
-    """One kind of table. `tables` are its sub-tables, `lists` its arrays of tables, by key."""
-
-    title: str  # as it is written in a file
-    doc: str
-    keys: dict[str, Key]
-    tables: tuple[str, ...] = ()
-    lists: tuple[str, ...] = ()
-
-    def known(self) -> list[str]:
-        """Return every key that may stand in the table."""
-        return [*self.keys, *self.tables, *self.lists]
-
-
-def _keys(*keys: Key) -> dict[str, Key]:
-    return {key.name: key for key in keys}
-
+__all__ = [
+    "BOOT",
+    "DHCP",
+    "DISK",
+    "DNS",
+    "HOSTS",
+    "LAB",
+    "MACHINE",
+    "NAT_TABLE",
+    "NETWORK",
+    "NIC",
+    "PROFILE_TABLES",
+    "SUB_TABLES",
+    "VM",
+    "Key",
+    "Table",
+    "json_schema",
+]
 
 LAB = Table(
     "[lab]",
     "What concerns the file as a whole.",
-    _keys(Key("name", kinds.NAME, "the lab's name", "the file's stem", derived=True)),
+    keyed(Key("name", kinds.NAME, "the lab's name", "the file's stem", derived=True)),
 )
 
 VM = Table(
     "[vm.NAME]",
     "A guest. Without any [[vm.NAME.nic]] it gets one card in user mode; nic = [] is none.",
-    _keys(
+    keyed(
         Key("profile", kinds.TEXT, "hardware description: a name (`qemunet profiles`) or a path to a TOML file", "q35"),
         Key("memory", kinds.MEMORY, "main memory", "512M", profile=True),
         Key("cpus", kinds.whole(1, 255), "processors", "1", profile=True),
@@ -102,7 +78,7 @@ VM = Table(
 MACHINE = Table(
     "[vm.NAME.machine]",
     "The hardware itself, as a profile describes it; in a lab file only to differ from the profile.",
-    _keys(
+    keyed(
         Key("type", kinds.MACHINE, "QEMU's -machine type with its own options", "the profile's", profile=True),
         Key("nic-bus", kinds.choice(NicBus), "where cards are plugged", "the profile's", profile=True),
         Key("cpu-kvm", kinds.TEXT, "QEMU's -cpu under KVM", "host", profile=True),
@@ -113,7 +89,7 @@ MACHINE = Table(
 BOOT = Table(
     "[vm.NAME.boot]",
     "What is booted: a kernel, the built-in guest, or what the firmware finds.",
-    _keys(
+    keyed(
         Key("kernel", kinds.PATH, "kernel that QEMU loads itself", "none"),
         Key("initrd", kinds.PATH, "its initial file system", "none", (DIRECT,)),
         Key("append", kinds.TEXT, "its command line", "empty", (DIRECT,)),
@@ -126,7 +102,7 @@ BOOT = Table(
 DISK = Table(
     "[[vm.NAME.disk]]",
     "A disk.",
-    _keys(
+    keyed(
         Key("file", kinds.PATH, "the image, or a block device"),
         Key(
             "format",
@@ -160,7 +136,7 @@ DISK = Table(
 NIC = Table(
     "[[vm.NAME.nic]]",
     "A network card.",
-    _keys(
+    keyed(
         Key(
             "id",
             kinds.NAME,
@@ -227,6 +203,7 @@ NIC = Table(
         ),
         Key("ip", kinds.INTERFACES, "addresses that the guest is known to use; the built-in guest sets them", "none"),
         Key("gateway", kinds.IPS, "the guest's way out, likewise", "none"),
+        Key("rate", kinds.RATE, "the most that passes it, as the guest sees it", "none", (TAP, MACVTAP)),
         Key("ifname", kinds.IFNAME, "the name of its host side", "qn-VM-ID", (TAP, MACVTAP), derived=True),
         Key("ifup", kinds.PATH, "program to run when the host side is ready", "none", (TAP, MACVTAP)),
         Key("ifdown", kinds.PATH, "program to run before the host side goes", "none", (TAP, MACVTAP)),
@@ -242,40 +219,16 @@ NIC = Table(
     ),
 )
 
-NETWORK = Table(
-    "[network.NAME]",
-    "A switch that cards plug into.",
-    _keys(
-        Key(
-            "mode",
-            kinds.choice(NetworkMode),
-            "private: guests only; isolated: the host too; bridge: an existing bridge",
-            "isolated",
-        ),
-        Key(
-            "bridge",
-            kinds.LINK,
-            "interface name of the bridge; in mode bridge, of the existing one",
-            "qn-NAME",
-            derived=True,
-        ),
-        Key("address", kinds.INTERFACES, "addresses of the host on it", "none", (ISOLATED,)),
-        Key("stp", kinds.BOOL, "spanning tree protocol", "false", (PRIVATE, ISOLATED)),
-        Key(
-            "forward-delay",
-            kinds.SECONDS,
-            "how long a new port waits; with stp 2s to 30s",
-            "0, with stp 2s",
-            (PRIVATE, ISOLATED),
-        ),
-        Key("ageing", kinds.SECONDS, "how long an address is remembered", "300s", (PRIVATE, ISOLATED)),
-        Key("mtu", kinds.MTU, "largest packet", "1500", (PRIVATE, ISOLATED)),
-        Key("mac", kinds.MAC, "the bridge's own address; auto: stable", "auto", (PRIVATE, ISOLATED), derived=True),
-        Key("keep", kinds.BOOL, "it stays when its last guest stops", "false", (PRIVATE, ISOLATED)),
-    ),
-)
-
-SUB_TABLES = {"boot": BOOT, "machine": MACHINE, "disk": DISK, "nic": NIC}
+SUB_TABLES = {
+    "boot": BOOT,
+    "machine": MACHINE,
+    "disk": DISK,
+    "nic": NIC,
+    "nat": NAT_TABLE,
+    "dhcp": DHCP,
+    "dns": DNS,
+    "hosts": HOSTS,
+}
 PROFILE_TABLES = {"machine": MACHINE, "vm": VM, "nic": NIC, "disk": DISK}
 
 

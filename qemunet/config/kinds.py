@@ -11,6 +11,7 @@ from qemunet.config.hints import Bad, listed, nearest
 from qemunet.config.spec import AUTO, NicMode
 from qemunet.frozen import frozen
 from qemunet.model import mac, names
+from qemunet.model.nic import Rate
 
 _ALTIFNAMSIZ = 127  # bytes of an alternative interface name
 _ADDRESS = r"^[0-9A-Fa-f.:]+(/\d+)?$"
@@ -34,7 +35,8 @@ def _type(value: object) -> str:
     return names_of.get(type(value), "a table" if isinstance(value, dict) else "a date or time")
 
 
-def _wrong(what: str, value: object, hint: str = "") -> Bad:
+def wrong(what: str, value: object, hint: str = "") -> Bad:
+    """Return the error for a value of another type than it should be; `what` belongs in its place."""
     return Bad(f"{what} belongs here, not {_type(value)}", hint)
 
 
@@ -42,7 +44,7 @@ def string(key: str, value: object) -> str:
     """Take text without NUL, line breaks and what else drives a terminal; raises Bad."""
     if not isinstance(value, str):
         example = str(value).lower() if isinstance(value, bool | int | float) else ""
-        raise _wrong("text", value, f'put it in quotes: {key} = "{example}"' if example else "")
+        raise wrong("text", value, f'put it in quotes: {key} = "{example}"' if example else "")
     if any(c in value for c in "\0\n\r"):
         raise Bad("a line break or NUL does not belong here")
     if not _CONTROLS.isdisjoint(value):
@@ -50,7 +52,8 @@ def string(key: str, value: object) -> str:
     return value
 
 
-def _of_text(convert: Callable[[str], object], **schema: object) -> Kind:
+def of_text(convert: Callable[[str], object], **schema: object) -> Kind:
+    """Return the kind of texts that `convert` turns into something or refuses."""
     return Kind(lambda key, value: convert(string(key, value)), {"type": "string", **schema})
 
 
@@ -67,14 +70,14 @@ def _bool(key: str, value: object) -> bool:
     if not isinstance(value, bool):
         word = value.lower() if isinstance(value, str) else ""
         known = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false"}
-        raise _wrong("true or false", value, f"write {key} = {known[word]}" if word in known else "")
+        raise wrong("true or false", value, f"write {key} = {known[word]}" if word in known else "")
     return value
 
 
 def _int(key: str, value: object, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         plain = isinstance(value, str) and value.isdecimal()
-        raise _wrong("a whole number", value, f"without quotes: {key} = {value}" if plain else "")
+        raise wrong("a whole number", value, f"without quotes: {key} = {value}" if plain else "")
     if not low <= value <= high:
         raise Bad(f"{value} is not between {low} and {high}")
     return value
@@ -88,12 +91,12 @@ def whole(low: int, high: int) -> Kind:
 
 def words(what: str, known: tuple[str, ...]) -> Kind:
     """Return the kind of some fixed words; `what` they are."""
-    return _of_text(lambda text: _word(what, text, known), enum=list(known))
+    return of_text(lambda text: _word(what, text, known), enum=list(known))
 
 
-def choice(enum: type[StrEnum], what: str = "") -> Kind:
+def choice(enum: type[StrEnum], what: str = "", only: tuple[StrEnum, ...] = ()) -> Kind:
     """Return the kind of the values of an enumeration; `what` they are, if the key does not say it."""
-    known = tuple(str(one) for one in enum)
+    known = tuple(str(one) for one in only or enum)
     return Kind(
         lambda key, value: enum(_word(what or key, string(key, value), known)), {"type": "string", "enum": list(known)}
     )
@@ -160,8 +163,11 @@ def _link(text: str) -> str:
 
 
 def _mac(text: str) -> str:
-    if text == "auto":
-        return text
+    return text if text == "auto" else plain_mac(text)
+
+
+def plain_mac(text: str) -> str:
+    """Return a MAC address in its usual form; raises Bad."""
     try:
         return mac.normalize(text)
     except ValueError as error:
@@ -228,7 +234,8 @@ def _slirp_subnet(text: str) -> str:
     return cidr
 
 
-def _hostname(text: str) -> str:
+def hostname(text: str) -> str:
+    """Take the name of a host, or of a domain; raises Bad."""
     labels = text.split(".")
     if len(text) > 253 or not all(_is_label(label) for label in labels):
         raise Bad(f'"{text}" cannot be a host name', "letters, digits and hyphens, not at the ends")
@@ -257,6 +264,25 @@ def _sized(convert: Callable[[str], int]) -> Kind:
     return Kind(read, {"type": "string", "pattern": r"^\d+(\.\d+)?[KMGT](iB)?$"})
 
 
+_RATE_DOCS = {"in": "the most that reaches the guest", "out": "the most that it sends"}
+_RATE_WAYS = {"in": "inbound", "out": "outbound"}
+_RATE_EXAMPLE = 'as in rate = { in = "100mbit", out = "20mbit" }'
+
+
+def _rate(key: str, value: object) -> Rate:
+    if not isinstance(value, dict):
+        same = isinstance(value, str) and value.isalnum()
+        raise wrong("a table", value, f'write {key} = {{ in = "{value}", out = "{value}" }}' if same else _RATE_EXAMPLE)
+    if not value:
+        raise Bad("it says nothing", _RATE_EXAMPLE)
+    for way, one in value.items():
+        if way not in _RATE_WAYS:
+            raise Bad(f'unknown key "{way}"', "in is what reaches the guest, out what it sends")
+        if isinstance(one, int | float) and not isinstance(one, bool):
+            raise Bad(f"{way} is a rate without a unit", _RATE_EXAMPLE)
+    return Rate(**{_RATE_WAYS[way]: units.rate(string(way, one)) for way, one in value.items()})
+
+
 def _queues(key: str, value: object) -> int:
     return AUTO if value == "auto" else _int(key, value, 1, 256)
 
@@ -264,14 +290,14 @@ def _queues(key: str, value: object) -> int:
 # ---------------------------------------------------------------- lists
 
 
-def _several(convert: Callable[[str], object], what: str, *, alone: bool = True, **schema: object) -> Kind:
+def several(convert: Callable[[str], object], what: str, *, alone: bool = True, **schema: object) -> Kind:
     """Return the kind of a list; `alone`: one of its members may stand without brackets."""
 
     def read(key: str, value: object) -> tuple[object, ...]:
         if alone and isinstance(value, str):
             value = [value]
         if not isinstance(value, list):
-            raise _wrong(f"{what} or a list of such" if alone else "a list", value, f'as in {key} = ["…"]')
+            raise wrong(f"{what} or a list of such" if alone else "a list", value, f'as in {key} = ["…"]')
         found = tuple(convert(string(key, one)) for one in value)
         twice = next((one for i, one in enumerate(value) if found[i] in found[:i]), None)
         if twice is not None and alone:
@@ -287,29 +313,39 @@ def _order(text: str) -> str:
     return _word("source", text, ("disk", "network", "cdrom"))
 
 
-TEXTS = _several(lambda text: text, "text", alone=False)
+TEXTS = several(lambda text: text, "text", alone=False)
 BOOL = Kind(_bool, {"type": "boolean"})
-TEXT = _of_text(lambda text: text)
-MACHINE = _of_text(_machine, pattern=f"^{_MACHINE}$")
-PATH = _of_text(_filled)
-PATHS = _several(_filled, "a path")
-NAME = _of_text(_name, pattern=f"^{names.NAME.pattern}$")
-IFNAME = _of_text(_ifname, minLength=1, maxLength=names.IFNAMSIZ)
-LINK = _of_text(_link, minLength=1, maxLength=_ALTIFNAMSIZ)
-MAC = _of_text(_mac, pattern="^(auto|([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2})$")
-MAC_PREFIX = _of_text(_mac_prefix, pattern="^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){0,4}$")
+TEXT = of_text(lambda text: text)
+MACHINE = of_text(_machine, pattern=f"^{_MACHINE}$")
+PATH = of_text(_filled)
+PATHS = several(_filled, "a path")
+NAME = of_text(_name, pattern=f"^{names.NAME.pattern}$")
+IFNAME = of_text(_ifname, minLength=1, maxLength=names.IFNAMSIZ)
+LINK = of_text(_link, minLength=1, maxLength=_ALTIFNAMSIZ)
+MAC = of_text(_mac, pattern="^(auto|([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2})$")
+MAC_PREFIX = of_text(_mac_prefix, pattern="^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){0,4}$")
 MEMORY = _sized(_memory)
 SIZE = _sized(_size)
 SECONDS = Kind(_seconds, {"anyOf": [{"const": 0}, {"type": "string", "pattern": r"^\d+(s|m|min|h)$"}]})
-DISPLAY = _of_text(_display, pattern="^(none|gtk|vnc=.*:[0-9]+)$")
-USER = _of_text(_user, minLength=1)
+DISPLAY = of_text(_display, pattern="^(none|gtk|vnc=.*:[0-9]+)$")
+USER = of_text(_user, minLength=1)
 MTU = whole(68, 65535)
 QUEUES = Kind(_queues, {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 256}]})
-IPS = _several(units.ip, "an address", pattern=_ADDRESS)
-IP4 = _of_text(_ip4, format="ipv4")
-INTERFACES = _several(units.interface, "an address with its prefix length", pattern=_ADDRESS)
-SUBNETS = _several(units.subnet, "a network", pattern=_ADDRESS)
-SLIRP_SUBNET = _of_text(_slirp_subnet, pattern=_ADDRESS)
-HOSTNAME = _of_text(_hostname)
-FORWARDS = _several(units.forward, "a forward", pattern="^(tcp|udp):")
-ORDER = _several(_order, "a source", enum=["disk", "network", "cdrom"])
+_ONE_RATE = {"type": "string", "pattern": r"^\d+(\.\d+)?([kmgt]i?)?(bit|bps)$"}
+RATE = Kind(
+    _rate,
+    {
+        "type": "object",
+        "properties": {way: {"description": doc, **_ONE_RATE} for way, doc in _RATE_DOCS.items()},
+        "minProperties": 1,
+        "additionalProperties": False,
+    },
+)
+IPS = several(units.ip, "an address", pattern=_ADDRESS)
+IP4 = of_text(_ip4, format="ipv4")
+INTERFACES = several(units.interface, "an address with its prefix length", pattern=_ADDRESS)
+SUBNETS = several(units.subnet, "a network", pattern=_ADDRESS)
+SLIRP_SUBNET = of_text(_slirp_subnet, pattern=_ADDRESS)
+HOSTNAME = of_text(hostname)
+FORWARDS = several(units.forward, "a forward", pattern="^(tcp|udp):")
+ORDER = several(_order, "a source", enum=["disk", "network", "cdrom"])

@@ -5,53 +5,69 @@ from __future__ import annotations
 import typing
 
 from qemunet.config import units
-from qemunet.frozen import frozen
+from qemunet.frozen import frozen, replace
 from qemunet.model.vm import VncDisplay
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qemunet.config.spec import LabSpec
+    from qemunet.config.spec import LabSpec, NetworkSpec
     from qemunet.model.nic import Forward
 
 _ANY = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 
 
 @frozen
-class _Listener:
+class Listener:
+    """Ports of the host on which a lab listens, first and last; `path` is where its file says so."""
+
     protocol: str
     address: str
     ports: tuple[int, int]
     path: str
+    family: int = 0  # length of its addresses, 0 for both
 
 
 def check(spec: LabSpec) -> None:
     """Raise ConfigError if a port of the host is listened on twice."""
-    seen: list[_Listener] = []
+    seen: list[Listener] = []
     for one in _all_listeners(spec):
         for other in seen:
-            if _collide(one, other):
+            if collide(one, other):
                 port = max(one.ports[0], other.ports[0])
-                raise spec.error(one.path, f"{one.protocol} port {port} is also that of {other.path}")
+                raise spec.duplicate(one.path, f"{one.protocol} port {port} is also that of {other.path}")
         seen.append(one)
 
 
-def _all_listeners(spec: LabSpec) -> Iterator[_Listener]:
+def _all_listeners(spec: LabSpec) -> Iterator[Listener]:
+    for network in spec.networks:
+        yield from of_network(network)
     for vm in spec.vms:
         screen = units.display(vm.display or "none")
         if isinstance(screen, VncDisplay):
             port = units.VNC_PORT + screen.number
-            yield _Listener("tcp", screen.address, (port, port), f"{vm.path}.display")
+            yield Listener("tcp", screen.address, (port, port), f"{vm.path}.display")
         for nic in vm.nic or ():
             for forward in nic.forward or ():
                 yield _listener(forward, f"{nic.path}.forward")
 
 
-def _listener(forward: Forward, path: str) -> _Listener:
-    return _Listener(forward.protocol, forward.address, forward.ports, path)
+def of_network(network: NetworkSpec) -> Iterator[Listener]:
+    """Yield what a network forwards."""
+    for forward in network.forward or ():
+        target = forward.vm if units.is_address(forward.vm) else ""
+        address = forward.address or target
+        yield replace(_listener(forward, f"{network.path}.forward"), family=units.bits(address) if address else 0)
 
 
-def _collide(one: _Listener, other: _Listener) -> bool:
+def _listener(forward: Forward, path: str) -> Listener:
+    return Listener(forward.protocol, forward.address, forward.ports, path)
+
+
+def collide(one: Listener, other: Listener) -> bool:
+    """Tell whether two have a port in common; of IPv4 and IPv6, each has its own."""
+    if one.family and other.family and one.family != other.family:
+        return False
     same = one.address == other.address or one.address in _ANY or other.address in _ANY
     apart = one.ports[1] < other.ports[0] or other.ports[1] < one.ports[0]
     return one.protocol == other.protocol and same and not apart

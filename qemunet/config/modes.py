@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import keys
+from qemunet.config import keys, tables
 from qemunet.config.hints import listed
 from qemunet.config.spec import BootSpec, LabSpec, NetworkSpec, NicMode, NicSpec
+from qemunet.frozen import as_dict, replace
+from qemunet.model import names
 from qemunet.model.network import NetworkMode
 from qemunet.model.nic import MacvtapMode
 
 if typing.TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
-    from qemunet.config.keys import Key, Table
+    from qemunet.config.tables import Table
+    from qemunet.errors import ConfigError
 
+_HOSTED = {tables.OWN_BRIDGE, tables.HOST_ON_IT}
 _NETWORK = {
-    NetworkMode.PRIVATE: keys.PRIVATE,
-    NetworkMode.ISOLATED: keys.ISOLATED,
-    NetworkMode.BRIDGE: keys.BRIDGE,
+    NetworkMode.PRIVATE: {tables.PRIVATE, tables.OWN_BRIDGE},
+    NetworkMode.ISOLATED: {tables.ISOLATED, *_HOSTED},
+    NetworkMode.NAT: {tables.NAT, *_HOSTED},
+    NetworkMode.ROUTED: {tables.ROUTED, *_HOSTED},
+    NetworkMode.OPEN: {tables.OPEN, *_HOSTED},
+    NetworkMode.BRIDGE: {tables.BRIDGE},
+    NetworkMode.MACVTAP: {tables.MACVTAP},
 }
+_OF_ITS_LAB = ("path", "name", "external")  # what an external network may have
 
 
 def nic_mode(nic: NicSpec) -> NicMode:
@@ -42,38 +51,120 @@ def network_mode(network: NetworkSpec) -> NetworkMode:
     return network.mode or NetworkMode.ISOLATED
 
 
+def bridge_name(network: NetworkSpec) -> str:
+    """Return the interface name of a network's bridge."""
+    return network.bridge or names.ifname(network.name)
+
+
+def host_ifname(network: NetworkSpec) -> str:
+    """Return the name of the host's end of its cable into a network."""
+    return names.ifname(network.name, "host")
+
+
+def port_ifname(network: NetworkSpec) -> str:
+    """Return the name of the other end, which is a port of the bridge."""
+    return names.ifname(network.name, "port")
+
+
+def makes_bridge(network: NetworkSpec) -> bool:
+    """Tell whether the bridge of a network is ours to make."""
+    return not network.external and network_mode(network) not in (NetworkMode.BRIDGE, NetworkMode.MACVTAP)
+
+
 def check_nic(spec: LabSpec, nic: NicSpec) -> None:
     """Raise ConfigError if keys of a card do not go together."""
     _belong(spec, nic.path, nic, keys.NIC, _circumstances(nic), f"this card {_described(nic)}")
     if nic.network is not None and nic.bridge is not None:
         hint = "a network has its own bridge; keep one of the two"
         raise spec.error(f"{nic.path}.bridge", f'this card is on network "{nic.network}" already', hint)
-    if nic_mode(nic) is NicMode.MACVTAP and nic.parent is None:
-        raise spec.error(f"{nic.path}.parent", 'mode "macvtap" needs a parent', 'as in parent = "eth1"')
-    if nic.parent == "lo":
-        problem = "lo is no Ethernet interface, which a macvtap needs below it"
-        raise spec.error(f"{nic.path}.parent", problem, 'as in parent = "eth1"')
+    if nic_mode(nic) is NicMode.MACVTAP:
+        _check_parent(spec, f"{nic.path}.parent", nic.parent)
+    network = _macvtap_network(spec, nic)
     if nic.host_macvlan:
         _check_host_macvlan(spec, nic)
+    elif network is not None:
+        _check_on_macvtaps(spec, nic, network)
+
+
+def expanded(spec: LabSpec) -> LabSpec:
+    """Return a lab in which each card on a network of macvtaps says itself what it is."""
+    vms = spec.vms
+    if any(network.mode is NetworkMode.MACVTAP for network in spec.networks):
+        vms = tuple(replace(vm, nic=vm.nic and tuple(_expanded(spec, nic) for nic in vm.nic)) for vm in vms)
+    return replace(spec, vms=vms)
+
+
+def _expanded(spec: LabSpec, nic: NicSpec) -> NicSpec:
+    network = _macvtap_network(spec, nic)
+    if network is None:
+        return nic
+    on = {"parent": network.parent, "macvtap": network.macvtap, "host_macvlan": network.host_macvlan}
+    return replace(nic, mode=NicMode.MACVTAP, **on)
+
+
+def _macvtap_network(spec: LabSpec, nic: NicSpec) -> NetworkSpec | None:
+    """Return the network of macvtaps that a card is on."""
+    network = spec.network(nic.network) if nic.network is not None else None
+    return network if network is not None and network.mode is NetworkMode.MACVTAP else None
+
+
+def _check_on_macvtaps(spec: LabSpec, nic: NicSpec, network: NetworkSpec) -> None:
+    if nic.mode is NicMode.TAP:
+        problem = f'the cards of network "{network.name}" are macvtaps'
+        raise spec.error(f"{nic.path}.mode", problem, "leave it out")
+    if network.host_macvlan and not nic.ip:
+        problem = f'network "{network.name}" has host-macvlan, and the host has to know where it finds the guest'
+        raise spec.error(f"{nic.path}.ip", problem, 'as in ip = ["192.0.2.11/24"]')
+
+
+def _check_parent(spec: LabSpec, path: str, parent: str | None) -> None:
+    if parent is None:
+        raise spec.error(path, 'mode "macvtap" needs a parent', 'as in parent = "eth1"')
+    if parent == "lo":
+        raise spec.error(path, "lo is no Ethernet interface, which a macvtap needs below it", 'as in parent = "eth1"')
+
+
+def misfits(nic: NicSpec) -> list[str]:
+    """Return the fields of a card that have a value and are of no use where it is plugged in."""
+    actual = _circumstances(nic)
+    placed = [key for key in keys.NIC.keys.values() if key.belongs and not actual & {*key.belongs}]
+    return [key.field for key in placed if getattr(nic, key.field) is not None]
 
 
 def _check_host_macvlan(spec: LabSpec, nic: NicSpec) -> None:
     path = f"{nic.path}.host-macvlan"
     if nic.macvtap not in (None, MacvtapMode.BRIDGE):
-        problem = f'a macvtap in mode "{nic.macvtap}" does not reach a macvlan beside it'
-        raise spec.error(path, problem, 'only macvtap = "bridge" joins the two; or a second card with mode = "user"')
+        raise _no_macvlan(spec, path, nic.macvtap)
     if not nic.ip:
         problem = "the host has to know at which addresses it finds the guest"
         raise spec.error(path, problem, 'as in ip = ["192.0.2.11/24"]')
 
 
+def _no_macvlan(spec: LabSpec, path: str, mode: MacvtapMode) -> ConfigError:
+    problem = f'a macvtap in mode "{mode}" does not reach a macvlan beside it'
+    return spec.error(path, problem, 'only macvtap = "bridge" joins the two; or a second card with mode = "user"')
+
+
 def check_network(spec: LabSpec, network: NetworkSpec) -> None:
     """Raise ConfigError if keys of a network do not go together."""
+    if network.external:
+        _check_external(spec, network)
     mode = network_mode(network)
-    _belong(spec, network.path, network, keys.NETWORK, {_NETWORK[mode]}, f'this network is in mode "{mode}"')
+    _belong(spec, network.path, network, keys.NETWORK, _NETWORK[mode], f'this network is in mode "{mode}"')
+    if mode is NetworkMode.MACVTAP:
+        _check_parent(spec, f"{network.path}.parent", network.parent)
+        if network.host_macvlan and network.macvtap not in (None, MacvtapMode.BRIDGE):
+            raise _no_macvlan(spec, f"{network.path}.host-macvlan", network.macvtap)
     if mode is NetworkMode.BRIDGE and network.bridge is None:
         hint = 'as in bridge = "br0"; for a bridge of its own: mode = "private" or "isolated"'
         raise spec.error(f"{network.path}.bridge", 'mode "bridge" needs the name of the existing bridge', hint)
+
+
+def _check_external(spec: LabSpec, network: NetworkSpec) -> None:
+    for field, value in as_dict(network).items():
+        if value is not None and field not in _OF_ITS_LAB:
+            problem = "belongs to the lab that makes this network, and here it is external"
+            raise spec.error(f"{network.path}.{field.replace('_', '-')}", problem, "leave out one of the two")
 
 
 def check_boot(spec: LabSpec, path: str, boot: BootSpec) -> None:
@@ -83,7 +174,7 @@ def check_boot(spec: LabSpec, path: str, boot: BootSpec) -> None:
             f"{path}.guest", "there is a kernel already", "guest stands in place of kernel, initrd and append"
         )
     loaded = boot.kernel is not None or boot.guest is not None
-    actual = {keys.DIRECT} if boot.kernel is not None else set() if loaded else {keys.FROM_FIRMWARE}
+    actual = {tables.DIRECT} if boot.kernel is not None else set() if loaded else {tables.FROM_FIRMWARE}
     described = "there is no kernel" if boot.kernel is None and boot.guest is None else "this one has a kernel"
     if boot.guest is not None:
         described = f'this one is guest "{boot.guest}"'
@@ -91,28 +182,26 @@ def check_boot(spec: LabSpec, path: str, boot: BootSpec) -> None:
 
 
 def _belong(spec: LabSpec, path: str, values: object, table: Table, actual: AbstractSet[str], described: str) -> None:
-    for key in table.keys.values():
-        if key.belongs and getattr(values, key.field) is not None and not actual & {*key.belongs}:
-            raise _misplaced(spec, path, key, described)
-
-
-def _misplaced(spec: LabSpec, path: str, key: Key, described: str) -> Exception:
-    problem = f"belongs to {listed(key.belongs, 'or')}, and {described}"
-    return spec.error(f"{path}.{key.name}", problem)
+    belongs = {name: key.belongs for name, key in table.keys.items()}
+    belongs |= {name: keys.SUB_TABLES[name].belongs for name in (*table.tables, *table.lists)}
+    for name, places in belongs.items():
+        given = places and getattr(values, name.replace("-", "_")) is not None
+        if given and not actual & {*places}:
+            raise spec.error(f"{path}.{name}", f"belongs to {listed(places, 'or')}, and {described}")
 
 
 def _circumstances(nic: NicSpec) -> set[str]:
     match nic_mode(nic):
         case NicMode.USER:
-            return {keys.USER}
+            return {tables.USER}
         case NicMode.MACVTAP:
-            return {keys.MACVTAP}
+            return {tables.MACVTAP}
         case NicMode.TAP if nic.network is not None:
-            return {keys.TAP, keys.ON_NETWORK}
+            return {tables.TAP, tables.ON_NETWORK}
         case NicMode.TAP if nic.bridge is not None:
-            return {keys.TAP}
+            return {tables.TAP}
         case NicMode.TAP:
-            return {keys.TAP, keys.POINT_TO_POINT}
+            return {tables.TAP, tables.POINT_TO_POINT}
 
 
 def _described(nic: NicSpec) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import typing
+from itertools import count
 
 from qemunet.config import cards, check, modes, units
 from qemunet.config.hints import Bad
@@ -21,6 +23,7 @@ from qemunet.model.nic import (
     OnBridge,
     OnNetwork,
     PointToPoint,
+    Rate,
     TapBackend,
     UserBackend,
 )
@@ -33,6 +36,8 @@ if typing.TYPE_CHECKING:
     from qemunet.model.network import Network
 
 MAX_QUEUES = 8
+SHAPING = ("sch_tbf",)  # parts of the kernel
+DIVERTING = ("ifb", "sch_ingress", "cls_u32", "act_mirred")
 RIGHTS = 'run it with sudo; mode = "user" needs no rights'
 
 
@@ -66,11 +71,16 @@ def bridge(scene: Scene, path: str, name: str) -> tuple[str, int]:
 
 
 def _acpi_indices(nics: tuple[NicSpec, ...]) -> list[int | None]:
-    """Return the index of each card: its own, or the lowest that is free from its position on."""
+    """Return the index of each card: its own, or the first that is free from the one of its id on.
+
+    net0 has 1, net1 has 2: a card keeps the name that guests make of it when another one leaves the file.
+    """
     taken = {nic.acpi_index for nic in nics if nic.acpi_index is not None}
     found: list[int | None] = []
-    for position, nic in enumerate(nics, 1):
-        index = nic.acpi_index or next(one for one in range(position, 2 * position + len(nics)) if one not in taken)
+    for position, nic in enumerate(nics):
+        number = re.fullmatch(r"net([0-9]{1,4})", check.nic_id(position, nic))
+        first = int(number[1]) + 1 if number else position + 1
+        index = nic.acpi_index or next(one for one in count(first) if one not in taken)
         taken.add(index)
         found.append(index)
     return found
@@ -110,6 +120,7 @@ class _Card:
             ips=self.spec.ip or (),
             gateways=self.spec.gateway or (),
             hook=Hook(self.program("ifup", self.spec.ifup), self.program("ifdown", self.spec.ifdown)),
+            rate=self.rate(),
         )
 
     def model(self, bus: NicBus) -> str:
@@ -157,8 +168,9 @@ class _Card:
     def tap(self, networks: Mapping[str, Network]) -> TapBackend:
         spec = self.spec
         if spec.network is not None:
-            switch = networks[spec.network].switch
-            return TapBackend(self.ifname, switch.mtu, OnNetwork(spec.network, switch.ifname))
+            network = networks[spec.network]
+            dhcp = network.services is not None and network.services.dhcp is not None
+            return TapBackend(self.ifname, network.switch.mtu, OnNetwork(spec.network, network.switch.ifname, dhcp))
         if spec.bridge is not None:
             name, mtu = bridge(self.scene, f"{spec.path}.bridge", spec.bridge)
             return TapBackend(self.ifname, mtu, OnBridge(name))
@@ -178,11 +190,11 @@ class _Card:
         mode = self.spec.macvtap or MacvtapMode.BRIDGE
         if link is None:
             name = self.spec.parent or ""
-            return MacvtapBackend(self.ifname, name, mode, cards.USUAL_MTU, self.host_macvlan(name))
+            return MacvtapBackend(self.ifname, name, mode, cards.USUAL_MTU, self.host_macvlan(name), self.spec.network)
         if link.master is not None and self.scene.strict:
             hint = f'plug the card into that instead: bridge = "{link.master}"'
             raise Taken(f"{link.name} is a port of {link.master}", where=self.where("parent"), hint=hint)
-        return MacvtapBackend(self.ifname, link.name, mode, link.mtu, self.host_macvlan(link.name))
+        return MacvtapBackend(self.ifname, link.name, mode, link.mtu, self.host_macvlan(link.name), self.spec.network)
 
     def host_macvlan(self, parent: str) -> HostMacvlan | None:
         if not self.spec.host_macvlan:
@@ -284,6 +296,19 @@ class _Card:
             return None
         wanted = first(given, self.preset.mtu, otherwise=behind)
         return None if given is None and wanted == cards.USUAL_MTU else min(wanted, behind)
+
+    # ---------------------------------------------------------------- how much may pass it
+
+    def rate(self) -> Rate:
+        """Return its rate, and note what the kernel lacks for that: one of the two ways takes a diversion."""
+        rate = self.spec.rate or Rate()
+        diverted = rate.outbound if self.mode is NicMode.TAP else rate.inbound
+        needed = () if rate == Rate() else SHAPING if diverted is None else (*SHAPING, *DIVERTING)
+        for module in needed:
+            if module in self.scene.facts.shaping_lacks:
+                hint = f"`modprobe` finds a module that is there; without it leave out {self.spec.path}.rate"
+                self.scene.lack(f"{module} in the kernel, to limit a rate", hint)
+        return rate
 
     # ---------------------------------------------------------------- programs of the user's
 

@@ -23,6 +23,12 @@ def _all(spec: LabSpec, profiles: Mapping[str, Profile]) -> Iterator[tuple[str, 
     yield "lab.name", _origin(spec, "lab.name", spec.named, "", "derived")
     for network in spec.networks:
         yield from _table(spec, network.path, network, keys.NETWORK, None, "")
+        for name in keys.NETWORK.tables:
+            path, below = dotted(network.path, name), keys.SUB_TABLES[name]
+            yield path, _origin(spec, path, getattr(network, name) is not None, "", "default")
+            yield from _table(spec, path, getattr(network, name), below, None, "")
+        for host in network.hosts or ():
+            yield from _table(spec, host.path, host, keys.HOSTS, None, "")
     for vm in spec.vms:
         profile = profiles[vm.profile or "q35"]
         named = f"profile {profile.name}"

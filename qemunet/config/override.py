@@ -16,7 +16,7 @@ if typing.TYPE_CHECKING:
 
     from qemunet.config.keys import Table
 
-_ROW = re.compile(r"(disk|nic)\[(\d{1,4})\]")
+_ROW = re.compile(r"(disk|nic|hosts)\[(\d{1,4})\]")
 
 
 @frozen
@@ -53,7 +53,7 @@ def override(raw: dict[str, Any], text: str, file: str) -> str:
         raise UsageError(f"--set {quoted(text)}: unknown path {quoted(path.strip())}", hint=hint)
     try:
         place = _find(raw, words)
-        if name not in place.table.keys:
+        if name not in place.table.keys and not _is_switch(place.table, name):
             raise _Missing(name, place.path, place.table.known())
     except _Missing as missing:
         where = f"{file}, {missing.path}" if missing.path else file
@@ -61,8 +61,14 @@ def override(raw: dict[str, Any], text: str, file: str) -> str:
         hint = did_you_mean(missing.word, known, f"known there: {', '.join(known) or 'nothing'}")
         problem = f"--set {quoted(text)}: there is no {quoted(missing.word)} in {where}"
         raise UsageError(problem, hint=hint) from None
-    place.values[name] = _value(value.strip(), textual=place.table.keys[name].kind.schema.get("type") == "string")
+    key = place.table.keys.get(name)
+    place.values[name] = _value(value.strip(), textual=key is not None and key.kind.schema.get("type") == "string")
     return f"{place.path}.{name}"
+
+
+def _is_switch(table: Table, name: str) -> bool:
+    """Tell whether there is a table of this name that may be true or false instead."""
+    return name in table.tables and bool(keys.SUB_TABLES[name].default)
 
 
 def _value(text: str, *, textual: bool) -> object:
@@ -72,7 +78,7 @@ def _value(text: str, *, textual: bool) -> object:
     except (ValueError, RecursionError):  # a TOMLDecodeError is one
         return text
     value = found["value"]
-    fits = isinstance(value, str) if textual else isinstance(value, str | bool | int | list)
+    fits = isinstance(value, str) if textual else isinstance(value, str | bool | int | list | dict)
     return value if fits and len(found) == 1 else text
 
 
@@ -95,7 +101,8 @@ def _down(place: _Place, words: list[str]) -> _Place:
         case []:
             return place
         case [sub, *rest] if sub in place.table.tables:
-            place.values.setdefault(sub, {})
+            if place.values.get(sub, True) is True:  # nothing said, or to be there
+                place.values[sub] = {}
             return _down(
                 _Place(_member(place.values, sub, place.path), keys.SUB_TABLES[sub], f"{place.path}.{sub}"), rest
             )

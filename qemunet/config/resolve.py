@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import cards, check, disks, modes, nics, units
+from qemunet.config import cards, check, disks, managed, modes, nics, units
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.scene import Scene, first
 from qemunet.config.spec import LabSpec, NetworkSpec, NicMode, Profile, VmSpec
 from qemunet.errors import NotFound
 from qemunet.facts import Facts, Wanted
 from qemunet.model.lab import Lab
-from qemunet.model.names import altname, digest
-from qemunet.model.network import ForeignBridge, Network, NetworkMode, OwnBridge
+from qemunet.model.names import altname, digest, ifb
+from qemunet.model.network import ForeignBridge, HostSide, Network, NetworkMode, OwnBridge, Parent
+from qemunet.model.nic import MacvtapMode
 from qemunet.model.vm import Accel, Firmware, Machine, NicBus, RunAs, Vm
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 QEMU = "qemu-system-x86_64"
 QEMU_IMG = "qemu-img"
@@ -33,10 +34,11 @@ NOBODY_KNOWS = Facts("", "", 0, can_switch_user=False)
 
 def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
     """Return what a photograph must show to resolve this lab."""
+    spec = modes.expanded(spec)
     scene = Scene(spec, profiles, NOBODY_KNOWS, strict=False)
-    bridges = {check.bridge_name(network) for network in spec.networks}
-    links = bridges | {altname(f"net/{network.name}", "bridge") for network in spec.networks}
-    files: set[str] = set()
+    bridges = {modes.bridge_name(network) for network in spec.networks if network.parent is None}
+    links = bridges | {name for network in spec.networks for name in _links(network)}
+    files: set[str] = {*managed.files(spec)}
     for vm in spec.vms:
         files |= {*disks.files(scene, vm), *nics.files(scene, vm)}
         for index, nic in enumerate(check.nics(vm)):
@@ -45,15 +47,28 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
             links |= {nics.macvlan_name(nic.parent)} if nic.parent and nic.host_macvlan else set()
             if modes.nic_mode(nic) is not NicMode.USER:
                 links |= {check.ifname(vm, index, nic), altname(f"vm/{vm.name}", check.nic_id(index, nic))}
+            links |= {ifb(vm.name, check.nic_id(index, nic))} if nic.rate else set()
     every = [nic for vm in spec.vms for nic in check.nics(vm)]
     return Wanted(
         links=frozenset(links | bridges),
         bridges=frozenset(bridges),
         files=frozenset(files),
-        programs=frozenset({QEMU, QEMU_IMG} if any(map(_needs_images, spec.vms)) else {QEMU}),
-        routes=any(modes.is_point_to_point(nic) or nic.host_macvlan for nic in every),
+        programs=frozenset({QEMU, *managed.programs(spec), *([QEMU_IMG] if any(map(_needs_images, spec.vms)) else [])}),
+        routes=any(network.address for network in spec.networks)
+        or any(modes.is_point_to_point(nic) or nic.host_macvlan for nic in every),
         guest=any(vm.boot.guest is not None for vm in spec.vms),
+        shaping=any(nic.rate for nic in every),
+        networks=managed.asks_others(spec),
+        ports=managed.ports(spec),
     )
+
+
+def _links(network: NetworkSpec) -> set[str]:
+    """Return the interfaces that matter for a network besides its bridge."""
+    found = {altname(f"net/{network.name}", "bridge")}
+    if network.host is HostSide.VETH:
+        found |= {modes.host_ifname(network), modes.port_ifname(network)}
+    return found | {name for name in (network.uplink, network.parent) if name is not None}
 
 
 def resolve(
@@ -63,18 +78,25 @@ def resolve(
     vms: Sequence[str] = (),
     *,
     strict: bool = True,
+    running: bool = False,
+    networks_only: Collection[str] | None = None,
 ) -> Lab:
     """Return the lab with the vms of these names and what they need; with all of the file if none is named.
+
+    `running`: they run already, and what they were started from may be gone. `networks_only`: these, and no vm.
 
     Raises ConfigError, NotFound for an unknown vm, and, if it is `strict` because the lab is to be run, Taken and
     HostLacks with everything that is lacking at once.
     """
     check.check(spec)
-    scene = Scene(spec, profiles, facts, strict=strict)
+    spec = modes.expanded(spec)
+    scene = Scene(spec, profiles, facts, strict=strict, running=running)
     chosen = [vm for vm in spec.vms if vm.name in vms] if vms else list(spec.vms)
     _all_known(spec, vms)
     used = {nic.network for vm in chosen for nic in check.nics(vm)}
     every = len(chosen) == len(spec.vms)
+    if networks_only is not None:
+        chosen, used, every = [], {*networks_only}, False
     networks = {one.name: _network(scene, one) for one in spec.networks if every or one.name in used}
     _programs(scene, chosen)
     lab = Lab(spec.name, spec.path, tuple(_vm(scene, vm, networks) for vm in chosen), tuple(networks.values()))
@@ -106,25 +128,44 @@ def _needs_images(vm: VmSpec) -> bool:
 
 
 def _network(scene: Scene, spec: NetworkSpec) -> Network:
+    spec = managed.settled(scene, spec)
     mode = modes.network_mode(spec)
+    external = bool(spec.external)
     if mode is NetworkMode.BRIDGE:
         assert spec.bridge is not None, "checked with the file"
         return Network(spec.name, mode, ForeignBridge(*nics.bridge(scene, f"{spec.path}.bridge", spec.bridge)))
+    if mode is NetworkMode.MACVTAP:
+        return Network(spec.name, mode, _parent(scene, spec))
     if scene.facts.uid != 0:
         scene.lack("the right to make a bridge (you are not root)", nics.RIGHTS)
-    return Network(spec.name, mode, _own_bridge(scene, spec), keep=bool(spec.keep))
+    switch = _own_bridge(scene, spec)
+    services = managed.services(scene, spec, switch.mtu)
+    return Network(spec.name, mode, switch, bool(spec.keep), services, managed.firewall(scene, spec), external)
+
+
+def _parent(scene: Scene, spec: NetworkSpec) -> Parent:
+    assert spec.parent is not None, "checked with the file"
+    link = scene.link(spec.parent)
+    if link is None:
+        scene.lack(f"the interface {spec.parent}", f"`ip link` lists those there are ({spec.path}.parent)")
+    name, mtu = (spec.parent, cards.USUAL_MTU) if link is None else (link.name, link.mtu)
+    return Parent(name, mtu, spec.macvtap or MacvtapMode.BRIDGE, bool(spec.host_macvlan))
 
 
 def _own_bridge(scene: Scene, spec: NetworkSpec) -> OwnBridge:
     stp = bool(spec.stp)
+    side, host_ifname, port_ifname = managed.host_side(spec)
     return OwnBridge(
-        ifname=check.bridge_name(spec),
+        ifname=modes.bridge_name(spec),
         mac=nics.stable_bridge_mac(scene, spec.name) if spec.mac in (None, "auto") else spec.mac,
         mtu=first(spec.mtu, otherwise=cards.USUAL_MTU),
         stp=stp,
         forward_delay=first(spec.forward_delay, otherwise=STP_DELAY if stp else 0),
         ageing=first(spec.ageing, otherwise=AGEING),
         addresses=spec.address or (),
+        host=side,
+        host_ifname=host_ifname,
+        port_ifname=port_ifname,
     )
 
 
@@ -238,7 +279,7 @@ def _distinct(spec: LabSpec, lab: Lab) -> None:
             path = f"vm.{vm.name}.nic[{index}]"
             if nic.mac in owners:
                 problem = f"the address {nic.mac} is also that of {owners[nic.mac]}"
-                raise spec.error(f"{path}.mac", problem, 'give one of them another by mac = "…"')
+                raise spec.duplicate(f"{path}.mac", problem, 'give one of them another by mac = "…"')
             owners[nic.mac] = path
         for index, disk in enumerate(vm.disks):
             path = f"vm.{vm.name}.disk[{index}]"

@@ -5,27 +5,35 @@ from __future__ import annotations
 import typing
 
 from qemunet.errors import HostLacks
+from qemunet.facts import FileFact
 
 if typing.TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import TypeVar
 
     from qemunet.config.spec import LabSpec, Profile, VmSpec
-    from qemunet.facts import Facts, FileFact, LinkFact
+    from qemunet.facts import Facts, LinkFact
 
     T = TypeVar("T")
 
 
 class Scene:
-    """`strict`: the lab is to be run, not just looked at. `lacks` collects what the host lacks, each with a hint."""
+    """`strict`: the lab is to be run, not just looked at. `lacks` collects what the host lacks, each with a hint.
 
-    def __init__(self, spec: LabSpec, profiles: Mapping[str, Profile], facts: Facts, *, strict: bool) -> None:
+    `running`: it runs already, and what it was started from may be gone.
+    """
+
+    def __init__(
+        self, spec: LabSpec, profiles: Mapping[str, Profile], facts: Facts, *, strict: bool, running: bool = False
+    ) -> None:
         self.spec = spec
         self.profiles = profiles
         self.facts = facts
         self.strict = strict
+        self.running = running
         self.lacks: dict[str, str] = {}
         self.uids: set[int] = set()  # given away so far
+        self.subnets: dict[str, str] = {}  # likewise, by network
 
     def lack(self, what: str, hint: str = "") -> None:
         """Note that the host lacks something; it matters when the lab is to be run."""
@@ -50,6 +58,8 @@ class Scene:
     def file(self, path: str, name: str) -> FileFact:
         """Return the fact of the file `name` that is named at `path`; raises ConfigError."""
         fact = self.facts.files.get(name)
+        if fact is None and self.running:
+            return FileFact(name, 0, regular=True, readable=True)
         if fact is None:
             hint = "~ is not expanded here" if "/~" in name else ""
             raise self.spec.error(path, f"no such file: {name}", hint)

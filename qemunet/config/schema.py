@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import keys, kinds
+from qemunet.config import keys, kinds, netkinds
 from qemunet.model.names import NAME
 
 if typing.TYPE_CHECKING:
@@ -32,6 +32,10 @@ _WRITTEN = (
     (kinds.DISPLAY, '"none", "gtk" or "vnc=ADDR:N"'),
     (kinds.USER, '"auto", a name, or "UID:GID"'),
     (kinds.QUEUES, '1 to 256, or "auto"'),
+    (
+        kinds.RATE,
+        '`{ in = "100mbit", out = "20mbit" }` or one of the two; kbit, mbit, gbit, or bytes: kbps, mbps, gbps',
+    ),
     (kinds.IPS, "one address or a list of them"),
     (kinds.IP4, "IPv4 address"),
     (kinds.INTERFACES, 'one address with prefix length or a list, as in ["10.0.0.1/24"]'),
@@ -39,6 +43,19 @@ _WRITTEN = (
     (kinds.SLIRP_SUBNET, "IPv4 network of /4 to /28"),
     (kinds.HOSTNAME, "host name"),
     (kinds.FORWARDS, 'one forward or a list: "PROTO:[ADDR]:PORT[-PORT]:PORT[-PORT]"'),
+    (
+        netkinds.ADDRESSES,
+        'one address with prefix length or a list, as in ["192.168.50.1/24", "fd77::1/64"], or "auto"',
+    ),
+    (netkinds.SERVICE_LIST, "one service or a list of them"),
+    (netkinds.NETWORK_FORWARDS, 'one forward or a list: "PROTO:[ADDR]:PORT[-PORT]:VM:PORT[-PORT]"'),
+    (netkinds.PORTS, 'ports, as in "1024-65535"'),
+    (netkinds.RANGE, 'two addresses, as in ["192.168.50.100", "192.168.50.200"], or four'),
+    (netkinds.OPTIONS, 'table, as in `{ ntp-server = "192.0.2.1" }`'),
+    (netkinds.BOOT, 'table, as in `{ file = "pxelinux.0", tftp = "dir" }`'),
+    (netkinds.NAMES, 'table, as in `{ db = "192.168.50.20" }`'),
+    (netkinds.IP, "address"),
+    (netkinds.HOST_MAC, '"52:54:00:12:34:56"'),
     (kinds.ORDER, 'list of "disk", "network", "cdrom"'),
     (kinds.TEXTS, "list of texts"),
     (kinds.BOOL, "true or false"),
@@ -70,7 +87,7 @@ def _named(table: Table) -> Schema:
 
 def _table(table: Table) -> Schema:
     properties: Schema = {key.name: _key(key) for key in table.keys.values()}
-    properties |= {name: _table(keys.SUB_TABLES[name]) for name in table.tables}
+    properties |= {name: _sub_table(keys.SUB_TABLES[name]) for name in table.tables}
     properties |= {name: {"type": "array", "items": _table(keys.SUB_TABLES[name])} for name in table.lists}
     required: Schema = {"required": ["file"]} if table is keys.DISK else {}
     return {
@@ -80,6 +97,12 @@ def _table(table: Table) -> Schema:
         **required,
         "additionalProperties": False,
     }
+
+
+def _sub_table(table: Table) -> Schema:
+    """Return the schema of a table that may be true or false instead, if it is such a one."""
+    described = _table(table)
+    return {"anyOf": [{"type": "boolean"}, described]} if table.default else described
 
 
 def _key(key: Key) -> Schema:
@@ -98,7 +121,8 @@ def describe(key: Key) -> str:
 
 def markdown() -> str:
     """Return the reference of all keys as a page of Markdown."""
-    tables = (keys.LAB, keys.VM, keys.BOOT, keys.DISK, keys.NIC, keys.MACHINE, keys.NETWORK)
+    tables: tuple[Table, ...] = (keys.LAB, keys.VM, keys.BOOT, keys.DISK, keys.NIC, keys.MACHINE, keys.NETWORK)
+    tables += (keys.NAT_TABLE, keys.DHCP, keys.DNS, keys.HOSTS)
     return "\n".join((_PREFACE, *(line for table in tables for line in _section(table))))
 
 
@@ -111,7 +135,8 @@ prints a lab with every default spelled out and says where each value came from.
 
 
 def _section(table: Table) -> Iterator[str]:
-    yield f"## `{table.title}`\n\n{table.doc}\n\n| key | value | default | what |\n| --- | --- | --- | --- |"
+    limits = f" Only for {' or '.join(table.belongs)}." if table.belongs else ""
+    yield f"## `{table.title}`\n\n{table.doc}{limits}\n\n| key | value | default | what |\n| --- | --- | --- | --- |"
     for key in table.keys.values():
         star = "*" if key.profile else ""
         what = f"{key.doc} (only for {' or '.join(key.belongs)})" if key.belongs else key.doc

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from qemunet.errors import ConfigError
+from qemunet.errors import ConfigError, Duplicate
 from qemunet.frozen import frozen
-from qemunet.model.network import NetworkMode
-from qemunet.model.nic import Forward, LinkState, MacvtapMode
+from qemunet.model.network import Boot, HostSide, NetworkMode
+from qemunet.model.nic import Forward, LinkState, MacvtapMode, Rate
 from qemunet.model.vm import Accel, Firmware, NicBus
 
 AUTO = 0  # in place of a number: to be worked out
@@ -91,6 +91,7 @@ class NicSpec:
     acpi_index: int | None = None
     ip: tuple[str, ...] | None = None
     gateway: tuple[str, ...] | None = None
+    rate: Rate | None = None
     ifname: str | None = None
     ifup: str | None = None
     ifdown: str | None = None
@@ -124,20 +125,73 @@ class VmSpec:
 
 
 @frozen
+class NatSpec:
+    """``[network.NAME.nat]``."""
+
+    ports: tuple[int, int] | None = None
+    source: str | None = None
+
+
+@frozen
+class DhcpSpec:
+    """``[network.NAME.dhcp]``, or whether there is to be any. `range`: first and last address, for each family."""
+
+    on: bool = True
+    range: tuple[str, ...] | None = None
+    lease: int | None = None
+    gateway: bool | None = None
+    options: tuple[tuple[str, str], ...] | None = None
+    boot: Boot | None = None
+
+
+@frozen
+class DnsSpec:
+    """``[network.NAME.dns]``, or whether there is to be any."""
+
+    on: bool = True
+    domain: str | None = None
+    forwarders: tuple[str, ...] | None = None
+    hosts: tuple[tuple[str, str], ...] | None = None
+    local_only: bool | None = None
+
+
+@frozen
+class KnownHostSpec:
+    """``[[network.NAME.hosts]]``."""
+
+    path: str = ""
+    mac: str | None = None
+    ip: str | None = None
+    name: str | None = None
+
+
+@frozen
 class NetworkSpec:
-    """``[network.NAME]``."""
+    """``[network.NAME]``. An `address` may be ``auto``."""
 
     path: str = ""
     name: str = ""
     mode: NetworkMode | None = None
     bridge: str | None = None
     address: tuple[str, ...] | None = None
+    host: HostSide | None = None
+    uplink: str | None = None
+    parent: str | None = None
+    macvtap: MacvtapMode | None = None
+    host_macvlan: bool | None = None
     stp: bool | None = None
     forward_delay: int | None = None
     ageing: int | None = None
     mtu: int | None = None
     mac: str | None = None
+    forward: tuple[Forward, ...] | None = None
+    host_services: tuple[str, ...] | None = None
+    external: bool | None = None
     keep: bool | None = None
+    nat: NatSpec | None = None
+    dhcp: DhcpSpec | None = None
+    dns: DnsSpec | None = None
+    hosts: tuple[KnownHostSpec, ...] | None = None
 
 
 @frozen
@@ -155,6 +209,10 @@ class LabSpec:
     def error(self, path: str, problem: str, hint: str = "") -> ConfigError:
         """Return the error for something at a dotted path of this lab."""
         return ConfigError("--set" if path in self.overridden else self.file, path, problem, hint=hint)
+
+    def duplicate(self, path: str, problem: str, hint: str = "") -> Duplicate:
+        """Return the error for something that another thing of this lab has already."""
+        return Duplicate("--set" if path in self.overridden else self.file, path, problem, hint=hint)
 
     def network(self, name: str) -> NetworkSpec | None:
         """Return the network of that name."""

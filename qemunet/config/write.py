@@ -7,8 +7,31 @@ import typing
 from qemunet.config import units
 from qemunet.config.cards import USUAL_MTU, is_virtio
 from qemunet.config.hints import dotted, quoted
-from qemunet.model.network import Network, OwnBridge
-from qemunet.model.nic import MacvtapBackend, Nic, OnBridge, OnNetwork, PointToPoint, TapBackend, UserBackend
+from qemunet.model.network import (
+    Boot,
+    Dns,
+    Firewall,
+    KnownHost,
+    Masquerade,
+    Network,
+    NetworkMode,
+    OwnBridge,
+    Parent,
+    PortForward,
+    Services,
+)
+from qemunet.model.nic import (
+    Forward,
+    MacvtapBackend,
+    Nic,
+    OnBridge,
+    OnNetwork,
+    PointToPoint,
+    Rate,
+    TapBackend,
+    UserBackend,
+    rate_text,
+)
 from qemunet.model.vm import DirectBoot, Disk, NicBus, Vm
 
 if typing.TYPE_CHECKING:
@@ -16,7 +39,7 @@ if typing.TYPE_CHECKING:
 
     from qemunet.model.lab import Lab
 
-    Value = str | int | tuple[str, ...] | None
+    Value = str | int | tuple[str, ...] | dict[str, str] | dict[str, tuple[str, ...]] | None
     Pairs = Iterable[tuple[str, Value]]
 
 
@@ -27,9 +50,13 @@ def lab_toml(lab: Lab, origins: Mapping[str, str] | None = None) -> str:
 
 def vm_toml(lab: Lab, vm: Vm) -> str:
     """Return one vm of a lab, with the networks that it is on."""
-    attached = [nic.backend.attach for nic in vm.nics if isinstance(nic.backend, TapBackend)]
-    used = {attach.network for attach in attached if isinstance(attach, OnNetwork)}
+    used = {nic.network for nic in vm.nics}
     return _text(lab, [network for network in lab.networks if network.name in used], [vm], {})
+
+
+def net_toml(lab: Lab, network: Network) -> str:
+    """Return one network of a lab."""
+    return _text(lab, [network], [], {})
 
 
 def value(one: Value) -> str:
@@ -41,13 +68,17 @@ def value(one: Value) -> str:
             return quoted(one)
         case tuple():
             return f"[{', '.join(map(quoted, one))}]"
+        case dict():
+            pairs = (f"{dotted('', key)} = {value(text)}" for key, text in one.items())
+            return f"{{ {', '.join(pairs)} }}"
         case _:
             return str(one)
 
 
 def _text(lab: Lab, networks: Iterable[Network], vms: Iterable[Vm], origins: Mapping[str, str]) -> str:
     tables = [_table("[lab]", "lab", [("name", lab.name)], origins)]
-    tables += [_table(f"[network.{one.name}]", f"network.{one.name}", _network(one), origins) for one in networks]
+    for network in networks:
+        tables += _network_tables(network, origins)
     for vm in vms:
         tables += _vm_tables(vm, origins)
     return "\n".join(tables)
@@ -75,18 +106,107 @@ def _vm_tables(vm: Vm, origins: Mapping[str, str]) -> Iterator[str]:
         yield _table(f"[[{path}.nic]]", f"{path}.nic[{index}]", _nic(nic), origins)
 
 
+def _network_tables(network: Network, origins: Mapping[str, str]) -> Iterator[str]:
+    path = f"network.{network.name}"
+    if network.external:
+        yield _table(f"[{path}]", path, [("external", True)], origins)
+        return
+    yield _table(f"[{path}]", path, _network(network), origins)
+    tables: dict[str, Pairs] = {}
+    if network.firewall is not None and network.firewall.masquerade is not None:
+        tables["nat"] = _nat(network.firewall.masquerade)
+    if network.services is not None and _gives_addresses(network.services):
+        tables["dhcp"] = _dhcp(network.services)
+    if network.services is not None and network.services.dns is not None:
+        tables["dns"] = _dns(network.services.dns)
+    for name, pairs in tables.items():
+        yield _table(f"[{path}.{name}]", f"{path}.{name}", pairs, origins)
+    for index, host in enumerate(network.services.hosts if network.services is not None else ()):
+        yield _table(f"[[{path}.hosts]]", f"{path}.hosts[{index}]", _host(host), origins)
+
+
 def _network(network: Network) -> Pairs:
     switch = network.switch
     yield "mode", str(network.mode)
+    if isinstance(switch, Parent):
+        yield "parent", switch.ifname
+        yield "macvtap", str(switch.mode)
+        yield "host-macvlan", switch.host_macvlan
+        return
     yield "bridge", switch.ifname
     if isinstance(switch, OwnBridge):
         yield "address", switch.addresses or None
+        if network.mode is not NetworkMode.PRIVATE:
+            yield "host", str(switch.host)
+            yield from _unserved(network.services)
+        yield from _rules(network.firewall)
         yield "mac", switch.mac
         yield "mtu", switch.mtu
         yield "stp", switch.stp
         yield "forward-delay", f"{switch.forward_delay}s"
         yield "ageing", f"{switch.ageing}s"
         yield "keep", network.keep
+
+
+def _unserved(services: Services | None) -> Pairs:
+    if services is None or not _gives_addresses(services):
+        yield "dhcp", False
+    if services is None or services.dns is None:
+        yield "dns", False
+
+
+def _gives_addresses(services: Services) -> bool:
+    return services.dhcp is not None or services.dhcp6 is not None
+
+
+def _rules(firewall: Firewall | None) -> Pairs:
+    if firewall is not None:
+        yield "uplink", firewall.uplink
+        yield "forward", tuple(map(_forward, firewall.forwards)) or None
+        yield "host-services", firewall.host_services
+
+
+def _forward(one: PortForward) -> str:
+    return units.format_forward(Forward(one.protocol, one.address, one.ports, one.to, one.to_ports))
+
+
+def _nat(masquerade: Masquerade) -> Pairs:
+    yield "ports", units.format_ports(masquerade.ports)
+    yield "source", masquerade.source
+
+
+def _dhcp(services: Services) -> Pairs:
+    dhcp, dhcp6 = services.dhcp, services.dhcp6
+    given = (dhcp.first, dhcp.last) if dhcp is not None else ()
+    if dhcp6 is not None and dhcp6.first is not None and dhcp6.last is not None:
+        given = (*given, dhcp6.first, dhcp6.last)
+    yield "range", given or None
+    if dhcp is not None:
+        yield "lease", f"{dhcp.lease}s"
+        yield "gateway", dhcp.gateway
+        yield "options", dict(dhcp.options) or None
+        yield "boot", None if dhcp.boot is None else _network_boot(dhcp.boot)
+
+
+def _network_boot(boot: Boot) -> dict[str, str]:
+    known = {"file": boot.file, "server": boot.server, "tftp": boot.root}
+    return {key: one for key, one in known.items() if one is not None}
+
+
+def _dns(dns: Dns) -> Pairs:
+    yield "domain", dns.domain
+    yield "forwarders", dns.forwarders or None
+    names: dict[str, tuple[str, ...]] = {}
+    for name, address in dns.hosts:
+        names[name] = (*names.get(name, ()), address)
+    yield "hosts", names or None
+    yield "local-only", dns.local_only
+
+
+def _host(host: KnownHost) -> Pairs:
+    yield "mac", host.mac
+    yield "ip", host.ip
+    yield "name", host.name or None
 
 
 def _vm(vm: Vm) -> Pairs:
@@ -142,6 +262,12 @@ def _nic(nic: Nic) -> Pairs:
     yield "acpi-index", nic.acpi_index
     yield "ip", nic.ips or None
     yield "gateway", nic.gateways or None
+    yield "rate", _rate(nic.rate) or None
+
+
+def _rate(rate: Rate) -> dict[str, str]:
+    ways = {"in": rate.inbound, "out": rate.outbound}
+    return {way: rate_text(one) for way, one in ways.items() if one is not None}
 
 
 def _mtu(nic: Nic) -> int | None:
@@ -162,6 +288,8 @@ def _behind(nic: Nic) -> Pairs:
         case TapBackend(attach=attach):
             yield "mode", "tap"
             yield from _attached(attach)
+        case MacvtapBackend(network=str(network)):
+            yield "network", network
         case MacvtapBackend(parent=parent, mode=mode, host=host):
             yield "mode", "macvtap"
             yield "parent", parent

@@ -7,8 +7,9 @@ import re
 from qemunet.model.names import digest
 
 DEFAULT_PREFIX = "52:54:00"
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-_PREFIX = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){0,4}")
+# Compiled where they are used: a start meets few of the patterns there are.
+_MAC = r"[0-9a-f]{2}(:[0-9a-f]{2}){5}"
+_PREFIX = r"[0-9a-f]{2}(:[0-9a-f]{2}){0,4}"
 
 
 def normalize(text: str) -> str:
@@ -17,7 +18,7 @@ def normalize(text: str) -> str:
     Raises ValueError for anything but a unicast address of six octets.
     """
     mac = text.lower().replace("-", ":")
-    if not _MAC.fullmatch(mac):
+    if not re.fullmatch(_MAC, mac):
         raise ValueError("not a MAC address: six octets such as 52:54:00:12:34:56 are")
     if int(mac[:2], 16) & 1:
         raise ValueError("a multicast address (the first octet is odd); a card needs a unicast one")
@@ -29,7 +30,7 @@ def normalize(text: str) -> str:
 def normalize_prefix(text: str) -> str:
     """Return a MAC prefix of one to five octets in lower case; raises ValueError."""
     prefix = text.lower().replace("-", ":")
-    if not _PREFIX.fullmatch(prefix):
+    if not re.fullmatch(_PREFIX, prefix):
         raise ValueError("not a MAC prefix: one to five octets such as 52:54:00 are")
     if int(prefix[:2], 16) & 1:
         raise ValueError("a multicast prefix (the first octet is odd); a card needs a unicast address")

@@ -42,6 +42,11 @@ def ifname(*parts: str) -> str:
     return f"{full[: IFNAMSIZ - 6]}{digest(full, 3)}"
 
 
+def ifb(vm: str, nic: str) -> str:
+    """Return the name of the interface through which a card is shaped; no name in a lab has a dot."""
+    return ifname(vm, f"{nic}.ifb")
+
+
 def altname(scope: str, part: str) -> str:
     """Return the readable mark ``qemunet.<scope>.<part>`` of a link of ours (altnames must have no slash).
 

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from qemunet.frozen import frozen
 
+RATE_UNITS = (("tbit", 10**12), ("gbit", 10**9), ("mbit", 10**6), ("kbit", 10**3), ("bit", 1))
+
 
 class LinkState(StrEnum):
     """Whether the cable is plugged in."""
@@ -52,10 +54,11 @@ class UserBackend:
 
 @frozen
 class OnNetwork:
-    """Plugged into a network of the lab; `bridge` is that network's interface."""
+    """Plugged into a network of the lab; `bridge` is that network's interface. `dhcp`: it gives out addresses."""
 
     network: str
     bridge: str
+    dhcp: bool = False
 
 
 @frozen
@@ -105,6 +108,7 @@ class MacvtapBackend:
     mode: MacvtapMode
     mtu: int
     host: HostMacvlan | None = None
+    network: str | None = None  # of the lab, whose cards are all like this
 
 
 Backend = UserBackend | TapBackend | MacvtapBackend
@@ -116,6 +120,19 @@ class Hook:
 
     up: str | None = None
     down: str | None = None
+
+
+@frozen
+class Rate:
+    """The most that passes a card in bits per second, as the guest sees it: what reaches it, and what it sends."""
+
+    inbound: int | None = None
+    outbound: int | None = None
+
+
+def rate_text(rate: int) -> str:
+    """Return bits per second in the words of tc(8), in the largest unit without a fraction: ``20mbit``."""
+    return next(f"{rate // size}{unit}" for unit, size in RATE_UNITS if not rate % size)
 
 
 @frozen
@@ -138,6 +155,16 @@ class Nic:
     ips: tuple[str, ...] = ()
     gateways: tuple[str, ...] = ()
     hook: Hook = Hook()
+    rate: Rate = Rate()  # of a card with a host side
+
+    @property
+    def network(self) -> str | None:
+        """The network of the lab that it is plugged into, if it is one."""
+        match self.backend:
+            case TapBackend(attach=OnNetwork(network=network)) | MacvtapBackend(network=network):
+                return network
+            case _:
+                return None
 
     @property
     def netdev(self) -> str:

@@ -55,7 +55,11 @@ FACTS = Facts(
     can_switch_user=True,
     links={link.name: link for link in LINKS},
     files={fact.path: fact for fact in FILES},
-    programs={"qemu-system-x86_64": "/usr/bin/qemu-system-x86_64", "qemu-img": "/usr/bin/qemu-img"},
+    programs={
+        "qemu-system-x86_64": "/usr/bin/qemu-system-x86_64",
+        "qemu-img": "/usr/bin/qemu-img",
+        "nft": "/usr/sbin/nft",
+    },
     users={"root": (0, 0), "sara": (1001, 1002)},
     guest=GUEST,
 )

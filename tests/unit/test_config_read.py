@@ -11,7 +11,7 @@ import pytest
 from qemunet.config import keys, read, spec
 from qemunet.errors import ConfigError, UsageError
 from qemunet.frozen import fields
-from qemunet.model.nic import MacvtapMode
+from qemunet.model.nic import MacvtapMode, Rate
 from qemunet.model.vm import Accel
 
 TEXT = """
@@ -105,6 +105,7 @@ def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
         ("vm.kali2.nic.net0.mtu=1400", lambda lab: lab.vms[0].nic[0].mtu == 1400),
         ("vm.kali2.nic.wan.restrict=true", lambda lab: lab.vms[0].nic[1].restrict is True),
         ('vm.kali2.nic.wan.forward=["tcp::1:1", "udp::1:1"]', lambda lab: len(lab.vms[0].nic[1].forward) == 2),
+        ('vm.kali2.nic[0].rate={in="8mbit"}', lambda lab: lab.vms[0].nic[0].rate == Rate(8_000_000)),
         ("vm.kali2.nic[0].macvtap=vepa", lambda lab: lab.vms[0].nic[0].macvtap is MacvtapMode.VEPA),
         ("network.lab.address=10.0.0.254/24", lambda lab: lab.networks[0].address == ("10.0.0.254/24",)),
         ("lab.name=other", lambda lab: lab.name == "other"),

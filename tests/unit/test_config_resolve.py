@@ -470,7 +470,8 @@ def test_a_port_of_a_bridge_is_no_parent() -> None:
 
 def test_a_photograph_shows_what_matters_and_no_more() -> None:
     """Names of ours, existing ones, files, programs."""
-    text = '[network.lab]\n[vm.a]\nboot.kernel = "vmlinuz"\n[[vm.a.disk]]\nfile = "x.qcow2"\nsize = "1G"\n'
+    text = '[network.lab]\nmode = "private"\n[vm.a]\nboot.kernel = "vmlinuz"\n'
+    text += '[[vm.a.disk]]\nfile = "x.qcow2"\nsize = "1G"\n'
     text += (
         '[[vm.a.nic]]\nnetwork = "lab"\n[[vm.a.nic]]\nparent = "eth1"\n[[vm.a.nic]]\nbridge = "br0"\nifup = "up.sh"\n'
     )
@@ -484,6 +485,12 @@ def test_a_photograph_shows_what_matters_and_no_more() -> None:
     assert found.programs == {"qemu-system-x86_64", "qemu-img"}
     assert not found.routes
     assert not found.guest
+
+
+def test_an_isolated_network_takes_a_program_for_its_rules() -> None:
+    """Nobody else keeps it apart; a private one is apart by itself."""
+    spec = read.loads("[network.lab]\n", FILE)
+    assert "nft" in resolve.wanted(spec, profiles.load_all(spec)).programs
 
 
 def test_routes_are_looked_at_for_a_cable_to_the_host() -> None:

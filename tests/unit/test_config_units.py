@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qemunet.config import hints, units
 from qemunet.config.hints import Bad
-from qemunet.model.nic import Forward
+from qemunet.model.nic import Forward, rate_text
 from qemunet.model.vm import GtkDisplay, VncDisplay
 
 ports = st.integers(1, 65535)
@@ -38,6 +38,41 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 def test_a_size_reads_back(value: int) -> None:
     """Whatever the unit that fits."""
     assert units.size(units.format_size(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("8kbit", 8_000),
+        ("100mbit", 10**8),
+        ("1.5gbit", 1_500_000_000),
+        ("0.1tbit", 10**11),
+        ("12344bit", 12_344),
+        ("1mibit", 1 << 20),
+        ("1000bps", 8_000),
+        ("12.5mbps", 10**8),
+        ("1gibps", 8 << 30),
+    ],
+)
+def test_a_rate_has_one_of_tcs_units(text: str, value: int) -> None:
+    """Bits per second, and with ``ps`` bytes."""
+    assert units.rate(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "mbit", "100", "100Mbit", "100Mbps", "100mb", "100 mbit", "-1mbit", "1e3mbit", "0mbit", "7kbit", "0.2tbit"],
+)
+def test_what_is_no_rate_is_refused(text: str) -> None:
+    """Also what tc would take: in capitals nobody knows whether bits or bytes are meant."""
+    with pytest.raises(Bad):
+        units.rate(text)
+
+
+@given(st.integers(units.LEAST_RATE // 8, units.MOST_RATE // 8).map(lambda n: n * 8))
+def test_a_rate_reads_back(value: int) -> None:
+    """Whatever the unit that fits."""
+    assert units.rate(rate_text(value)) == value
 
 
 @pytest.mark.parametrize(("text", "value"), [("0s", 0), ("30s", 30), ("5m", 300), ("5min", 300), ("1h", 3600)])

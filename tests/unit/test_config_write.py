@@ -44,7 +44,12 @@ common = merged(
         st.fixed_dictionaries({"ip": guest_ips, "gateway": st.just("fd77::1")}),
     ),
 )
-tapped = optional(queues=st.sampled_from([1, "auto"]), vhost=st.sampled_from(["auto", "on", "off"]))
+rates = st.sampled_from(["8kbit", "100mbit", "1.5gbit", "12.5mbps", "1mibit", "12344bit", "100gbit"])
+tapped = optional(
+    queues=st.sampled_from([1, "auto"]),
+    vhost=st.sampled_from(["auto", "on", "off"]),
+    rate=st.dictionaries(st.sampled_from(["in", "out"]), rates, min_size=1),
+)
 user = merged(
     st.just({"mode": "user"}),
     common,

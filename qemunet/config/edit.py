@@ -1,0 +1,67 @@
+"""Changes what a lab says of a card: other keys, another place, and what of the old ones then fits no more."""
+
+from __future__ import annotations
+
+import typing
+
+from qemunet.config import check, modes, read
+from qemunet.config.scene import absolute
+from qemunet.frozen import as_dict, replace
+from qemunet.model.nic import Rate
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from qemunet.config.spec import LabSpec, NicSpec
+
+# What says where a card is plugged in: with one of them in a change, the old ones are over.
+_PLACE = ("mode", "network", "bridge", "parent", "macvtap", "host_macvlan", "address", "routes")
+_FILES = ("ifup", "ifdown", "tftp")
+
+
+def given(keys: Mapping[str, object], file: str, path: str) -> NicSpec:
+    """Return what keys of a ``[[vm.NAME.nic]]`` say in a change, where an empty rate is none; raises ConfigError."""
+    nic = read.nic({key: value for key, value in keys.items() if value != {}}, file, path)
+    return replace(nic, rate=Rate()) if keys.get("rate") == {} else nic
+
+
+def changed(old: NicSpec, given: NicSpec) -> NicSpec:
+    """Return a card with the keys that are given; in another place, what is of no use there is left out."""
+    wanted = {key: value for key, value in as_dict(given).items() if value is not None and key != "path"}
+    base = replace(old, **dict.fromkeys(_PLACE)) if wanted.keys() & {*_PLACE} else old
+    nic = replace(base, **wanted)
+    misfits = [field for field in modes.misfits(nic) if field not in wanted]
+    return replace(nic, **dict.fromkeys(misfits))
+
+
+def changed_live(old: NicSpec, given: NicSpec) -> NicSpec:
+    """Return what becomes of a card that runs; how large its packets may be was worked out for its old place."""
+    moves = any(getattr(given, key) is not None for key in _PLACE)
+    return changed(replace(old, mtu=None) if moves else old, given)
+
+
+def removed_keys(text: str, vm: str, nic: str, values: dict[str, object], file: str) -> tuple[str, ...]:
+    """Return the keys of a card in a lab file that other values take away; raises ConfigError.
+
+    Empty if the file does not have the card: whoever changes it says so.
+    """
+    spec = read.loads(text, file)
+    cards = next((check.nics(one) for one in spec.vms if one.name == vm), ())
+    old = next((one for index, one in enumerate(cards) if check.nic_id(index, one) == nic), None)
+    if old is None:
+        return ()
+    result = changed(old, given(values, file, f"vm.{vm}.nic {nic}"))
+    gone = [field for field, value in as_dict(old).items() if value is not None and getattr(result, field) is None]
+    return tuple(field.replace("_", "-") for field in gone)
+
+
+def free_id(taken: Iterable[str]) -> str:
+    """Return the first of net0, net1 … that is free."""
+    known = set(taken)
+    return next(name for number in range(len(known) + 1) if (name := f"net{number}") not in known)
+
+
+def with_absolute_paths(spec: LabSpec, nic: NicSpec) -> NicSpec:
+    """Return a card of a file, whose paths are relative to that, for use in another one."""
+    named = {key: getattr(nic, key) for key in _FILES if getattr(nic, key) is not None}
+    return replace(nic, **{key: absolute(spec, name) for key, name in named.items()})

@@ -1,0 +1,196 @@
+"""Reads the text of a lab file: TOML in, a `LabSpec` out, every key known and every value of the right kind."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import tomllib
+import typing
+
+from qemunet.config import keys
+from qemunet.config.hints import Bad, did_you_mean, dotted, listed, quoted
+from qemunet.config.spec import (
+    BootSpec,
+    DhcpSpec,
+    DiskSpec,
+    DnsSpec,
+    KnownHostSpec,
+    LabSpec,
+    MachineSpec,
+    NatSpec,
+    NetworkSpec,
+    NicSpec,
+    VmSpec,
+)
+from qemunet.errors import ConfigError
+from qemunet.frozen import frozen
+from qemunet.model.names import NAME, is_name
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from qemunet.config.keys import Table
+
+# Compiled where they are used: only errors need them.
+_PLACE = r"(?s)(.*) \(at (?:line (\d+), column (\d+)|end of document)\)"
+_UNQUOTED = r"\s*[\w.-]+\s*=\s*([A-Za-z\d][^\s\"'#,]*)\s*(#.*)?"
+TOP = ("lab", "vm", "network")
+
+
+def parse(text: str, file: str) -> dict[str, Any]:
+    """Return the TOML tables of `text`; raises ConfigError with line and column."""
+    try:
+        return tomllib.loads(text.removeprefix("\ufeff"))
+    except tomllib.TOMLDecodeError as error:
+        match = re.fullmatch(_PLACE, str(error))
+        said, line, column = match.groups() if match else (str(error), None, None)
+        where = f"line {line}, column {column}" if line else "at the end"
+        source = text.splitlines()[int(line) - 1] if line and int(line) <= len(text.splitlines()) else ""
+        problem = f"{where}: {said[0].lower()}{said[1:]}"
+        raise ConfigError(file, "", problem, hint=_syntax_hint(said, source)) from None
+    except ValueError:  # Python refuses to read numbers of thousands of digits
+        raise ConfigError(file, "", "a number in it has thousands of digits") from None
+    except RecursionError:
+        raise ConfigError(file, "", "tables or lists are nested too deeply") from None
+
+
+def _syntax_hint(said: str, source: str) -> str:
+    match = re.fullmatch(_UNQUOTED, source)
+    if match and said.startswith(("Expected newline", "Invalid value")):
+        return f"text, sizes and addresses are written in quotes: {quoted(match[1])}"
+    return f"the line is: {source.strip()}" if source.strip() else ""
+
+
+@frozen
+class Reader:
+    """Reads the tables of one file. `path` is its absolute name."""
+
+    file: str
+    path: str = ""
+    overridden: frozenset[str] = frozenset()
+
+    def error(self, path: str, problem: str, hint: str = "") -> ConfigError:
+        return ConfigError("--set" if path in self.overridden else self.file, path, problem, hint=hint)
+
+    def lab(self, raw: dict[str, Any]) -> LabSpec:
+        for key in raw:
+            if key not in TOP:
+                raise self.error(dotted("", key), f"unknown table {quoted(key)}", _top_hint(key))
+        own = self.values(raw.get("lab", {}), "lab", keys.LAB)
+        vms = tuple(self.vm(*one) for one in self.named(raw, "vm", keys.VM))
+        networks = tuple(self.network(*one) for one in self.named(raw, "network", keys.NETWORK))
+        if not vms and not networks:
+            raise self.error("", "describes nothing", "a lab has at least one [vm.NAME] or [network.NAME]")
+        taken = {vm.name for vm in vms} | {network.name for network in networks}
+        name = own.get("name")
+        return LabSpec(
+            self.file, self.path, name or _name_after(self.path, taken), bool(name), vms, networks, self.overridden
+        )
+
+    def named(self, raw: dict[str, Any], key: str, table: Table) -> Iterable[tuple[str, str, dict[str, Any]]]:
+        """Yield the tables ``[key.NAME]`` with their paths and names."""
+        group = raw.get(key, {})
+        if not isinstance(group, dict):
+            raise self.error(key, f"must be a table for each {key}", f"written {table.title}")
+        for name, one in group.items():
+            path = dotted(key, name)
+            if isinstance(one, list):
+                raise self.error(path, "must be a table, not a list of them", f"in single brackets: [{path}]")
+            if not isinstance(one, dict):
+                problem = f"{quoted(name)} stands where the name of a {key} belongs"
+                raise self.error(path, problem, f"written {table.title}, also if there is only one")
+            if not is_name(name):
+                raise self.error(
+                    path, f"{quoted(name)} cannot be a name", "a letter, then up to 62 letters, digits and hyphens"
+                )
+            yield path, name, one
+
+    def values(self, raw: object, path: str, table: Table, *, profile: bool = False) -> dict[str, Any]:
+        """Return the values of a table by attribute, without its sub-tables; raises ConfigError."""
+        if not isinstance(raw, dict):
+            raise self.error(path, "must be a table", f"written {table.title}")
+        found = {}
+        for name, value in raw.items():
+            key = table.keys.get(name)
+            if key is None and (profile or name not in (*table.tables, *table.lists)):
+                raise self.unknown(dotted(path, name), name, table)
+            if key is None:
+                continue
+            if profile and not key.profile:
+                known = listed(key.name for key in table.keys.values() if key.profile)
+                raise self.error(dotted(path, name), "a profile cannot preset this", f"it may preset {known}")
+            try:
+                _of_64_bits(value)
+                found[key.field] = key.kind.read(name, value)
+            except Bad as bad:
+                raise self.error(dotted(path, name), bad.problem, bad.hint) from None
+        return found
+
+    def unknown(self, path: str, name: str, table: Table) -> ConfigError:
+        known = table.known()
+        hint = did_you_mean(name, known) or f"known in {table.title}: {', '.join(known)}"
+        return self.error(path, f"unknown key {quoted(name)}", hint)
+
+    def rows(self, raw: dict[str, Any], path: str, key: str, table: Table) -> Iterable[tuple[str, dict[str, Any]]]:
+        """Yield the values of the tables ``[[path.key]]`` with their paths."""
+        found = raw.get(key, [])
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            raise self.error(dotted(path, key), "must be a list of tables", f"written [[{dotted(path, key)}]]")
+        for index, one in enumerate(found):
+            place = f"{dotted(path, key)}[{index}]"
+            yield place, self.values(one, place, table)
+
+    def vm(self, path: str, name: str, raw: dict[str, Any]) -> VmSpec:
+        return VmSpec(
+            path=path,
+            name=name,
+            machine=MachineSpec(**self.values(raw.get("machine", {}), dotted(path, "machine"), keys.MACHINE)),
+            boot=BootSpec(**self.values(raw.get("boot", {}), dotted(path, "boot"), keys.BOOT)),
+            disk=tuple(DiskSpec(place, **one) for place, one in self.rows(raw, path, "disk", keys.DISK)),
+            nic=tuple(NicSpec(place, **one) for place, one in self.rows(raw, path, "nic", keys.NIC))
+            if "nic" in raw
+            else None,
+            **self.values(raw, path, keys.VM),
+        )
+
+    def network(self, path: str, name: str, raw: dict[str, Any]) -> NetworkSpec:
+        nat, dhcp, dns = (dotted(path, key) for key in ("nat", "dhcp", "dns"))
+        hosts = self.rows(raw, path, "hosts", keys.HOSTS) if "hosts" in raw else None
+        return NetworkSpec(
+            path=path,
+            name=name,
+            nat=NatSpec(**self.values(raw["nat"], nat, keys.NAT_TABLE)) if "nat" in raw else None,
+            dhcp=DhcpSpec(**self.switched(raw["dhcp"], dhcp, keys.DHCP)) if "dhcp" in raw else None,
+            dns=DnsSpec(**self.switched(raw["dns"], dns, keys.DNS)) if "dns" in raw else None,
+            hosts=None if hosts is None else tuple(KnownHostSpec(place, **one) for place, one in hosts),
+            **self.values(raw, path, keys.NETWORK),
+        )
+
+    def switched(self, raw: object, path: str, table: Table) -> dict[str, Any]:
+        """Return the values of a table that may be true or false instead."""
+        if isinstance(raw, bool):
+            return {"on": raw}
+        if not isinstance(raw, dict):
+            raise self.error(path, "true, false or a table belongs here", f"a table is written {table.title}")
+        return self.values(raw, path, table)
+
+
+def _of_64_bits(value: object) -> None:
+    """Raise Bad for a number that TOML does not have, and that may be too long to be printed."""
+    for one in value if isinstance(value, list) else [*value.values()] if isinstance(value, dict) else (value,):
+        if isinstance(one, int) and one.bit_length() > 63:
+            raise Bad("the number is too large", "numbers in TOML have 64 bits")
+
+
+def _top_hint(key: str) -> str:
+    if key in keys.VM.known():
+        return f"it belongs into a guest's table: [vm.NAME], then {key} = …"
+    return did_you_mean(key, TOP, "a lab file has [lab], [vm.NAME] and [network.NAME]")
+
+
+def _name_after(path: str, taken: set[str]) -> str:
+    """Return a lab's name after its file: with ``-lab`` where a vm or network of it has that name."""
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", posixpath.basename(path).rsplit(".", 1)[0])[:50].strip("-")
+    name = stem if NAME.fullmatch(stem) else f"lab-{stem}".strip("-")
+    return f"{name}-lab" if name in taken else name
