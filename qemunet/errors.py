@@ -5,6 +5,7 @@
     QemunetError                 status  meaning
     ├── UsageError                  2    the command line is wrong
     ├── ConfigError                 2    the lab file, or a file that it names, is wrong
+    │   └── Duplicate                    two things in it want what only one can have
     ├── HostLacks                   3    the host lacks something; everything it lacks at once
     ├── NotFound                    4    no such vm, nic or network, or it is not running
     ├── TimedOut                    5    a wait ended; says what was last seen
@@ -13,6 +14,7 @@
     └── Failed                      1    an action failed and was taken back
         ├── StepFailed                   a step could not be done (carries the step and the cause)
         ├── LaunchFailed                 QEMU died at start (carries argv, status, last stderr lines)
+        ├── Refused                      QEMU refused a command (carries QMP's class of the error)
         └── NotTakenBack                 some undo failed too; what is left is named
 
 The command line prints ``error: [where: ]message`` and ``hint: …``; with ``--json`` it prints `as_json`.
@@ -26,6 +28,9 @@ if typing.TYPE_CHECKING:
     from collections.abc import Sequence
 
 LAST_LINES = 20  # of QEMU's stderr, in a launch error
+_WITHOUT_VALUE = frozenset(
+    {"-S", "-nodefaults", "-no-user-config", "-no-reboot", "-no-shutdown", "-no-acpi", "-no-hpet"}
+)
 
 
 class QemunetError(Exception):
@@ -65,6 +70,10 @@ class ConfigError(QemunetError):
         super().__init__(problem, where=f"{file}: {path}" if path else file, hint=hint)
         self.file = file
         self.path = path
+
+
+class Duplicate(ConfigError):
+    """Two things of a lab want what only one can have: an address, an interface, a port, an index."""
 
 
 class HostLacks(QemunetError):
@@ -131,12 +140,23 @@ class LaunchFailed(Failed):
         self.argv = tuple(argv)
         self.status = status
         self.stderr = "\n".join(stderr.splitlines()[-LAST_LINES:])
+        said = "".join(f"\n    {line}" for line in self.stderr.splitlines()) or " (nothing)"
         super().__init__(
             f"QEMU of {vm} died at start ({describe_status(status)})\n"
-            f"  it said: {self.stderr or '(nothing)'}\n"
-            f"  command line: {' '.join(self.argv)}",
+            f"  it said:{said}\n"
+            f"  command line:\n    {command_line(self.argv)}",
             where=f"vm.{vm}",
         )
+
+
+class Refused(Failed):
+    """QEMU refused a command of its monitor; the message is its own, ``error_class`` is QMP's."""
+
+    kind = "qmp"
+
+    def __init__(self, command: str, description: str, error_class: str = "GenericError") -> None:
+        super().__init__(description, where=command)
+        self.error_class = error_class
 
 
 class NotTakenBack(Failed):
@@ -161,6 +181,27 @@ def of_the_host(error: OSError) -> QemunetError:
     where = error.filename if isinstance(error.filename, str) else ""
     hint = "another user may: is it root's?" if isinstance(error, PermissionError) else ""
     return QemunetError(error.strerror or str(error) or type(error).__name__, where=where, hint=hint)
+
+
+def waits_for_itself(whom: str) -> Failed:
+    """Return the error for a command of a user's hook that would wait for `whom`, who waits for the hook."""
+    return Failed(
+        f"this was called by a hook that {whom} is waiting for, and would wait for {whom} in turn",
+        hint="leave it to a process that outlives the hook, as in `(qemunet … &)`",
+    )
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """Return a command as a shell reads it, an option with its value a line."""
+    from shlex import quote
+
+    text = ""
+    open_option = False  # one whose value has not come yet
+    for number, word in enumerate(argv):
+        is_option = word.startswith("-") and not open_option
+        text += (" \\\n      " if is_option else " ") * (number > 0) + quote(word)
+        open_option = is_option and word not in _WITHOUT_VALUE
+    return text
 
 
 def describe_status(status: int | None) -> str:

@@ -88,8 +88,11 @@ class Wanted:
     sysctls: frozenset[str] = frozenset()
     files: frozenset[str] = frozenset()  # backing files that headers name are followed
     programs: frozenset[str] = frozenset()
-    routes: bool = False  # all routes, and all interfaces that carry addresses, with their IPv4 forwarding
+    routes: bool = False  # all routes, and all interfaces that carry addresses, with their forwarding
     guest: bool = False
+    shaping: bool = False  # whether the kernel can limit rates
+    networks: bool = False  # what the networks that are up were made from
+    ports: frozenset[tuple[str, str, int, int]] = frozenset()  # who listens: protocol, address, first and last port
 
 
 @frozen
@@ -112,7 +115,10 @@ class Facts:
     kvm_gid: int | None = None
     tun: bool = True  # /dev/net/tun can be opened
     vhost_net: bool = False  # /dev/vhost-net can be opened
+    shaping_lacks: frozenset[str] = frozenset()  # what of it the kernel lacks: ifb, act_mirred …
     kvm: Mapping[str, str] = _NOTHING  # cpu model to why KVM cannot run it, "" if it can
     guest: GuestFact | None = None
     claims: Mapping[str, str] = _NOTHING
     scopes: Mapping[str, str] = _NOTHING  # shared scopes that are up, to their fingerprint
+    networks: Mapping[str, str] = _NOTHING  # networks that are up, to the lab file that each was made from
+    listeners: Mapping[str, str] = _NOTHING  # "tcp/8080" to the program that listens there

@@ -70,10 +70,21 @@ def is_locked(path: str) -> bool:
     except FileNotFoundError:
         return False
     try:
-        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _WHOLE_FILE)
+        return _refuses(fd, _WHOLE_FILE)
     finally:
         os.close(fd)
-    kind: int = _FLOCK.unpack(answer)[0]
+
+
+def is_byte_locked(fd: int, byte: int) -> bool:
+    """Tell whether somebody holds a lock on a byte of an open file; only asks. No, where there are no such locks."""
+    try:
+        return _refuses(fd, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
+    except OSError:
+        return False
+
+
+def _refuses(fd: int, wanted: bytes) -> bool:
+    kind: int = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, wanted))[0]
     return kind != fcntl.F_UNLCK
 
 

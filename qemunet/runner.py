@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import Protocol
 
 from qemunet import interrupts
-from qemunet.errors import Gone, QemunetError, StepFailed, Taken
+from qemunet.errors import Gone, NotFound, QemunetError, StepFailed, Taken
 from qemunet.facts import Facts, Wanted
 from qemunet.journal import Journal, Owed
 from qemunet.steps import CreateImage, DelGroup, DelLink, RunHook, Step
@@ -35,15 +35,18 @@ class Host(Protocol):
         """
 
 
-def apply(plan: Iterable[Step], before: Facts, host: Host, journal: Journal) -> list[int]:
+def apply(
+    plan: Iterable[Step], before: Facts, host: Host, journal: Journal, *, about: str = "", operation: int = 0
+) -> list[int]:
     """Do the steps in order; return the numbers of records that are for good once the guest runs.
 
-    Raises what a step raises, an OSError as `StepFailed`; what was done so far is in the journal.
+    `about` names the card that they are for, `operation` the live change of which they are a part. Raises what a step
+    raises, an OSError as `StepFailed`; what was done so far is in the journal.
     """
     lasting = []
     for step in plan:
         interrupts.check()
-        number = journal.intent(step, step.inverse(before))
+        number = journal.intent(step, step.inverse(before), about, operation)
         try:
             host.perform(step)
         except OSError as error:
@@ -52,6 +55,9 @@ def apply(plan: Iterable[Step], before: Facts, host: Host, journal: Journal) -> 
         except Taken:
             journal.mark(number, "undone")  # nothing was done, and what is there is somebody else's
             raise
+        except Gone as error:
+            journal.mark(number, "failed")
+            raise NotFound(str(error)) from error
         except BaseException:
             journal.mark(number, "failed")
             raise
@@ -61,27 +67,35 @@ def apply(plan: Iterable[Step], before: Facts, host: Host, journal: Journal) -> 
     return lasting
 
 
-def unwind(journal: Journal, host: Host, *, started: bool = False) -> list[Exception]:
+def unwind(
+    journal: Journal, host: Host, *, started: bool = False, which: Callable[[Owed], bool] = lambda owed: True
+) -> list[Exception]:
     """Undo all that the journal owes, newest first; return the errors of what could not be undone.
 
-    `started`: the guest ran, so what was made for good stays.
+    `started`: the guest ran, so what was made for good stays. `which` picks a part of it.
     """
     failures: list[Exception] = []
-    for undo, owed in _merged(journal.owed(started=started)):
-        try:
-            with interrupts.deferred():
-                host.perform(undo)
-        except Gone:
-            pass
-        except (OSError, QemunetError) as error:
-            failures.append(_explained(undo, error))
-            if not isinstance(
-                undo, RunHook
-            ):  # the user's program was run; what it could not do, it will not the next time
+    for step, owed in _merged([one for one in journal.owed(started=started) if which(one)]):
+        failure = undo(step, host)
+        if failure is not None:
+            failures.append(failure)
+            if not isinstance(step, RunHook):  # the user's program was run; what it could not do, it will not next time
                 continue
         for one in owed:
             journal.mark(one.number, "undone")
     return failures
+
+
+def undo(step: Step, host: Host) -> Exception | None:
+    """Do a step that takes something back; return the error if it cannot be. What is not there is no error."""
+    try:
+        with interrupts.deferred():
+            host.perform(step)
+    except Gone:
+        pass
+    except (OSError, QemunetError) as error:
+        return _explained(step, error)
+    return None
 
 
 def why(error: OSError) -> str:
@@ -101,5 +115,5 @@ def _merged(owed: list[Owed]) -> Iterator[tuple[Step, list[Owed]]]:
         yield (DelGroup(links) if key > 0 and len(links) > 1 else members[0].undo), members
 
 
-def _explained(undo: Step, error: OSError | QemunetError) -> Exception:
-    return StepFailed(undo.describe(), why(error)) if isinstance(error, OSError) else error
+def _explained(step: Step, error: OSError | QemunetError) -> Exception:
+    return StepFailed(step.describe(), why(error)) if isinstance(error, OSError) else error

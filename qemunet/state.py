@@ -1,4 +1,4 @@
-"""The runtime directory: which scopes there are, who may touch them, and what is known of what runs.
+"""The runtime directory: which scopes there are, and who may touch them.
 
 ::
 
@@ -7,7 +7,8 @@
     RUNTIME/used-by-qemunet      it was there and empty: it stays, and this goes when nothing else is in it
     RUNTIME/claims/KIND/VALUE    what only one may have (a MAC, a uid); its text is the owner's scope
     RUNTIME/vm/NAME/             a guest's own scope; `lock` is held by its QEMU for life
-    RUNTIME/net/NAME/            a network's scope, shared: `users/` holds a file for each guest on it
+    RUNTIME/net/NAME/            a network's scope, shared: `users/` holds a file for each card on it
+                                 and stays without one if it has a file `keep`, or `held` with something in it
     RUNTIME/host/NAME/           a shared setting of the host, likewise
     RUNTIME/lab/NAME/            a lab's keeper; `lock` is held by it for life
     …/journal.jsonl              what was done in that scope; whoever works on the scope holds a lock on it
@@ -18,30 +19,34 @@ A directory that is empty of all this is removed again.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import stat
 import typing
 
 from qemunet import locks
-from qemunet.errors import NotFound, QemunetError
-from qemunet.frozen import as_dict, frozen, replace
+from qemunet.errors import NotFound, QemunetError, waits_for_itself
+from qemunet.frozen import replace
+from qemunet.host import processes
 from qemunet.journal import Journal
 from qemunet.locks import Lock, is_locked
+from qemunet.model.names import is_name
+from qemunet.records import VmRecord
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 SHARED_KINDS = ("net", "host")
 _MADE, _USED = "made-by-qemunet", "used-by-qemunet"
+_MARKED, _UNMARKED = 0o700, 0o1700  # modes: whoever makes or removes it may be killed while it has no mark
+_DRAFTED = ("vm.toml", "record.json")  # what a live change writes anew
 
 
-def locate() -> str:
-    """Return the runtime directory: QEMUNET_RUNTIME_DIR, /run/qemunet for root, else below XDG_RUNTIME_DIR.
+def locate(named: str | None = None) -> str:
+    """Return the runtime directory: as named, QEMUNET_RUNTIME_DIR, /run/qemunet for root, or below XDG_RUNTIME_DIR.
 
     It need not be there yet. Raises QemunetError for one that is somebody else's, or that others can change.
     """
-    path = _named()
+    path = named or _named()
     problem = _objection(path)
     if problem:
         raise QemunetError(
@@ -83,51 +88,6 @@ def _named() -> str:
     return os.path.join(base or f"/run/user/{os.geteuid()}", "qemunet")
 
 
-@frozen
-class NicRecord:
-    """A card as the tables show it."""
-
-    id: str
-    mode: str
-    model: str
-    mac: str
-    link: str
-    ifname: str | None = None
-    host_mac: str | None = None
-    network: str | None = None
-    bridge: str | None = None
-    ips: tuple[str, ...] = ()
-    slot: str | None = None
-
-
-@frozen
-class VmRecord:
-    """A guest as the tables show it. `tethered`: it ends with the terminal that started it."""
-
-    name: str
-    lab: str
-    file: str
-    machine: str
-    accel: str
-    nics: tuple[NicRecord, ...]
-    pid: int | None = None
-    start_time: int | None = None
-    tethered: bool = False
-    started: bool = False
-    state: str = "starting"  # filled in when read: starting | running | dead
-
-    @classmethod
-    def from_json(cls, text: str) -> VmRecord:
-        """Read what `as_json` wrote."""
-        data = json.loads(text)
-        nics = tuple(NicRecord(**{**nic, "ips": tuple(nic["ips"])}) for nic in data.pop("nics"))
-        return cls(nics=nics, **data)
-
-    def as_json(self) -> str:
-        """Return the record as one line of JSON."""
-        return json.dumps({**as_dict(self), "nics": [as_dict(nic) for nic in self.nics]}) + "\n"
-
-
 class Scope:
     """One directory with a journal: a vm's, a network's, or a shared setting's."""
 
@@ -150,8 +110,18 @@ class Scope:
         os.mkdir(self.directory, 0o700)
 
     def users(self) -> tuple[str, ...]:
-        """Return the names of the guests that use a shared scope."""
-        return tuple(sorted(_listing(self.path("users"))))
+        """Return the names of the guests that use a shared scope; each of their cards has a file ``VM.NIC`` there."""
+        return tuple(sorted({entry.partition(".")[0] for entry in _listing(self.path("users"))}))
+
+    def held(self) -> bool:
+        """Tell whether `net up` holds a network; a file with nothing in it is that of one that was killed."""
+        return bool(_text(self.path("held")))
+
+    def in_use(self, but: Iterable[str] = ()) -> bool:
+        """Tell whether a shared scope is to stay: somebody else uses it, or it is all made, and kept or held."""
+        if set(self.users()).difference(but):
+            return True
+        return self.fingerprint() is not None and (self.held() or os.path.exists(self.path("keep")))
 
     def fingerprint(self) -> str | None:
         """Return what a shared scope was made from, or None if it is not complete."""
@@ -166,8 +136,14 @@ class Scope:
         return Lock.take(self.path("journal.jsonl"))
 
     def wait_busy(self) -> Lock | None:
-        """Take the right to work on the scope, waiting for whoever has it; None if the scope is not there."""
-        return Lock.take(self.path("journal.jsonl"), wait=True)
+        """Take the right to work on the scope, waiting for whoever has it; None if the scope is not there.
+
+        Raises Failed if whoever has it waits for us.
+        """
+        right = self.busy()
+        if right is None and processes.is_locked_by_ancestor(self.path("journal.jsonl")):
+            raise waits_for_itself(" ".join(self.name.split("/")))
+        return right or Lock.take(self.path("journal.jsonl"), wait=True)
 
     def alive(self) -> bool:
         """Tell whether the process whose life `lock` guards is there: a vm's QEMU, a lab's keeper."""
@@ -204,9 +180,21 @@ class Scope:
         """Write the record of a vm, for nobody to see yet."""
         _draft(self.path("record.json"), record.as_json())
 
+    def draft_text(self, name: str, text: str) -> None:
+        """Write a file of a vm, for nobody to see yet."""
+        _draft(self.path(name), text)
+
     def publish(self) -> None:
-        """Let the draft be the record, which takes no room on a disk."""
-        os.rename(self.path("record.json.new"), self.path("record.json"))
+        """Let the drafts of a vm's record and description be what they are drafts of, which takes no room on a disk."""
+        for name in _DRAFTED:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self.path(f"{name}.new"), self.path(name))
+
+    def drop_drafts(self) -> None:
+        """Remove drafts that are not to come true."""
+        for name in _DRAFTED:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path(f"{name}.new"))
 
     def remove(self) -> None:
         """Remove the directory and all that is in it; nothing in it is anybody else's."""
@@ -247,21 +235,35 @@ class Runtime:
         marks = {scope.name: scope.fingerprint() for scope in self.scopes(*SHARED_KINDS)}
         return {name: mark for name, mark in marks.items() if mark is not None}
 
+    def networks(self) -> dict[str, str]:
+        """Return the networks that are up, to the lab files that they were made from."""
+        up = [scope for scope in self.scopes("net") if scope.fingerprint() is not None]
+        return {scope.name.removeprefix("net/"): _text(scope.path("net.toml")) or "" for scope in up}
+
     def vms(self) -> list[VmRecord]:
         """Return the records of all vms."""
         return [record for scope in self.scopes("vm") if (record := scope.record())]
 
     def vm(self, name: str) -> VmRecord:
-        """Return the record of a vm; raises NotFound."""
-        record = self.scope(f"vm/{name}").record()
+        """Return the record of a vm; raises NotFound, which says which there are."""
+        record = self.scope(f"vm/{name}").record() if is_name(name) else None
         if record is None:
-            known = ", ".join(vm.name for vm in self.vms()) or "none"
-            raise NotFound(f"no vm of the name {name} runs (running: {known})", where=self.path)
+            known = ", ".join(vm.name for vm in self.vms())
+            hint = f"running: {known}" if known else "nothing runs"
+            raise NotFound(f'no vm of the name "{name}" runs', where=self.path, hint=hint)
         return record
 
     def lab(self, name: str) -> Scope:
         """Return the directory of a lab's keeper."""
         return self.scope(f"lab/{name}")
+
+    def take_lab(self, name: str) -> Lock | None:
+        """Take the place of a lab's keeper; None if it has one."""
+        with self.exclusive():
+            scope = self.lab(name)
+            if not scope.exists():
+                scope.create()
+            return Lock.take(scope.path("lock"), create=True)
 
     def leave_lab(self, name: str, lock: Lock) -> None:
         """Give up the place of a lab's keeper."""
@@ -288,26 +290,31 @@ class Runtime:
             except FileNotFoundError:
                 continue  # tidied away by somebody between the two calls
             if locks.hold_directory(fd, self.path):
-                if not _listing(self.path):
-                    self._mark(_USED)
+                self._mark(fd)
                 return fd
             os.close(fd)
 
     def _make(self) -> None:
         try:
-            os.mkdir(self.path, 0o700)  # not those above it, which would be left behind
+            os.mkdir(self.path, _UNMARKED)  # not those above it, which would be left behind
         except FileExistsError:
-            return
+            pass
         except OSError as error:
             raise QemunetError(
                 f"cannot make the runtime directory: {error.strerror}",
                 where=self.path,
                 hint="QEMUNET_RUNTIME_DIR names another place",
             ) from error
-        self._mark(_MADE)
 
-    def _mark(self, name: str) -> None:
-        os.close(os.open(os.path.join(self.path, name), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    def _mark(self, fd: int) -> None:
+        """Say in the directory, which is locked, whether it was made here, if nothing says so yet."""
+        entries = _listing(self.path)
+        ours = bool(os.fstat(fd).st_mode & stat.S_ISVTX) and set(entries) <= {_MADE}
+        if ours or not entries:
+            mark = os.path.join(self.path, _MADE if ours else _USED)
+            os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if ours:
+            os.fchmod(fd, _MARKED)
 
     def _tidy(self) -> None:
         """Remove what is empty, and the directory itself if it was made here."""
@@ -316,7 +323,9 @@ class Runtime:
             with contextlib.suppress(OSError):
                 os.rmdir(os.path.join(self.path, name))
         left = set(_listing(self.path))
-        if left <= {_MADE, _USED}:  # both, if somebody else was quicker than the one who made it
+        if left <= {_MADE, _USED}:
+            if _MADE in left:
+                os.chmod(self.path, _UNMARKED)
             for name in left:
                 os.unlink(os.path.join(self.path, name))
             if _MADE in left:

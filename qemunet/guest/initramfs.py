@@ -51,6 +51,7 @@ def build(
             *(cpio.Symlink(path, target) for path, target in LINKS.items()),
             cpio.CharDevice("dev/console", 5, 1),  # what process 1 talks to before /dev is mounted
             cpio.Fifo("run/events"),
+            cpio.Fifo("run/asked"),
             *_programs(busybox, applets),
             *_settings(scripts),
             *_drivers(release, chosen),
@@ -79,6 +80,7 @@ def _programs(busybox: bytes, applets: Sequence[str]) -> Iterator[cpio.Entry]:
 def _settings(scripts: Mapping[str, str]) -> Iterator[cpio.Entry]:
     yield cpio.File("init", scripts["init.sh"].encode(), 0o755)
     yield cpio.File("lib/guest/cards.sh", scripts["cards.sh"].encode())
+    yield cpio.File("lib/guest/agent.sh", scripts["agent.sh"].encode())
     yield cpio.File("lib/guest/lease", scripts["lease.sh"].encode(), 0o755)
     yield cpio.File("lib/guest/hotplug", scripts["hotplug.sh"].encode(), 0o755)
     yield cpio.File("etc/profile", scripts["profile.sh"].encode())

@@ -1,7 +1,8 @@
-"""Knows what QEMU's last words mean: which of its deaths is somebody else's hold on a port, and whose.
+"""Knows what QEMU's last words mean: which of its deaths is somebody else's hold on a port or an image, and whose.
 
 QEMU says of a forward only that it failed, so the kernel's tables of sockets are asked whether somebody has the port.
-The tables are those of this thread's network namespace, in which QEMU was started.
+The tables are those of this thread's network namespace, in which QEMU was started. Of an image that it got open, QEMU
+knows only a number: who opens it has asked about QEMU's lock before, and words are left for those who were quicker.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ if typing.TYPE_CHECKING:
 
 _FORWARD = re.compile(r"[Cc]ould not set up host forwarding rule '(tcp|udp):([^']*):(\d+)-")
 _VNC = re.compile(r"-vnc (\S*):(\d+)\S*: .*Address already in use")
+_LOCKED = re.compile(r'Failed to get (?:shared )?"[^"]*" lock\nIs another process using the image \[(.*)\]\?')
+_DISK = re.compile(r'"(?:node-name|drive)": ?"disk\.(\d+)[.\d]*"')
+_PASSED = "/dev/fdset/"
+_VM_LOG = re.compile(r"(/.*)/vm/([^/]+)/qemu\.log")
 _VNC_BASE = 5900
+_UNCONNECTED = "07"  # of UDP: it hears whoever calls
 _TIME_WAIT, _LISTENING = "06", "0A"  # a listener is the likelier culprit; the dead hold nothing
 
 
@@ -45,7 +51,25 @@ def taken(vm: str, said: str) -> Taken | None:
         return _forward(vm, found[1], found[2], int(found[3]))
     if found := _VNC.search(said):
         return _display(vm, found[1], int(found[2]))
+    if found := _LOCKED.search(said):
+        return image_taken(vm, found[1]) if not found[1].startswith(_PASSED) else _passed(vm, said[: found.start()])
     return None
+
+
+def image_taken(vm: str, path: str) -> Taken:
+    """Return the error for an image on which another process has QEMU's lock."""
+    holder = next(processes.holders(path), None)
+    return _image(f"vm.{vm}", path, "another process" if holder is None else _guest_or_program(holder))
+
+
+def _passed(vm: str, said: str) -> Taken:
+    disk = _DISK.findall(said)
+    return _image(f"vm.{vm}.disk[{disk[-1]}]" if disk else f"vm.{vm}", "its image", "another process")
+
+
+def _image(where: str, what: str, by: str) -> Taken:
+    hint = "an image has one writer, or any number of readers: `readonly = true` or `snapshot = true` makes one of them"
+    return Taken(f"{what} is in use by {by}", where=where, hint=hint)
 
 
 def _forward(vm: str, protocol: str, address: str, port: int) -> Taken | None:
@@ -82,6 +106,18 @@ def _holder(protocol: str, address: str, port: int) -> Socket | None:
     return min(near, key=lambda one: (one.state != _LISTENING, one.address != wanted), default=None)
 
 
+def listeners(protocol: str, address: str, first: int, last: int) -> Iterator[tuple[str, str]]:
+    """Yield who listens on some of these ports of the host: ``tcp/8080``, and the program.
+
+    `address` is empty for all of the host's. A client's socket is not in the way.
+    """
+    wanted = ipaddress.ip_address(address) if address else None
+    for one in _sockets(protocol):
+        served = one.state == (_LISTENING if protocol == "tcp" else _UNCONNECTED)
+        if served and first <= one.port <= last and (wanted is None or _collide(one.address, wanted)):
+            yield f"{protocol}/{one.port}", _who(one)
+
+
 def _collide(one: Address, other: Address) -> bool:
     """Whether two sockets of the same port are in each other's way; IPv6's ``::`` is for IPv4 as well."""
     if one == other:
@@ -116,9 +152,22 @@ def _who(socket: Socket) -> str:
     for pid in processes.all_pids():
         with contextlib.suppress(OSError):
             if f"socket:[{socket.inode}]" in _open_files(pid):
-                with open(f"/proc/{pid}/comm") as file:
-                    return f"{file.read().strip()} (pid {pid})"
+                return _program(pid)
     return f"a process of user {socket.uid}"
+
+
+def _guest_or_program(pid: int) -> str:
+    """Name the guest of which a process is the QEMU, by its log; or else the program."""
+    with contextlib.suppress(OSError):
+        if found := _VM_LOG.fullmatch(os.readlink(f"/proc/{pid}/fd/2")):
+            return f"vm {found[2]} of {found[1]} (pid {pid})"
+        return _program(pid)
+    return f"process {pid}"
+
+
+def _program(pid: int) -> str:
+    with open(f"/proc/{pid}/comm") as file:
+        return f"{file.read().strip()} (pid {pid})"
 
 
 def _open_files(pid: int) -> Iterator[str]:

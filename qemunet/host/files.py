@@ -9,10 +9,12 @@ import typing
 
 from qemunet.errors import Taken
 from qemunet.host.links import Vanished
+from qemunet.locks import is_byte_locked
 
 if typing.TYPE_CHECKING:
     from qemunet.steps import Claim, LoadFile, OpenFile, RemoveFile, Unclaim, WriteFile
 
+_WRITES, _ALONE = 101, 201  # bytes of an image that a QEMU locks which writes to it, and bears no other writer
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -65,8 +67,14 @@ def remove(step: RemoveFile) -> None:
 
 
 def open_file(step: OpenFile) -> int:
-    """Open a file for QEMU, with exactly the access that it will ask for."""
-    return os.open(step.path, (os.O_RDWR if step.writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOCTTY)
+    """Open a file for QEMU, with exactly the access that it will ask for. Raises Taken if another QEMU has it."""
+    fd = os.open(step.path, (os.O_RDWR if step.writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOCTTY)
+    if is_byte_locked(fd, _WRITES) or (step.writable and is_byte_locked(fd, _ALONE)):
+        from qemunet.host.complaints import image_taken
+
+        os.close(fd)
+        raise image_taken(step.handle.partition(":")[0], step.path)
+    return fd
 
 
 def load(step: LoadFile) -> int:

@@ -27,7 +27,8 @@ if typing.TYPE_CHECKING:
     from qemunet.errors import QemunetError
     from qemunet.steps import EndQemu, Resume, SetGuestLink, StartQemu, Word
 
-SOCKETS = ("qmp.sock", "monitor.sock", "serial.sock")
+AGENT = "agent.sock"  # which only some guests have
+SOCKETS = ("qmp.sock", "monitor.sock", "serial.sock", AGENT)
 LOG, PID, LOCK = "qemu.log", "pid", "lock"
 _END = 30.0  # seconds from a kill to the end of the process
 _BACKLOG = 4
@@ -65,7 +66,7 @@ def start(step: StartQemu, handles: Mapping[str, Sequence[int]]) -> RunningQemu:
     with contextlib.ExitStack() as stack:
         directory = os.open(step.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, directory)
-        listeners = {name: stack.enter_context(_listen(directory, name)) for name in SOCKETS}
+        listeners = {name: stack.enter_context(_listen(directory, name)) for name in _wanted(step)}
         console = _connect(directory, "serial.sock")
         own = {f"{step.vm}:{name}": [one.fileno()] for name, one in listeners.items()}
         try:
@@ -76,6 +77,12 @@ def start(step: StartQemu, handles: Mapping[str, Sequence[int]]) -> RunningQemu:
             console.close()
             raise
         return RunningQemu(step, _noted(process, directory), console, argv)
+
+
+def _wanted(step: StartQemu) -> list[str]:
+    """Return the sockets of a guest: one that its QEMU was not told of would take connections and never answer."""
+    handle = Handle(f"{step.vm}:{AGENT}")
+    return [name for name in SOCKETS if name != AGENT or any(handle in word.parts for word in step.argv)]
 
 
 def _listen(directory: int, name: str) -> socket.socket:
@@ -219,7 +226,7 @@ def find(directory: str) -> int | None:
         log = os.stat(os.path.join(directory, LOG))
     except OSError:
         return next(processes.holders(os.path.join(directory, LOCK)), None)
-    known = _noted_pid(directory)
+    known = processes.written(os.path.join(directory, PID))
     if known is not None and processes.writes_errors_to(known, log):
         return known
     started = (pid for pid in processes.all_pids() if processes.writes_errors_to(pid, log))
@@ -236,11 +243,3 @@ def _kill(pid: int, directory: str) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def _noted_pid(directory: str) -> int | None:
-    try:
-        with open(os.path.join(directory, PID)) as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return None

@@ -11,17 +11,18 @@ from qemunet.facts import LinkFact
 from qemunet.host import netlink as nl
 from qemunet.model.names import is_ifname
 from qemunet.model.nic import MacvtapMode
-from qemunet.steps import BridgeLink, MacvlanLink, MacvtapLink
+from qemunet.steps import BridgeLink, IfbLink, MacvlanLink, MacvtapLink, VethLink
 
 if typing.TYPE_CHECKING:
     from qemunet.host.netlink import Netlink
-    from qemunet.steps import AddLink, DelGroup, DelLink, Mark, PinBridge, SetLink, SetMaster
+    from qemunet.steps import AddLink, DelGroup, DelLink, Mark, PinBridge, SetCarrier, SetLink, SetMaster
 
 ADDRESS, IFNAME, MTU, LINK, MASTER, LINKINFO, GROUP = 1, 3, 4, 5, 10, 18, 27
-_EXT_MASK, _PROP_LIST, _ALT_IFNAME = 29, 52, 53
+_EXT_MASK, _CARRIER, _PROP_LIST, _ALT_IFNAME = 29, 33, 52, 53
 _INFO_KIND, _INFO_DATA = 1, 2
 _BR_FORWARD_DELAY, _BR_AGEING, _BR_STP = 1, 4, 5
 _MACVLAN_MODE = 1
+_VETH_PEER = 1
 _SKIP_STATS = 8
 UP = 1
 OURS = 0x4000_0000  # link groups from here up are derived from scopes (model.names.group)
@@ -106,18 +107,19 @@ def _name(net: Netlink, index: int) -> str | None:
 
 
 def add(net: Netlink, step: AddLink) -> None:
-    """Make a bridge or a macvtap with its mark. Raises Taken if its name is; then nothing was made."""
-    check_name(step.name)
+    """Make an interface with its mark, both ends of a cable. Raises Taken if a name is; then nothing was made."""
+    for name, _ in step.ends:
+        check_name(name)
     try:
         net.do(nl.Request(nl.NEWLINK, nl.CREATE | nl.EXCLUSIVE, ifinfo() + _creation(net, step)))
     except OSError as error:
         raise _refusal(net, step, error) from error
     try:
-        net.do(altname(step.name, step.mark), *_afterwards(step))
+        net.do(*(altname(name, mark) for name, mark in step.ends), *_afterwards(step))
     except OSError as error:
         net.do(nl.Request(nl.DELLINK, 0, ifinfo() + nl.text(IFNAME, step.name)))
         if error.errno == errno.EEXIST:
-            raise Taken(holder(find(net, step.mark.altname), step.mark.altname)) from error
+            raise _taken(net, [mark.altname for _, mark in step.ends]) from error
         raise
 
 
@@ -146,6 +148,18 @@ def _creation(net: Netlink, step: AddLink) -> bytes:
         case MacvlanLink(parent=parent, mac=mac, mtu=mtu):
             on = nl.number(LINK, net.index(parent)) + nl.number(MTU, mtu) + nl.mac(ADDRESS, mac)
             return base + on + _macvlan("macvlan", MacvtapMode.BRIDGE)
+        case IfbLink(mac=mac, mtu=mtu):
+            kind = nl.nested(LINKINFO, nl.text(_INFO_KIND, "ifb"))
+            return base + nl.number(MTU, mtu) + nl.mac(ADDRESS, mac) + kind
+        case VethLink(mac=mac, mtu=mtu):
+            return base + nl.number(MTU, mtu) + nl.mac(ADDRESS, mac) + _veth(step.link, step.mark.group)
+
+
+def _veth(link: VethLink, group: int) -> bytes:
+    """The other end in the same message, with its own part of the mark: one end is never there alone."""
+    other = nl.text(IFNAME, link.peer) + nl.number(GROUP, group) + nl.number(MTU, link.mtu)
+    peer = nl.nested(_VETH_PEER, ifinfo(), other, nl.mac(ADDRESS, link.peer_mac))
+    return nl.nested(LINKINFO, nl.text(_INFO_KIND, "veth"), nl.nested(_INFO_DATA, peer))
 
 
 def _macvlan(kind: str, mode: MacvtapMode) -> bytes:
@@ -173,7 +187,7 @@ def _afterwards(step: AddLink) -> tuple[nl.Request, ...]:
 def _refusal(net: Netlink, step: AddLink, error: OSError) -> Exception:
     """Say who stands in the way."""
     if error.errno == errno.EEXIST:
-        return Taken(holder(find(net, step.name), step.name))
+        return _taken(net, [name for name, _ in step.ends])
     if isinstance(step.link, MacvtapLink | MacvlanLink) and error.errno in (errno.EBUSY, errno.EINVAL):
         parent = find(net, step.link.parent)
         mode = step.link.mode if isinstance(step.link, MacvtapLink) else MacvtapMode.BRIDGE
@@ -186,6 +200,12 @@ def _refusal(net: Netlink, step: AddLink, error: OSError) -> Exception:
                 hint="mode passthru needs the parent for itself; bridge, vepa and private go together",
             )
     return error
+
+
+def _taken(net: Netlink, names: list[str]) -> Taken:
+    """Say what has one of these names."""
+    found = next(((link, name) for name in names if (link := find(net, name))), (None, names[0]))
+    return Taken(holder(*found))
 
 
 def _on_parent(net: Netlink, parent: LinkFact | None) -> list[str]:
@@ -233,6 +253,11 @@ def pin(net: Netlink, step: PinBridge) -> None:
     if step.mtu == link.mtu:
         for mtu in (link.mtu ^ 1, link.mtu):  # see _creation
             _set(net, step.name, nl.number(MTU, mtu))
+
+
+def set_carrier(net: Netlink, step: SetCarrier) -> None:
+    """Plug a tap's cable in or out, as the host sees it. Raises Vanished if it is not there."""
+    _set(net, step.name, nl.raw(_CARRIER, bytes((step.on,))))
 
 
 def _set(net: Netlink, name: str, properties: bytes, flags: int = 0, mask: int = 0) -> None:

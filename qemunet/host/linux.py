@@ -5,55 +5,78 @@ from __future__ import annotations
 import os
 import typing
 
-from qemunet.errors import Failed, NotFound
+from qemunet.errors import Failed, Gone, NotFound
 from qemunet.host import addresses, files, links, netlink, sysctls, taps
 from qemunet.host.netns import Place
+from qemunet.locks import is_locked
 from qemunet.steps import (
     AddAddress,
+    AddCard,
     AddLink,
     AddNeighbour,
+    AddNetdev,
     AddRoute,
     AwaitQemu,
     Claim,
     CreateImage,
     DelAddress,
+    DelCard,
     DelGroup,
     DelLink,
     DelNeighbour,
+    DelNetdev,
     DelRoute,
+    Divert,
+    DropTable,
+    EndDaemon,
     EndQemu,
+    Limit,
     LoadFile,
+    LoadTable,
     OpenFile,
     OpenMacvtap,
     OpenOverlay,
     OpenTap,
     PinBridge,
     RemoveFile,
+    Reserve,
     Resume,
     RunHook,
+    SetCarrier,
+    SetForwards,
     SetGuestLink,
     SetLink,
     SetMaster,
+    SetOffload,
     SetSysctl,
+    StartDaemon,
     StartQemu,
     Unclaim,
+    Undivert,
+    Unlimit,
+    Unreserve,
     WriteFile,
 )
 
 if typing.TYPE_CHECKING:
     from qemunet.facts import Facts, Wanted
+    from qemunet.host.cards import CardStep, Monitor
     from qemunet.host.guests import RunningQemu
     from qemunet.steps import Step
 
 
 class LinuxHost:
-    """This machine, seen from one network namespace. `handles`: open descriptors by name; `guests`: QEMUs by vm."""
+    """This machine, seen from one network namespace.
+
+    `handles`: open descriptors by name; `guests`: QEMUs started here, by vm; `monitors`: those that run already.
+    """
 
     def __init__(self, runtime: str, place: Place | None = None) -> None:
         self.runtime = runtime
         self.place = place or Place()
         self.handles: dict[str, list[int]] = {}
         self.guests: dict[str, RunningQemu] = {}
+        self.monitors: dict[str, Monitor] = {}
         self._net: netlink.Netlink | None = None
 
     def photograph(self, wanted: Wanted) -> Facts:
@@ -68,12 +91,16 @@ class LinuxHost:
         Raises OSError, a QemunetError, or Gone for an undo that finds nothing of ours. After `Taken` nothing was done.
         """
         match step:
-            case AddLink() | DelLink() | DelGroup() | SetLink() | SetMaster() | PinBridge():
+            case AddLink() | DelLink() | DelGroup() | SetLink() | SetMaster() | PinBridge() | SetCarrier():
                 self._links(step)
             case AddAddress() | DelAddress() | AddRoute() | DelRoute() | AddNeighbour() | DelNeighbour():
                 self._addresses(step)
+            case Limit() | Unlimit() | Divert() | Undivert():
+                self._rates(step)
             case SetSysctl():
                 self.place.inside(lambda: sysctls.set_if_unchanged(step))
+            case LoadTable() | DropTable():
+                self._tables(step)
             case OpenTap() | OpenMacvtap() | OpenFile() | LoadFile() | OpenOverlay():
                 self._open(step)
             case Claim() | Unclaim() | WriteFile() | RemoveFile() | CreateImage():
@@ -81,9 +108,13 @@ class LinuxHost:
             case RunHook():
                 from qemunet.host import hooks
 
-                self.place.inside(lambda: hooks.run(step))
-            case StartQemu() | EndQemu() | AwaitQemu() | SetGuestLink() | Resume():
+                self.place.inside(lambda: hooks.run(step, self.runtime))
+            case SetOffload() | StartDaemon() | EndDaemon() | Reserve() | Unreserve():
+                self._services(step)
+            case StartQemu() | EndQemu() | AwaitQemu() | Resume():
                 self._guests(step)
+            case AddNetdev() | DelNetdev() | AddCard() | DelCard() | SetGuestLink() | SetForwards():
+                self._cards(step)
             case _:
                 typing.assert_never(step)
 
@@ -110,7 +141,7 @@ class LinuxHost:
             self._net = netlink.Netlink(self.place.inside(netlink.open_socket))
         return self._net
 
-    def _links(self, step: AddLink | DelLink | DelGroup | SetLink | SetMaster | PinBridge) -> None:
+    def _links(self, step: AddLink | DelLink | DelGroup | SetLink | SetMaster | PinBridge | SetCarrier) -> None:
         match step:
             case AddLink():
                 links.add(self.net, step)
@@ -124,6 +155,8 @@ class LinuxHost:
                 links.enslave(self.net, step)
             case PinBridge():
                 links.pin(self.net, step)
+            case SetCarrier():
+                links.set_carrier(self.net, step)
             case _:
                 typing.assert_never(step)
 
@@ -141,6 +174,49 @@ class LinuxHost:
                 addresses.add_neighbour(self.net, step)
             case DelNeighbour():
                 addresses.delete_neighbour(self.net, step)
+            case _:
+                typing.assert_never(step)
+
+    def _rates(self, step: Limit | Unlimit | Divert | Undivert) -> None:
+        from qemunet.host import qdiscs
+
+        match step:
+            case Limit():
+                qdiscs.limit(self.net, step)
+            case Unlimit():
+                qdiscs.unlimit(self.net, step)
+            case Divert():
+                qdiscs.divert(self.net, step)
+            case Undivert():
+                qdiscs.undivert(self.net, step)
+            case _:
+                typing.assert_never(step)
+
+    def _tables(self, step: LoadTable | DropTable) -> None:
+        from qemunet.host import nft
+
+        match step:
+            case LoadTable():
+                self.place.inside(lambda: nft.load(step))
+            case DropTable():
+                self.place.inside(lambda: nft.drop(step))
+            case _:
+                typing.assert_never(step)
+
+    def _services(self, step: SetOffload | StartDaemon | EndDaemon | Reserve | Unreserve) -> None:
+        from qemunet.host import daemons, offload
+
+        match step:
+            case SetOffload():
+                self.place.inside(lambda: offload.set_checksums(step.name, on=step.on))
+            case StartDaemon():
+                self.place.inside(lambda: daemons.start(step))
+            case EndDaemon():
+                daemons.end(step)
+            case Reserve():
+                daemons.reserve(step)
+            case Unreserve():
+                daemons.unreserve(step)
             case _:
                 typing.assert_never(step)
 
@@ -181,25 +257,47 @@ class LinuxHost:
             case _:
                 typing.assert_never(step)
 
-    def _guests(self, step: StartQemu | EndQemu | AwaitQemu | SetGuestLink | Resume) -> None:
+    def _guests(self, step: StartQemu | EndQemu | AwaitQemu | Resume) -> None:
         from qemunet.host import guests
 
         match step:
             case StartQemu():
                 self.guests[step.vm] = guests.start(step, self.handles)
-                for name in [name for name in self.handles if name.startswith(f"{step.vm}:")]:
-                    self.release(name)
+                self._release_of(step.vm)
             case EndQemu():
                 self._forget(step.vm)
                 guests.end(step)
             case AwaitQemu():
                 guests.await_answer(self._guest(step.vm))
-            case SetGuestLink():
-                guests.set_link(self._guest(step.vm), step)
             case Resume():
                 guests.resume(self._guest(step.vm), step)
             case _:
                 typing.assert_never(step)
+
+    def _cards(self, step: CardStep) -> None:
+        from qemunet.host import cards, guests
+
+        monitor = self.monitors.get(step.vm)
+        if monitor is not None:
+            try:
+                cards.perform(monitor, step, self.handles)
+            except NotFound as error:
+                if is_locked(f"{self.runtime}/vm/{step.vm}/lock"):
+                    raise  # it may have lost us, and have the card
+                raise Gone(f"QEMU of {step.vm} is gone") from error
+            if isinstance(step, AddNetdev):
+                self._release_of(step.vm)
+        elif isinstance(step, SetGuestLink) and step.vm in self.guests:
+            guests.set_link(self._guest(step.vm), step)
+        elif isinstance(step, DelNetdev | DelCard | SetGuestLink | SetForwards):
+            raise Gone(f"it goes with QEMU of {step.vm}, to which nobody here talks")
+        else:
+            raise NotFound(f"nobody here talks to QEMU of {step.vm}")
+
+    def _release_of(self, vm: str) -> None:
+        """Close what was opened for a guest that has it now: else it would outlive the guest."""
+        for name in [name for name in self.handles if name.startswith(f"{vm}:")]:
+            self.release(name)
 
     def _guest(self, vm: str) -> RunningQemu:
         if vm not in self.guests:

@@ -32,7 +32,7 @@ _GIFNAME, _GIFINDEX = 0x8910, 0x8933  # netdevice(7)
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _BATCH = 64  # the acknowledgements of more might not fit the socket's buffer
-_BUFFER = 1 << 16
+DATAGRAM = 1 << 16  # bytes; the kernel sends none that is longer
 _DEADLINE = 30  # seconds; the kernel answers within the system call, so only a lost answer comes here
 _ATTEMPTS = 20  # at a dump that is not torn by somebody's change
 
@@ -91,6 +91,19 @@ def each_attribute(data: bytes) -> list[tuple[int, bytes]]:
         if size < 4:
             break
         found.append((kind & _TYPE_MASK, data[at + 4 : at + size]))
+        at += size + 3 & ~3
+    return found
+
+
+def messages(data: bytes) -> list[tuple[int, int, int, bytes]]:
+    """Return the messages of one datagram: type, flags, sequence number, content."""
+    found = []
+    at = 0
+    while at + _HEADER.size <= len(data):
+        size, kind, flags, sequence, _port = _HEADER.unpack_from(data, at)
+        if size < _HEADER.size:
+            break
+        found.append((kind, flags, sequence, data[at + _HEADER.size : at + size]))
         at += size + 3 & ~3
     return found
 
@@ -198,15 +211,8 @@ class Netlink:
         return self._sequence
 
     def _receive(self) -> list[tuple[int, int, int, bytes]]:
-        """Return the messages of one datagram: type, flags, sequence number, content."""
-        data = self._sock.recv(_BUFFER)
-        found = []
-        at = 0
-        while at + _HEADER.size <= len(data):
-            size, kind, flags, sequence, _port = _HEADER.unpack_from(data, at)
-            found.append((kind, flags, sequence, data[at + _HEADER.size : at + size]))
-            at += size + 3 & ~3
-        return found
+        """Return the messages of one datagram."""
+        return messages(self._sock.recv(DATAGRAM))
 
     def _collect(self, sequence: int) -> tuple[list[bytes], bool]:
         found: list[bytes] = []

@@ -64,6 +64,19 @@ def in_thread(action: Callable[[], T]) -> T:
     return results[0]
 
 
+def in_fresh_namespace(action: Callable[[], T]) -> T:
+    """Run `action` in a network namespace of its own, with nothing but a loopback; raises OSError if none can be made.
+
+    The namespace goes with the last socket that `action` opens in it.
+    """
+
+    def entered() -> T:
+        _checked(_libc().unshare(_CLONE_NEWNET))
+        return action()
+
+    return in_thread(entered)
+
+
 @contextlib.contextmanager
 def private_filesystem(kind: str) -> Iterator[int]:
     """Mount a ``sysfs`` or ``tmpfs`` that is attached nowhere; yield a descriptor of its root.

@@ -6,13 +6,14 @@ import os
 import struct
 import typing
 
-from qemunet.facts import Facts, LinkFact, RouteFact, Wanted
-from qemunet.host import addresses, caller, images, links, sysctls, taps
+from qemunet.facts import Facts, FileFact, LinkFact, RouteFact, Wanted
+from qemunet.frozen import frozen
+from qemunet.host import addresses, caller, links, sysctls, taps
 from qemunet.host import netlink as nl
 from qemunet.steps import sysctl_name
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from qemunet.host.netlink import Netlink
     from qemunet.host.netns import Place
@@ -30,7 +31,8 @@ def photograph(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Fact
     known, routes = _routing(net) if wanted.routes else ({}, ())
     found = _links(net, wanted.links | known.keys())
     entries = {found[name].name if name in found else name: _forwarding(net, name) for name in wanted.bridges}
-    keys = wanted.sysctls | {f"net.ipv4.conf.{sysctl_name(name)}.forwarding" for name in known}
+    ports = place.inside(lambda: _listeners(wanted.ports)) if wanted.ports else {}
+    keys = wanted.sysctls | (set(_forwarding_keys(known)) if wanted.routes else frozenset())
     return Facts(
         runtime=runtime,
         machine_id=_machine_id(),
@@ -42,12 +44,14 @@ def photograph(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Fact
         sysctls=place.inside(lambda: _sysctls(keys)) if keys else {},
         macs_on_bridge={name: frozenset(filter(None, map(_guest_mac, known))) for name, known in entries.items()},
         ports={name: frozenset(filter(None, map(_port_mac, known))) for name, known in entries.items()},
-        files=images.look_at(sorted(wanted.files)),
+        files=_files(wanted.files),
         programs=_programs(wanted.programs),
         users=_users(),
         kvm_gid=_kvm_gid(),
         tun=taps.can_open(taps.TUN),
         vhost_net=taps.can_open(_VHOST),
+        listeners=ports,
+        shaping_lacks=_shaping_lacks() if wanted.shaping and os.geteuid() == 0 else frozenset(),
     )
 
 
@@ -59,11 +63,21 @@ def _routing(net: Netlink) -> tuple[Mapping[str, tuple[str, ...]], tuple[RouteFa
     return addresses.addresses(net), addresses.routes(net)
 
 
+def _forwarding_keys(names: Iterable[str]) -> Iterator[str]:
+    """Yield the switches that say whether interfaces pass packets on; not every kernel has all of them."""
+    yield "net.ipv6.conf.all.forwarding"
+    yield "net.ipv6.conf.all.force_forwarding"
+    for name in map(sysctl_name, names):
+        yield f"net.ipv4.conf.{name}.forwarding"
+        yield f"net.ipv6.conf.{name}.force_forwarding"
+
+
 def _sysctls(keys: Iterable[str]) -> dict[str, str]:
     return {key: value for key in keys if (value := sysctls.read(key)) is not None}
 
 
-class _Entry(typing.NamedTuple):
+@frozen
+class _Entry:
     """An entry of a bridge's forwarding database."""
 
     mac: str
@@ -100,6 +114,14 @@ def _port_mac(entry: _Entry) -> str | None:
     return entry.mac if entry.permanent and not entry.own else None
 
 
+def _files(names: Iterable[str]) -> dict[str, FileFact]:
+    if not names:
+        return {}
+    from qemunet.host import images
+
+    return images.look_at(sorted(names))
+
+
 def _programs(names: Iterable[str]) -> dict[str, str]:
     folders = [*os.environ.get("PATH", os.defpath).split(os.pathsep), *_SBIN]
     return {name: path for name in names if (path := _program(name, folders)) is not None}
@@ -108,6 +130,18 @@ def _programs(names: Iterable[str]) -> dict[str, str]:
 def _program(name: str, folders: Iterable[str]) -> str | None:
     candidates = [name] if "/" in name else [os.path.join(folder or ".", name) for folder in folders]
     return next((path for path in candidates if os.path.isfile(path) and os.access(path, os.X_OK)), None)
+
+
+def _shaping_lacks() -> frozenset[str]:
+    from qemunet.host import qdiscs
+
+    return qdiscs.lacking()
+
+
+def _listeners(ports: Iterable[tuple[str, str, int, int]]) -> dict[str, str]:
+    from qemunet.host import complaints
+
+    return {key: who for wanted in ports for key, who in complaints.listeners(*wanted)}
 
 
 def _users() -> dict[str, tuple[int, int]]:

@@ -50,6 +50,14 @@ def all_pids() -> Iterator[int]:
     return (int(entry) for entry in os.listdir("/proc") if entry.isdecimal())
 
 
+def session(pid: int) -> int:
+    """Return the session of a process, 0 if it is gone."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
+
+
 def writes_errors_to(pid: int, file: os.stat_result) -> bool:
     """Tell whether the standard error of a process is that file."""
     return _is(f"/proc/{pid}/fd/2", file)
@@ -64,6 +72,38 @@ def holders(path: str) -> Iterator[int]:
     for pid in all_pids():
         if pid != os.getpid() and any(_holds(pid, fd, file) for fd in _descriptors(pid)):
             yield pid
+
+
+def holds(pid: int, path: str) -> bool:
+    """Tell whether a process holds a lock on a file."""
+    try:
+        file = os.stat(path)
+    except OSError:
+        return False
+    return any(_holds(pid, fd, file) for fd in _descriptors(pid))
+
+
+def written(path: str) -> int | None:
+    """Return the number of a process that was written to a file."""
+    try:
+        with open(path) as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def ancestors() -> Iterator[int]:
+    """Yield the processes from which this one stems, the nearest first."""
+    pid = os.getppid()
+    while pid:
+        yield pid
+        fields = _stat(pid)
+        pid = int(fields[1]) if fields else 0
+
+
+def is_locked_by_ancestor(path: str) -> bool:
+    """Tell whether a process from which this one stems holds a lock on a file, so that it cannot be waited for."""
+    return bool({*ancestors()}.intersection(holders(path)))
 
 
 def _holds(pid: int, fd: str, file: os.stat_result) -> bool:
@@ -108,8 +148,19 @@ class Ending:
 
     def kill(self) -> None:
         """End it at once."""
+        self._send(signal.SIGKILL)
+
+    def ask(self) -> None:
+        """Ask it to end."""
+        self._send(signal.SIGTERM)
+
+    def hang_up(self) -> None:
+        """Have it read its files again, if it is one that knows this."""
+        self._send(signal.SIGHUP)
+
+    def _send(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+            signal.pidfd_send_signal(self._fd, number)
 
     def wait(self, seconds: float) -> int | None:
         """Wait until it has ended and reap it if it is a child; return its exit status if that can be known.

@@ -10,15 +10,24 @@ import typing
 
 from qemunet.errors import NotTakenBack, QemunetError
 from qemunet.live import power
+from qemunet.live.cards import Cards
+from qemunet.live.events import Bus
+from qemunet.live.heal import Healer
+from qemunet.live.leases import LeaseWatch
+from qemunet.live.linkwatch import LinkWatch, Roster
 from qemunet.live.process import Ending, Guest, Seen
 from qemunet.live.server import Peer, Server
 from qemunet.live.verbs import Verbs
+from qemunet.live.watchmen import Watchmen
 
 if typing.TYPE_CHECKING:
     import socket
+    from collections.abc import Collection
 
     from qemunet.live.console import Say
     from qemunet.live.control import Message
+    from qemunet.live.mend import Found
+    from qemunet.live.watchmen import Revived
     from qemunet.live.worker import Wish, Worker
 
 
@@ -30,7 +39,13 @@ class Keeper:
         self.worker = worker
         self.say = say
         self.guests: dict[str, Guest] = {}
+        self.cards = Cards(self)
         self.server = Server(Verbs(self))
+        self.bus = Bus(lab)
+        self.links = LinkWatch(Roster(worker.runtime, self.guests), self.tell)
+        self.watchmen = Watchmen(worker.runtime, self.guests, self._revive, self.tell, say, self.begin)
+        self.healer = Healer(worker.runtime, self.guests, self._mend, self.tell, say, self.begin)
+        self.leases = LeaseWatch(worker.runtime, self.guests, self.watchmen.networks, self.tell)
         self.leaving = False
         self._busy = 0
         self._changed = asyncio.Event()
@@ -50,6 +65,8 @@ class Keeper:
             self._changed.clear()
             await self._changed.wait()
         self.server.close_door()
+        self.watchmen.close()
+        self.healer.close()
         for guest in list(self.guests.values()):
             await guest.leave()
 
@@ -66,7 +83,13 @@ class Keeper:
                 self.begin(self._clear_up(one))
                 continue
             self.guests[one.vm] = guest
+            self._listen(guest)
+            self.links.learn(one.vm)
+            self.watchmen.learn(one.vm)
+            self.healer.look()
             await guest.attend(one)
+            await self.cards.attend(guest)
+            self.tell("guest", one.vm, **{**_state(guest), "what": "adopted" if guest.adopted else "started"})
             self.begin(self._accompany(guest))
             taken.append(one.vm)
         return taken
@@ -101,8 +124,28 @@ class Keeper:
         if peer.gone():  # while the guests were made ready for it
             self.lost(peer)
 
+    def tell(self, kind: str, vm: str | None, /, **details: object) -> None:
+        """Tell an event to whoever subscribed; without a vm it concerns all. To be called in the loop's thread."""
+        self.bus.tell(kind, vm, details)
+        if kind == "card" and vm is not None:  # it may be on another network now
+            self.watchmen.learn(vm)
+            self.healer.look()
+
+    def subscribe(self, peer: Peer, vm: str | None) -> None:
+        """Tell a connection the events of a vm, or of all; before them, how the guests are that there are."""
+        for guest in self.guests.values():
+            if vm in (None, guest.vm):
+                peer.tell(self.bus.event("guest", guest.vm, _state(guest)))
+        self.bus.subscribe(peer, vm)
+        self.links.open()
+        self.leases.open()
+
     def lost(self, peer: Peer) -> None:
         """A connection has ended: so do the guests that it held."""
+        self.bus.lost(peer)
+        if not self.bus:
+            self.links.close()
+            self.leases.close()
         if not peer.holds or self.leaving:
             return
         for vm in peer.vms & self.guests.keys():
@@ -130,15 +173,25 @@ class Keeper:
             self._busy -= 1
             self._changed.set()
 
+    async def _revive(self, network: str) -> Revived | None:
+        found: Revived | None = await self.blocking(self.worker.revive, network)
+        return found
+
+    async def _mend(self, vms: list[str], bridges: Collection[str]) -> list[Found]:
+        found: list[Found] = await self.blocking(self.worker.mend, vms, bridges)
+        return found
+
     async def _accompany(self, guest: Guest) -> None:
         """Stay with a guest to its end, and clear up after it."""
-        ending = await guest.end()
+        guest.ending = ending = await guest.end()
         self.say(f"{guest.vm}: {ending.text}")
         self._tell_ended(ending)
         await guest.leave()
         failures = await self._take_back(guest.vm, guest.pid, guest.start_time)
         with self.busy():
             del self.guests[guest.vm]
+            self.watchmen.look()
+            self.healer.look()
             guest.over.set_result(failures)
             self._tell_over(guest.vm, failures)
 
@@ -157,13 +210,26 @@ class Keeper:
             self.say(f"{vm}: not taken back: {failure}")
         return failures
 
+    def _listen(self, guest: Guest) -> None:
+        """Pass on what QEMU says, and that some of it was missed."""
+        vm = guest.vm
+
+        def qmp(event: Message) -> None:
+            details = {"name": event["event"], "data": event.get("data", {}), "timestamp": event.get("timestamp")}
+            self.tell("qmp", vm, **details)
+
+        guest.hear.append(qmp)
+        guest.missed.append(lambda: self.tell("gap", vm, what="qmp", text="the monitor's connection broke"))
+
     def _tell_ended(self, ending: Ending) -> None:
-        event: Message = {"event": "ended", "vm": ending.vm, "status": ending.status}
-        event |= {"reason": ending.reason.value, "text": ending.text}
+        words = _words(ending)
+        self.tell("guest", ending.vm, what="ended", **words)
         for peer in self._watchers(ending.vm):
-            peer.tell(event)
+            peer.tell({"event": "ended", "vm": ending.vm, **words})
 
     def _tell_over(self, vm: str, failures: list[str]) -> None:
+        self.links.read()  # what became of its interfaces comes before
+        self.tell("guest", vm, what="over", failures=failures)
         for peer in self._watchers(vm):
             peer.vms.discard(vm)
             peer.failures += failures
@@ -188,3 +254,14 @@ class Keeper:
         self._changed.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             self.say("".join(traceback.format_exception(error)))
+
+
+def _state(guest: Guest) -> Message:
+    """Return how a guest is, as an event tells it."""
+    if guest.ending is not None:
+        return {"what": "ended", **_words(guest.ending)}
+    return {"what": "running", "pid": guest.pid, "since": guest.since, "adopted": guest.adopted}
+
+
+def _words(ending: Ending) -> Message:
+    return {"status": ending.status, "reason": ending.reason.value, "text": ending.text}

@@ -3,7 +3,7 @@
 One JSON object per line, both ways. A request is ``{"do": verb, …}``; its reply is ``{"ok": …}`` or ``{"error":
 {kind, message, where, hint}}``, and carries the request's ``id`` if it had one. Requests of one connection are done
 one after the other; whoever wants two at once opens two. Lines that nobody asked for are events, ``{"event": name,
-…}``; only a connection that asked for a watch or a tether gets them.
+…}``; only a connection that asked for a watch, a tether or events gets them.
 
 =============  =================================  =============================================================
 verb           takes                              gives
@@ -13,18 +13,45 @@ verb           takes                              gives
 ``stop``       ``vm``, ``timeout`` (s), ``force``  ``how`` (powerdown, quit, kill), when all is taken back
 ``powerdown``  ``vm``                             at once: the power button is pressed, nothing else
 ``start``      ``file``, ``vms``, ``overrides``,  ``vms``; meanwhile events ``said`` with ``text``; with a true
-               ``tether``                         ``tether`` they are bound to this connection
+               ``tether``                         ``tether`` a single vm is bound to this connection, with
+                                                  ``"all"`` all of them are
 ``tether``     ``vms``                            the vms end when this connection closes without a ``detach``
 ``watch``      ``vms``                            the events of a tether, without being one
 ``detach``                                        this connection is neither a tether nor a watch any more
+``events``     ``vm`` or nothing                  ``vms``; the news of that vm, or of all, as long as this
+                                                  connection lasts
 ``console``    ``vm``, ``replay`` (bytes)         nothing; after that line this connection is the console
+``capture``    ``vm``, ``nic``                    nothing; after that line this connection is a pcap stream
+                                                  of a card that has no interface on the host, until you
+                                                  shut it down for writing or the card is gone. The last
+                                                  record has no time (all bits set) and is JSON: ``reason``
+                                                  and ``dropped``, the frames that you did not take in time
 ``tail``       ``vm``, ``bytes``                  ``text``: the end of the console, bad bytes replaced
 ``qmp``        ``vm``, ``execute``, ``arguments``  ``return``
+``nics``       ``vm``, ``compare``                ``nics``: its cards, ``foreign``: those of somebody else,
+                                                  ``known``: by MAC ``guest_ifname`` and ``ip`` (``address``,
+                                                  ``source``: guest, neighbour or file);
+                                                  with a true ``compare`` also ``differs``: from its lab file,
+                                                  or ``problem``: why that cannot be said
+``nic-add``    ``vm``, ``keys``, ``timeout`` (s)  ``nic``, ``presence``: there, paused, not-booted or unseen,
+                                                  ``guest_ifname`` or null;
+                                                  ``keys`` are those of a ``[[vm.NAME.nic]]``
+``nic-del``    ``vm``, ``nic``, ``timeout``,      ``nic``: what it was; ``nic`` is its id, address or network
+               ``cut``
+``nic-set``    ``vm``, ``nic``, ``keys``,         as ``nic-add``
+               ``timeout``
+``apply``      ``file``, ``overrides``, ``dry``,  ``changes`` (``vm``, ``what``, ``disruption``, ``done``),
+               ``timeout``                        ``vms``: those of the file that run
 ``adopt``                                         ``vms``: those that were taken in now
 =============  =================================  =============================================================
 
 Events: ``watching`` (``vms``) when a tether or a watch begins, ``ended`` (``vm``, ``status``, ``reason``, ``text``)
 for each vm, and ``over`` (``failures``) when the last of them has ended and everything was taken back.
+
+News, for whoever asked for `events`, have ``time`` (seconds since the epoch), ``lab`` and ``vm`` (null: it concerns
+all): ``guest`` (``what``: running, started, adopted, ended, over), ``qmp`` (``name``, ``data``, ``timestamp``),
+``link`` (``what``: new, changed, deleted), ``card`` (``what``, ``nic``), and ``gap`` (``what``: qmp, links) when some
+may be missing; docs/events.md has all that is in them.
 """
 
 from __future__ import annotations
@@ -34,11 +61,13 @@ import json
 import os
 import select
 import socket
+import struct
 import time
 import typing
 
 from qemunet import interrupts
-from qemunet.errors import NotFound, QemunetError, TimedOut
+from qemunet.errors import NotFound, QemunetError, TimedOut, waits_for_itself
+from qemunet.host import processes
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +75,8 @@ if typing.TYPE_CHECKING:
 MAX_LINE = 1 << 20  # bytes; a longer line is an error
 _ANSWER = 30.0  # seconds that a keeper may take for what it does at once
 _GLANCE = 0.2  # seconds between two looks at whether the user interrupted
+
+_PEER = struct.Struct("iII")  # struct ucred of unix(7): process, user, group
 
 Message = dict[str, object]
 
@@ -57,10 +88,11 @@ class Lost(QemunetError):
 
 
 class Control:
-    """A blocking connection to a keeper."""
+    """A blocking connection to a keeper; `keeper` is its process, if that is known."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, keeper: int = 0) -> None:
         self.sock = sock
+        self.keeper = keeper
         self._data = b""
         self._events: list[Message] = []
 
@@ -68,15 +100,19 @@ class Control:
     def open(cls, path: str) -> Control:
         """Connect to ``keeper.sock`` at `path`; raises `Lost` if nobody listens there."""
         try:
-            return cls(connect(path))
+            sock = connect(path)
+            return cls(sock, _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[0])
         except OSError as error:
             raise Lost(f"no keeper answers ({error.strerror})", where=path) from error
 
     def ask(self, do: str, *, within: float | None = _ANSWER, **arguments: object) -> Message:
         """Send a request and return what ``ok`` holds; raises what the keeper reports, `Lost`, or `TimedOut`.
 
-        Events that arrive meanwhile are kept for `events`. `within` (s) None waits as long as the keeper lives.
+        Events that arrive meanwhile are kept for `events`. `within` (s) None waits as long as the keeper lives, for
+        what may take a hook's time: raises Failed if this is a hook of the keeper.
         """
+        if within is None and self.keeper in processes.ancestors():
+            raise waits_for_itself("its lab's keeper")
         self._send({"do": do, **arguments})
         deadline = None if within is None else time.monotonic() + within
         while True:
@@ -124,6 +160,12 @@ class Control:
         data, self._data = self._data, b""
         return self.sock, data
 
+    def capture(self, vm: str, nic: str) -> tuple[socket.socket, bytes]:
+        """Turn this connection into a pcap stream of a card; return its socket and the bytes that came already."""
+        self.ask("capture", vm=vm, nic=nic)
+        data, self._data = self._data, b""
+        return self.sock, data
+
     def said(self) -> list[str]:
         """Return what the keeper has said to the user since it was last asked; other events stay."""
         self._sort()
@@ -137,10 +179,17 @@ class Control:
         For whoever ended a guest and promises that nothing is left when he returns.
         """
         deadline = time.monotonic() + within
-        with contextlib.suppress(Lost, TimedOut):
-            while time.monotonic() < deadline and not self.ask("ping", within=within)["vms"]:
-                with contextlib.suppress(TimedOut):  # somebody may have had it start another guest just then
-                    self.wait(_GLANCE)
+        with contextlib.ExitStack() as held, contextlib.suppress(TimedOut):
+            ending = None
+            with contextlib.suppress(OSError):  # it is gone already, or in another pid namespace
+                ending = held.enter_context(processes.Ending(self.keeper))
+            try:
+                while time.monotonic() < deadline and not self.ask("ping", within=within)["vms"]:
+                    with contextlib.suppress(TimedOut):  # somebody may have had it start another guest just then
+                        self.wait(_GLANCE)
+            except Lost:
+                if ending is not None:
+                    ending.wait(within)
 
     def fileno(self) -> int:
         """Return the descriptor, for select(2): readable when there may be events."""

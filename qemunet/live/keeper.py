@@ -116,13 +116,7 @@ async def _keep(handover: Handover, scope: state.Scope, lock: Lock) -> None:
 
 def _lock(handover: Handover) -> Lock | None:
     """Return the lock that makes this the lab's only keeper; None if there is one."""
-    if handover.lock is not None:
-        return Lock(handover.lock)
-    with handover.runtime.exclusive():
-        scope = handover.runtime.lab(handover.lab)
-        if not scope.exists():
-            scope.create()
-        return Lock.take(scope.path("lock"), create=True)
+    return handover.runtime.take_lab(handover.lab) if handover.lock is None else Lock(handover.lock)
 
 
 def _given_over(handover: Handover) -> bool:

@@ -1,12 +1,13 @@
 """Runs a lab: one process starts the guests and becomes their keeper, the other is the user's terminal.
 
-Theory of operation. The command forks before anything heavy is loaded. The child starts the guests, tells the parent,
-and executes the keeper in its own place: the same process, so it stays QEMU's parent and sees how it ends, but
+Theory of operation. The command forks before anything heavy is loaded, even before the command line is read: while the
+parent does that, the child loads what starting takes (`qemunet.live.starter`). The child starts the guests, tells the
+parent, and executes the keeper in its own place: the same process, so it stays QEMU's parent and sees how it ends, but
 fresh, with nothing but the descriptors it needs. The two are joined by a socket pair, the *tether*:
 
 * while the guests start, the parent's death closes it, which interrupts the child, and everything is taken back;
-* the child sends one line, ``ready`` or ``error``; the parent answers ``go``, and only then is the start final; the
-  child writes that down and says so;
+* the parent sends the order; the child sends ``ready`` or ``error``; the parent answers ``go``, and only then is the
+  start final; the child writes that down and says so;
 * in the foreground it stays: when the terminal goes away without a word, the keeper ends the guests. With
   ``-d`` the parent closes it and is done.
 """
@@ -14,24 +15,21 @@ fresh, with nothing but the descriptors it needs. The two are joined by a socket
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
 import sys
 import typing
 
-from qemunet import interrupts, state
-from qemunet.errors import Failed, Interrupted, NotFound, QemunetError, describe_status, of_the_host
-from qemunet.frozen import frozen
-from qemunet.live import control, stay
-from qemunet.live.reach import reach
-from qemunet.locks import Lock
+from qemunet import interrupts
+from qemunet.errors import Failed, NotFound, QemunetError, describe_status, of_the_host
+from qemunet.frozen import as_dict, frozen
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator
 
-    from qemunet.host.linux import LinuxHost
+    from qemunet.live.control import Control
+    from qemunet.state import Runtime
 
 
 @frozen
@@ -43,34 +41,63 @@ class Order:
     overrides: tuple[str, ...] = ()
     detach: bool = False
     console: bool = True
+    hold: bool = False  # all vms end with whoever asks for them, not only a single one in the foreground
+
+
+@frozen
+class _Child:
+    """A process that waits for its order at the other end of the tether."""
+
+    pid: int
+    tether: socket.socket
+
+
+_ahead: list[_Child] = []
+
+
+@contextlib.contextmanager
+def ahead() -> Iterator[None]:
+    """Within, there is a child that `run` can use, loading already. One that was not used is gone afterwards."""
+    _ahead.append(_fork())
+    try:
+        yield
+    finally:
+        for child in _ahead:
+            child.tether.close()
+            os.waitpid(child.pid, 0)
+        _ahead.clear()
 
 
 def run(order: Order, tell: Callable[[str], None]) -> int:
     """Start the guests; in the foreground stay until they have ended. Return the exit status (SPEC, section 4)."""
+    child = _ahead.pop() if _ahead else _fork()
+    return _Parent(order, child.pid, child.tether, tell).run()
+
+
+def _fork() -> _Child:
     tether, theirs = socket.socketpair()
     sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
+    pid = os.fork()
+    if pid == 0:
         tether.close()
-        _child(order, theirs, tell)
+        _child(theirs)
     theirs.close()
-    return _Parent(order, child, tether, tell).run()
+    return _Child(pid, tether)
 
 
-# ---------------------------------------------------------------- the child
-
-
-def _child(order: Order, tether: socket.socket, tell: Callable[[str], None]) -> typing.NoReturn:
+def _child(tether: socket.socket) -> typing.NoReturn:
     """Start the guests and become their keeper, or end with the status of what went wrong."""
-    interrupts.install()
-    interrupts.watch(tether)
     try:
-        argv = _start(order, tether, tell)
+        interrupts.install()
+        interrupts.watch(tether)
+        from qemunet.live import starter
+
+        argv = starter.start(tether)
     except QemunetError as error:
-        _send(tether, error.as_json())
+        _report(tether, error)
         os._exit(error.exit_status)
     except OSError as error:
-        _send(tether, of_the_host(error).as_json())
+        _report(tether, of_the_host(error))
         os._exit(QemunetError.exit_status)
     except BaseException:
         import traceback
@@ -80,84 +107,10 @@ def _child(order: Order, tether: socket.socket, tell: Callable[[str], None]) -> 
     os.execv(sys.executable, argv)  # noqa: S606 - it does not return, and there is no shell in it
 
 
-def _start(order: Order, tether: socket.socket, tell: Callable[[str], None]) -> list[str]:
-    """Start the guests; return the command line of the keeper."""
-    from qemunet.host.linux import LinuxHost
-    from qemunet.live import session
-    from qemunet.live.source import Source
+def _report(tether: socket.socket, error: QemunetError) -> None:
+    from qemunet.live.tether import send
 
-    runtime = state.Runtime(state.locate())
-    source = Source.read(order.file, order.overrides)
-    keeper = _take_keepers_lock(runtime, source.spec.name)
-    if keeper is None:
-        _send(tether, {"elsewhere": source.spec.name})
-        os._exit(0)
-    host = LinuxHost(runtime.path)
-    tethered = not order.detach and len(source.chosen(order.vms)) == 1
-    try:
-        session.start(
-            runtime,
-            host,
-            source,
-            order.vms,
-            tethered=tethered,
-            tell=tell,
-            commit=lambda names: _commit(tether, names, tethered=tethered),
-        )
-    except BaseException:
-        runtime.leave_lab(source.spec.name, keeper)
-        raise
-    _send(tether, {"final": True})
-    _let_go(runtime.lab(source.spec.name).path("keeper.log"))
-    return _keeper_argv(runtime, source.spec.name, host, keeper, tether if tethered else None)
-
-
-def _take_keepers_lock(runtime: state.Runtime, lab: str) -> Lock | None:
-    """Take the place of the lab's keeper; None if there is one."""
-    with runtime.exclusive():
-        scope = runtime.lab(lab)
-        if not scope.exists():
-            scope.create()
-        return Lock.take(scope.path("lock"), create=True)
-
-
-def _commit(tether: socket.socket, vms: Sequence[str], *, tethered: bool) -> None:
-    """Agree with the parent that the start is final; raises Interrupted if the parent is gone."""
-    interrupts.check()
-    _send(tether, {"ready": list(vms), "tethered": tethered})
-    if tether.recv(16) != b"go\n":
-        raise Interrupted("the process that asked for this is gone")
-
-
-def _keeper_argv(
-    runtime: state.Runtime, lab: str, host: LinuxHost, lock: Lock, tether: socket.socket | None
-) -> list[str]:
-    """Return the keeper's command line; the descriptors it names stay open across the exec."""
-    named: dict[str, int | None] = {"lock": lock.fd, "tether": tether.fileno() if tether else None}
-    guests = []
-    for guest in host.guests.values():
-        fds = {"console": guest.console.detach(), "qmp": guest.qmp.detach() if guest.qmp else None}
-        guests.append({"vm": guest.vm, "pid": guest.pid, "start_time": guest.start_time, **fds})
-        named |= {f"{guest.vm} {what}": fd for what, fd in fds.items()}
-    for fd in named.values():
-        if fd is not None:
-            os.set_inheritable(fd, True)  # noqa: FBT003 - its own signature
-    handover = {"runtime": runtime.path, "lab": lab, "guests": guests, "lock": lock.fd, "tether": named["tether"]}
-    handover |= {"adopt": True}  # others of the lab may have lost their keeper
-    return [sys.executable, "-P", "-m", "qemunet.live.keeper", json.dumps(handover)]
-
-
-def _let_go(log: str) -> None:
-    """Leave the terminal to the parent, whose caller may wait for the end of its output.
-
-    The keeper will ignore the terminal's signals, but only once it is there.
-    """
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    null = os.open(os.devnull, os.O_RDWR)
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for source, target in ((null, 0), (file, 1), (file, 2)):
-        os.dup2(source, target)
+    send(tether, error.as_json())
 
 
 # ---------------------------------------------------------------- the parent
@@ -176,16 +129,29 @@ class _Parent:
         """Wait for the start, then for the end if that is wanted; return the exit status."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._pass_on)
-        reply = _receive(self.tether)
+        reply = self._answer()
         if "ready" in reply:
             interrupts.install()  # a TERM would tell the keeper to leave its guests alone
             return self._go_on(reply)
         _, status = os.waitpid(self.child, 0)
         if "error" in reply:
-            raise control.error_from(reply["error"])
+            from qemunet.live.control import error_from
+
+            raise error_from(reply["error"])
         if "elsewhere" in reply:
             return self._join(reply["elsewhere"])
         return self._clean_up(os.waitstatus_to_exitcode(status))
+
+    def _answer(self) -> dict[str, typing.Any]:
+        """Send the order; return the child's answer, and tell what it tells before that."""
+        from qemunet.live.tether import receive, send
+
+        send(self.tether, as_dict(self.order))
+        reply = receive(self.tether)
+        while "tell" in reply:
+            self.tell(reply["tell"])
+            reply = receive(self.tether)
+        return reply
 
     def _pass_on(self, number: int, _frame: object) -> None:
         """A signal sent to this process alone is meant for both."""
@@ -194,17 +160,27 @@ class _Parent:
 
     def _go_on(self, reply: dict[str, typing.Any]) -> int:
         """Say that the start is final, and wait for the word that it is."""
+        from qemunet.live.tether import receive
+
         with contextlib.suppress(BrokenPipeError):
             self.tether.sendall(b"go\n")
-        if "final" not in _receive(self.tether):
+        if "final" not in receive(self.tether):
             return self._clean_up(os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1]))
         if not reply["tethered"]:
             return 0
-        keeper = control.Control(self.tether)
+        from qemunet import state
+        from qemunet.live import control, stay
+
+        keeper = control.Control(self.tether, self.child)
         return stay.stay(state.Runtime(state.locate()), reply["ready"][0], keeper, self.order.console)
 
     def _join(self, lab: str) -> int:
         """The lab has a keeper already: let that start these vms, unless it is just about to end."""
+        from qemunet import state
+        from qemunet.live import stay
+        from qemunet.live.control import Lost
+        from qemunet.live.reach import reach
+
         interrupts.install()
         runtime = state.Runtime(state.locate())
         try:
@@ -213,13 +189,13 @@ class _Parent:
             return run(self.order, self.tell)
         try:
             vms = self._ask_to_start(keeper)
-        except control.Lost:
+        except Lost:
             return run(self.order, self.tell)
         if self.order.detach or len(vms) > 1:
             return 0
         return stay.stay(runtime, vms[0], keeper, self.order.console)
 
-    def _ask_to_start(self, keeper: control.Control) -> list[str]:
+    def _ask_to_start(self, keeper: Control) -> list[str]:
         reply = keeper.ask(
             "start",
             within=None,
@@ -234,34 +210,26 @@ class _Parent:
             self.tell(text)
         return vms
 
-    def _clean_up(self, status: int) -> int:
-        """The child died without a word: finish what it left."""
-        from qemunet.host.linux import LinuxHost
-        from qemunet.live import session
+    def _clean_up(self, status: int) -> typing.NoReturn:
+        from qemunet import state
 
-        runtime = state.Runtime(state.locate())
-        session.gc(runtime, LinuxHost(runtime.path))
-        raise Failed(
-            f"the process that started the guests died ({describe_status(status)})",
-            hint="what it had done was taken back",
-        )
+        clean_up(state.Runtime(state.locate()), status)
 
 
-def _send(tether: socket.socket, message: dict[str, typing.Any]) -> None:
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        tether.sendall(json.dumps(message).encode() + b"\n")
+def clean_up(runtime: Runtime, status: int | None) -> typing.NoReturn:
+    """Finish what a process left that started guests and died without a word; raises Failed."""
+    from qemunet.host.linux import LinuxHost
+    from qemunet.live import session
+
+    with contextlib.closing(LinuxHost(runtime.path)) as host:
+        session.gc(runtime, host)
+    raise Failed(
+        f"the process that started the guests died ({describe_status(status)})",
+        hint="what it had done was taken back",
+    )
 
 
-def _receive(tether: socket.socket) -> dict[str, typing.Any]:
-    """Return one message and leave what follows for the next reader; an empty one if the other side is gone."""
-    data = b""
-    while not data.endswith(b"\n"):
-        try:
-            seen = tether.recv(65536, socket.MSG_PEEK)
-            data += tether.recv(seen.find(b"\n") + 1 or len(seen)) if seen else b""
-        except ConnectionResetError:
-            seen = b""
-        if not seen:
-            return {}
-    message: dict[str, typing.Any] = json.loads(data)
-    return message
+if __name__ == "__main__":  # for a process that must not fork: it has threads, or an event loop
+    _inherited = socket.socket(fileno=int(sys.argv[1]))
+    _inherited.set_inheritable(False)
+    _child(_inherited)

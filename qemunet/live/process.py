@@ -7,19 +7,24 @@ import contextlib
 import os
 import signal
 import time
+import traceback
 import typing
 from dataclasses import dataclass
 from enum import StrEnum
 
 from qemunet.errors import Failed, NotFound, TimedOut, describe_status
+from qemunet.live.agent import Agent
+from qemunet.live.capture import Captures
 from qemunet.live.console import Console
 from qemunet.live.control import connect
 from qemunet.live.monitor import Monitor
 
 if typing.TYPE_CHECKING:
     import socket
+    from collections.abc import Callable, Mapping
 
     from qemunet.live.console import Say
+    from qemunet.live.control import Message
 
 _LAST_LINES = 20  # of QEMU's own messages, when it did not end by itself
 _RECONNECTS = 5  # of a monitor that broke while QEMU lives
@@ -94,10 +99,15 @@ class Guest:
         self.since = _started_at(seen.start_time)
         self.directory = directory
         self.adopted = seen.console is None
-        self.monitor = Monitor(os.path.join(directory, "qmp.sock"))
+        self.hear: list[Callable[[Message], None]] = []  # called in the loop with every event of QEMU, as it comes
+        self.missed: list[Callable[[], None]] = []  # likewise, when some may have been missed
+        self.monitor = Monitor(os.path.join(directory, "qmp.sock"), self._heard)
+        self.captures = Captures(self.monitor, say)
         self.console: Console | None = None
+        self.agent: Agent | None = None  # of the built-in guest
         loop = asyncio.get_running_loop()
         self.over: asyncio.Future[list[str]] = loop.create_future()
+        self.ending: Ending | None = None  # when it has ended, until it is over
         self._say = say
         self._minder: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
@@ -115,7 +125,10 @@ class Guest:
             self._say(f"{self.vm}: no console: {error.strerror}")
         if self.adopted and self.console:
             self.console.mark(f"read again since {_now()}; what was written before that is missing here")
+        self.agent = self._agent()
         await self._take_monitor(seen.qmp)
+        if self.adopted:
+            await self.captures.tidy()
         self._minder = asyncio.create_task(self._mind_monitor())
 
     async def execute(self, command: str, seconds: float = 10.0, arguments: dict[str, object] | None = None) -> object:
@@ -161,12 +174,25 @@ class Guest:
             self._minder.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._minder
+        await self.captures.close()
         await self.monitor.close()
+        if self.agent:
+            self.agent.close()
         if self.console:
             await self.console.close()
         os.close(self._pidfd)
         if self._log is not None:
             os.close(self._log)
+
+    def _agent(self) -> Agent | None:
+        """Return the agent of a guest that has a port for it."""
+        try:
+            return Agent(connect(os.path.join(self.directory, "agent.sock")))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._say(f"{self.vm}: no agent: {error.strerror}")
+            return None
 
     def _note_end(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
@@ -211,6 +237,21 @@ class Guest:
                 return
             self._say(f"{self.vm}: the monitor's connection broke; connecting anew")
             await self._take_monitor(None)
+            for listener in list(self.missed):
+                self._guarded(listener)
+
+    def _heard(self, event: Mapping[str, object]) -> None:
+        if event.get("event") == "RESET" and self.agent:
+            self.agent.forget()
+        for listener in list(self.hear):
+            self._guarded(listener, dict(event))
+
+    def _guarded(self, listener: Callable[..., None], *arguments: object) -> None:
+        """Call a listener; a mistake of one must not harm the others, nor the monitor."""
+        try:
+            listener(*arguments)
+        except Exception:
+            self._say(f"{self.vm}: {traceback.format_exc()}")
 
 
 def _reason(shutdown: str, status: int | None) -> Reason:

@@ -10,7 +10,8 @@ import time
 import typing
 
 from qemunet import interrupts
-from qemunet.errors import NotFound, TimedOut
+from qemunet.errors import NotFound, TimedOut, waits_for_itself
+from qemunet.host import processes
 from qemunet.live.control import Control, Lost
 
 if typing.TYPE_CHECKING:
@@ -31,14 +32,27 @@ def reach(here: Runtime, lab: str) -> Control:
     while time.monotonic() < deadline:
         interrupts.check()
         try:
-            return Control.open(socket)
+            return _answering(socket)
         except Lost as lost:
             if begun is not None and _ended(begun):
                 raise NotFound(f"nothing of the lab {lab} runs any more", hint="`qemunet gc` clears up") from lost
             if begun is None and not here.lab(lab).alive():
                 begun = _begin(here, lab)
+            elif processes.is_locked_by_ancestor(here.lab(lab).path("lock")):
+                raise waits_for_itself(f"lab {lab}") from lost
         select.select([], [], [], _GLANCE)
     raise TimedOut(f"the keeper of the lab {lab} does not answer after {_START:g} s", where=socket)
+
+
+def _answering(socket: str) -> Control:
+    """Connect, and make sure that somebody is there: a keeper that is just being killed still takes connections."""
+    control = Control.open(socket)
+    try:
+        control.ask("ping")
+    except BaseException:
+        control.close()
+        raise
+    return control
 
 
 def _begin(here: Runtime, lab: str) -> int:

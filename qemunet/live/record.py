@@ -1,15 +1,18 @@
-"""What the tables show of a vm, computed once when it starts."""
+"""What the tables show of a vm and its cards, and which card a word on the command line means."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
+from qemunet.errors import NotFound, Taken, UsageError
 from qemunet.facts import Facts
 from qemunet.frozen import replace
 from qemunet.model.lab import Lab
-from qemunet.model.mac import host_twin
+from qemunet.model.mac import host_twin, normalize
 from qemunet.model.nic import MacvtapBackend, Nic, OnBridge, OnNetwork, PointToPoint, TapBackend, UserBackend
 from qemunet.model.vm import NicBus, Vm
 from qemunet.plan.qemu import acceleration, slot
-from qemunet.state import NicRecord, VmRecord
+from qemunet.records import NicRecord, VmRecord
 
 
 def record(lab: Lab, vm: Vm, facts: Facts) -> VmRecord:
@@ -30,8 +33,8 @@ def nic_record(nic: Nic) -> NicRecord:
     match nic.backend:
         case UserBackend():
             return base
-        case MacvtapBackend(ifname=ifname):
-            return _with(base, ifname=ifname, host_mac=nic.mac)
+        case MacvtapBackend(ifname=ifname, network=network):
+            return _with(base, ifname=ifname, host_mac=nic.mac, network=network)
         case TapBackend(ifname=ifname, attach=OnNetwork(network=network, bridge=bridge)):
             return _with(base, ifname=ifname, host_mac=host_twin(nic.mac), network=network, bridge=bridge)
         case TapBackend(ifname=ifname, attach=OnBridge(bridge=bridge)):
@@ -57,3 +60,37 @@ def _with(
     base: NicRecord, *, ifname: str, host_mac: str, network: str | None = None, bridge: str | None = None
 ) -> NicRecord:
     return NicRecord(base.id, base.mode, base.model, base.mac, base.link, ifname, host_mac, network, bridge, base.ips)
+
+
+def pick(rows: Sequence[NicRecord], vm: str, word: str) -> NicRecord:
+    """Return the card that a word means: its id, its address, or the network or bridge that it alone is on.
+
+    Raises NotFound with those there are, UsageError with those that it could be.
+    """
+    exact = next((row for row in rows if row.id == word), None)
+    if exact is not None:
+        return exact
+    address = _address(word)
+    found = [row for row in rows if row.mac == address or word in (row.network, row.bridge, row.ifname)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        known = ", ".join(f"{row.id} ({row.mac})" for row in rows) or "none"
+        raise NotFound(f'{vm} has no card "{word}"', where=f"vm.{vm}", hint=f"it has {known}")
+    several = ", ".join(f"{row.id} ({row.mac})" for row in found)
+    raise UsageError(f'several cards of {vm} are "{word}": {several}', where=f"vm.{vm}", hint="say which by its id")
+
+
+def _address(word: str) -> str:
+    try:
+        return normalize(word)
+    except ValueError:
+        return ""
+
+
+def refuse_taken(rows: Iterable[NicRecord], vm: str, name: str) -> None:
+    """Raise Taken if the vm has a card of that id."""
+    for row in rows:
+        if row.id == name:
+            how = " and is being unplugged" if row.state == "unplugging" else ""
+            raise Taken(f'{vm} has a card "{name}" already ({row.mac}){how}', where=f"vm.{vm}")

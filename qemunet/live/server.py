@@ -14,7 +14,7 @@ from qemunet.errors import QemunetError, UsageError
 from qemunet.live.control import MAX_LINE, Message
 
 if typing.TYPE_CHECKING:
-    from qemunet.live.console import Console
+    from collections.abc import Callable
 
 UNREAD = 4 << 20  # bytes that may wait for a client; one that leaves more unread is gone for us
 CLIENTS = 256
@@ -23,11 +23,13 @@ _FAREWELL = 2.0  # seconds for the last replies when the keeper ends
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
-    """The answer to a request for a console: from here on the connection is one."""
+    """The answer to a request that makes the connection into something else.
 
-    console: Console
-    replay: int
-    name: str
+    After the reply, `take` gets its socket; if the reply does not arrive, `forsake` is called instead.
+    """
+
+    take: Callable[[socket.socket], object]
+    forsake: Callable[[], None] = lambda: None
 
 
 class Handler(typing.Protocol):
@@ -110,12 +112,16 @@ class Peer:
 
     async def _give_away(self, takeover: Takeover, number: Message) -> None:
         transport = typing.cast("asyncio.Transport", self._writer.transport)
-        transport.pause_reading()  # what comes after the reply is the guest's
-        transport.set_write_buffer_limits(0)
-        self.tell({"ok": {}, **number})
-        await self._writer.drain()
-        sock = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
-        takeover.console.add(sock, takeover.replay, takeover.name)
+        try:
+            transport.pause_reading()  # what comes after the reply is not for us
+            transport.set_write_buffer_limits(0)
+            self.tell({"ok": {}, **number})
+            await self._writer.drain()
+            sock = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        except BaseException:
+            takeover.forsake()
+            raise
+        takeover.take(sock)
 
 
 class Server:

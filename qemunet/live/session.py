@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
 import typing
 
 from qemunet import interrupts, runner
-from qemunet.errors import NotTakenBack, Taken
+from qemunet.errors import NotTakenBack
 from qemunet.frozen import frozen, replace
 from qemunet.host import processes
 from qemunet.host.linux import LinuxHost
 from qemunet.live.record import record
+from qemunet.live.taken import refuse_taken_names, refuse_taken_networks
 from qemunet.locks import Lock
 from qemunet.state import SHARED_KINDS, Runtime, Scope, write_private
+from qemunet.steps import AwaitQemu
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from qemunet.facts import Facts
     from qemunet.journal import Journal
     from qemunet.live.source import Source, Thought
     from qemunet.model.lab import Lab
+    from qemunet.model.network import Network
     from qemunet.model.vm import Vm
     from qemunet.steps import Part
 
@@ -53,26 +57,24 @@ class Start:
     def prepare(self, thought: Thought, vms: Sequence[Vm]) -> None:
         """Make what is shared and each vm's own things; the runtime directory's lock must be held."""
         for part in thought.plan.shared:
-            self._make_shared(thought.lab, part, thought.facts)
+            make_shared(self.runtime, self.host, thought.lab, part, thought.facts)
         for vm in vms:
             self._open(thought.lab, vm, thought.facts)
         for part in thought.plan.own:
             self._apply(part, thought.facts)
 
     def launch(self, thought: Thought) -> None:
-        """Start the QEMUs and let the guests run; nobody else waits for this."""
-        for part in thought.plan.start:
-            self._apply(part, thought.facts)
+        """Start the QEMUs, write down what is known of them while they get ready, and let the guests run.
 
-    def seal(self) -> None:
-        """Write down what will be on record; from here on nothing takes room on a disk."""
-        for name, work in self._works.items():
-            for number in work.lasting:
-                work.journal.mark(number, "kept")
-            guest = self.host.guests[name.removeprefix("vm/")]
-            known = work.scope.record()
-            assert known is not None, "written when the scope was opened"
-            work.scope.draft(replace(known, pid=guest.pid, start_time=guest.start_time, started=True))
+        Nobody else waits for this. After it, all that will be on record has its room on the disk.
+        """
+        parts = thought.plan.start
+        ready = next(number for number, part in enumerate(parts) if isinstance(part.steps[0], AwaitQemu))
+        for part in parts[:ready]:
+            self._apply(part, thought.facts)
+        self._write_down()
+        for part in parts[ready:]:
+            self._apply(part, thought.facts)
 
     def settle(self) -> None:
         """It is final: say so on record, and let go of the scopes."""
@@ -86,19 +88,6 @@ class Start:
         self.host.close()
         return failures + reap(self.runtime, self.host)
 
-    def _make_shared(self, lab: Lab, part: Part, facts: Facts) -> None:
-        scope = self.runtime.scope(part.scope)
-        scope.create()
-        work = _begin(scope)
-        try:
-            runner.apply(part.steps, facts, self.host, work.journal)
-            kind, name = part.scope.split("/", 1)
-            if kind == "net" and lab.network(name).keep:
-                write_private(scope.path("keep"), "")
-            scope.complete(part.fingerprint)
-        finally:
-            _end(work)
-
     def _open(self, lab: Lab, vm: Vm, facts: Facts) -> None:
         from qemunet.config.write import vm_toml
 
@@ -111,9 +100,39 @@ class Start:
         assert lock is not None, "a lock that is waited for is had"
         self.host.handles[f"{vm.name}:lock"] = [lock.fd]
 
+    def _write_down(self) -> None:
+        for name, work in self._works.items():
+            for number in work.lasting:
+                work.journal.mark(number, "kept")
+            guest = self.host.guests[name.removeprefix("vm/")]
+            known = work.scope.record()
+            assert known is not None, "written when the scope was opened"
+            work.scope.draft(replace(known, pid=guest.pid, start_time=guest.start_time, started=True))
+
     def _apply(self, part: Part, facts: Facts) -> None:
         work = self._works[part.scope]
-        work.lasting.extend(runner.apply(part.steps, facts, self.host, work.journal))
+        work.lasting.extend(runner.apply(part.steps, facts, self.host, work.journal, about=part.about))
+
+
+def make_shared(runtime: Runtime, host: LinuxHost, lab: Lab, part: Part, facts: Facts) -> None:
+    """Make what several guests share; the runtime directory's lock must be held, and `reap` takes it down."""
+    scope = runtime.scope(part.scope)
+    scope.create()
+    with working(scope) as journal:
+        runner.apply(part.steps, facts, host, journal)
+        kind, name = part.scope.split("/", 1)
+        if kind == "net":
+            _describe(scope, lab, lab.network(name))
+        scope.complete(part.fingerprint)
+
+
+def _describe(scope: Scope, lab: Lab, network: Network) -> None:
+    """Leave with a network that is up what others may want to know of it."""
+    from qemunet.config.write import net_toml
+
+    write_private(scope.path("net.toml"), net_toml(lab, network))
+    if network.keep:
+        write_private(scope.path("keep"), "")
 
 
 def start(
@@ -138,11 +157,12 @@ def start(
     attempt = Start(runtime, host, tethered=tethered)
     try:
         with runtime.exclusive():
-            _refuse_running(runtime, source.chosen(vms))
+            refuse_taken_names(runtime, source.spec, source.chosen(vms))
+            drop_half_made(runtime, host)
             thought = source.think(runtime, vms, host=host, tell=tell)
+            refuse_taken_networks(runtime, thought.plan)
             attempt.prepare(thought, [thought.lab.vm(name) for name in source.chosen(vms)])
         attempt.launch(thought)
-        attempt.seal()
         commit(source.chosen(vms))
     except BaseException as error:
         failures = attempt.give_up()
@@ -177,13 +197,38 @@ def reap(runtime: Runtime, host: LinuxHost) -> list[str]:
     """Take down what is shared and unused, and forget keepers that are dead; return what could not be undone."""
     failures = []
     with runtime.exclusive():
-        for scope in runtime.scopes(*SHARED_KINDS):
-            if not _in_use(scope):
-                failures += _take_back(_begin(scope), host)
+        for kind in SHARED_KINDS:  # networks use settings of the host
+            failures += [text for scope in runtime.scopes(kind) if not scope.in_use() for text in drop(scope, host)]
         for scope in runtime.scopes("lab"):
             if not scope.alive():
                 scope.remove()
     return failures
+
+
+def drop_half_made(runtime: Runtime, host: LinuxHost) -> None:
+    """Take down what somebody was killed at making; nobody is at it, as the runtime directory's lock must be held.
+
+    Raises NotTakenBack.
+    """
+    half = [scope for kind in SHARED_KINDS for scope in runtime.scopes(kind) if scope.fingerprint() is None]
+    failures = [text for scope in half for text in drop(scope, host)]
+    if failures:
+        raise NotTakenBack(failures)
+
+
+def drop(scope: Scope, host: LinuxHost) -> list[str]:
+    """Take down what is shared; the runtime directory's lock must be held. Return what could not be undone."""
+    return _take_back(_begin(scope), host)
+
+
+@contextlib.contextmanager
+def working(scope: Scope) -> Iterator[Journal]:
+    """Have the right to work on a shared scope, and its journal; the runtime directory's lock must be held."""
+    work = _begin(scope)
+    try:
+        yield work.journal
+    finally:
+        _end(work)
 
 
 def clean(runtime: Runtime, host: LinuxHost) -> list[str]:
@@ -212,13 +257,22 @@ def gc(runtime: Runtime, host: LinuxHost, *, dry_run: bool = False) -> list[str]
         _see_out(scope)
     names = [scope.name.removeprefix("vm/") for scope in runtime.scopes("vm") if _forsaken(runtime, scope)]
     done = [f"take back vm {name}" for name in names]
-    unused = [scope.name for scope in runtime.scopes(*SHARED_KINDS) if not _in_use(scope, but=names)]
+    unused = _unused(runtime, names)
     if dry_run:
         return done + [f"take down {name}" for name in unused]
     failures = clean(runtime, host) + take_back(runtime, host, names, lambda scope: _forsaken(runtime, scope))
     if failures:
         raise NotTakenBack(failures)
     return done + [f"take down {name}" for name in unused if not runtime.scope(name).exists()]
+
+
+def _unused(runtime: Runtime, but: Sequence[str]) -> list[str]:
+    """Return the names of the shared scopes that nobody uses but these vms, and networks that nobody else uses."""
+    unused: list[str] = []
+    for kind in SHARED_KINDS:
+        gone = [*but, *(name.partition("/")[2] for name in unused)]
+        unused += [scope.name for scope in runtime.scopes(kind) if not scope.in_use(but=gone)]
+    return sorted(unused)
 
 
 def _wait_for_workers(scope: Scope) -> None:
@@ -241,24 +295,6 @@ def _forsaken(runtime: Runtime, scope: Scope) -> bool:
     if known is None or not scope.alive():
         return scope.exists()
     return (known.tethered or not known.started) and not runtime.lab(known.lab).alive()
-
-
-def _in_use(scope: Scope, but: Iterable[str] = ()) -> bool:
-    users = set(scope.users()).difference(but)
-    return bool(users) or (scope.fingerprint() is not None and os.path.exists(scope.path("keep")))
-
-
-def _refuse_running(runtime: Runtime, names: Iterable[str]) -> None:
-    for name in names:
-        scope = runtime.scope(f"vm/{name}")
-        if scope.exists():
-            known = scope.record()
-            detail = f" (lab {known.lab}, pid {known.pid or 'not yet known'})" if known else ""
-            raise Taken(
-                f"a vm of the name {name} is there already{detail}",
-                where=f"vm.{name}",
-                hint=f"`qemunet stop {name}` ends it; `qemunet status {name}` shows it",
-            )
 
 
 def _begin(scope: Scope) -> Work:
@@ -284,6 +320,9 @@ def _take_back_if(scope: Scope, right: Lock | None, still: Callable[[Scope], boo
 
 def _take_back(work: Work, host: LinuxHost) -> list[str]:
     """Undo what the scope's journal owes and remove the scope; what could not be undone stays on record."""
+    from qemunet.host import hooks
+
+    hooks.end_left(work.scope.directory)
     known = work.scope.record()
     started = known is not None and known.started
     failures = runner.unwind(work.journal, host, started=started)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import typing
 
+from qemunet import plan
 from qemunet.config import notes, profiles, read, resolve
-from qemunet.errors import NotFound
+from qemunet.errors import NotFound, QemunetError
 from qemunet.facts import GuestFact, Wanted
 from qemunet.frozen import frozen, replace
 from qemunet.host.linux import LinuxHost
+from qemunet.model.network import NetworkMode
 from qemunet.model.vm import Accel, DirectBoot, Firmware, NicBus
-from qemunet.plan import FIRMWARE_FILES, build
 from qemunet.plan.qemu import acceleration
 from qemunet.state import Runtime
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from qemunet.config.spec import LabSpec, Profile, VmSpec
     from qemunet.facts import Facts
     from qemunet.model.lab import Lab
     from qemunet.model.vm import Vm
-    from qemunet.steps import Plan
+    from qemunet.steps import Part, Plan
 
 _QEMU = "qemu-system-x86_64"
 
@@ -32,6 +33,15 @@ class Thought:
 
     lab: Lab
     plan: Plan
+    facts: Facts
+
+
+@frozen
+class Networks:
+    """What networks of a lab file mean here and now, and all that each is made of, up or not."""
+
+    lab: Lab
+    parts: Mapping[str, tuple[Part, ...]]
     facts: Facts
 
 
@@ -75,23 +85,31 @@ class Source:
         names = self.chosen(vms)
         wanted = resolve.wanted(self.spec, self.profiles)
         if not all(self._boots_directly(vm) for vm in self.spec.vms):
-            wanted = replace(wanted, files=wanted.files | FIRMWARE_FILES)
+            wanted = replace(wanted, files=wanted.files | plan.FIRMWARE_FILES)
         facts = photograph(runtime, wanted, host or LinuxHost(runtime.path))
         lab = resolve.resolve(self.spec, self.profiles, facts, names, strict=strict)
         if strict:
             facts = _with_kvm(facts, lab, names, tell)
             lab = _with_clock(facts, lab)
-        plan = build(lab, facts, names)
+        found = plan.build(lab, facts, names, scripted=not strict)
         if tell:
-            for text in notes.notes(lab, facts):
+            for text in (*notes.notes(lab, facts), *_obstacles(lab, facts, host), *_unnamed(lab, facts)):
                 tell(f"note: {text}")
-        return Thought(lab, plan, facts)
+        return Thought(lab, found, facts)
+
+    def think_networks(self, runtime: Runtime, names: Sequence[str], host: LinuxHost) -> Networks:
+        """Photograph the host and work out what these networks of the file are made of."""
+        facts = photograph(runtime, resolve.wanted(self.spec, self.profiles), host)
+        lab = resolve.resolve(self.spec, self.profiles, facts, networks_only=names)
+        return Networks(lab, plan.networks(lab, names, facts), facts)
 
     def try_kvm(self, host: LinuxHost) -> None:
         """Find out now whether KVM works, if a vm leaves that open: it may take seconds, and is remembered."""
-        found = host.photograph(Wanted(programs=frozenset({_QEMU}))).programs.get(_QEMU)
         models = {self._kvm_model(vm) for vm in self.spec.vms if self._accel(vm) is Accel.AUTO}
-        if found is None or not models:
+        if not models:
+            return
+        found = host.photograph(Wanted(programs=frozenset({_QEMU}))).programs.get(_QEMU)
+        if found is None:
             return
         from qemunet.live import accel
 
@@ -117,7 +135,36 @@ def photograph(runtime: Runtime, wanted: Wanted, host: LinuxHost) -> Facts:
     """Return what the host shows and what the runtime directory and the cache know."""
     facts = host.photograph(wanted)
     guest = _guest() if wanted.guest else None
-    return replace(facts, claims=runtime.claims(), scopes=runtime.shared(), guest=guest)
+    networks = runtime.networks() if wanted.networks else {}
+    return replace(facts, claims=runtime.claims(), scopes=runtime.shared(), networks=networks, guest=guest)
+
+
+def _obstacles(lab: Lab, facts: Facts, host: LinuxHost | None) -> list[str]:
+    """Return what of the host's own rules is in the way of networks that are about to be made, or used."""
+    new = [one for one in lab.networks if plan.links.network_scope(one.name) not in facts.scopes]
+    asked = [one for one in new if one.mode not in (NetworkMode.PRIVATE, NetworkMode.MACVTAP)]
+    if not asked or host is None or facts.programs.get("nft") is None:
+        return []
+    from qemunet.host import rulesets
+    from qemunet.plan import firewall, obstacles
+
+    try:
+        chains, bridged = rulesets.read(host.place), rulesets.bridged(host.place)
+    except QemunetError:  # who may not see the rules, as an ordinary user, cannot be told of them
+        return []
+    seen = (text for one in asked for text in obstacles.notes(one, chains, bridged, frozenset(facts.programs)))
+    return [*dict.fromkeys(seen), *dict.fromkeys(text for one in asked for text in firewall.notes(one, facts))]
+
+
+def _unnamed(lab: Lab, facts: Facts) -> Iterator[str]:
+    """Yield which networks serve no names, because somebody else has the port of name servers everywhere."""
+    named = [one.name for one in lab.networks if one.services is not None and one.services.dns is not None]
+    if named:
+        from qemunet.plan import dhcp
+
+        holder = dhcp.dns_holder(facts)
+        if holder:
+            yield f"no names are served on {', '.join(named)}: {holder} has port 53 of all addresses; DHCP works"
 
 
 def _guest() -> GuestFact | None:

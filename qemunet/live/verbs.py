@@ -7,8 +7,9 @@ import os
 import traceback
 import typing
 
-from qemunet.errors import Failed, QemunetError, UsageError
-from qemunet.live import power
+from qemunet.errors import Failed, QemunetError, Refused, UsageError
+from qemunet.frozen import as_dict
+from qemunet.live import cards, power, sight
 from qemunet.live.control import Message, no_such_vm
 from qemunet.live.server import Peer, Takeover
 from qemunet.live.worker import Wish
@@ -18,7 +19,9 @@ if typing.TYPE_CHECKING:
 
     from qemunet.live.care import Keeper
     from qemunet.live.console import Console
+    from qemunet.live.presence import Presence
     from qemunet.live.process import Guest
+    from qemunet.records import NicRecord
 
     Answer = Message | Takeover
 
@@ -40,9 +43,16 @@ class Verbs:
             "tether": self._tether,
             "watch": self._watch,
             "detach": self._detach,
+            "events": self._events,
             "console": self._console,
+            "capture": self._capture,
             "tail": self._tail,
             "qmp": self._qmp,
+            "nics": self._nics,
+            "nic-add": self._nic_add,
+            "nic-del": self._nic_del,
+            "nic-set": self._nic_set,
+            "apply": self._apply,
             "adopt": self._adopt,
         }
 
@@ -84,7 +94,7 @@ class Verbs:
         return {}
 
     async def _start(self, peer: Peer, request: Message) -> Answer:
-        tethered = request.get("tether") is True
+        tethered, held = request.get("tether") is True, request.get("tether") == "all"
         wish = Wish(
             file=_text(request, "file"),
             vms=tuple(_texts(request, "vms")),
@@ -92,9 +102,10 @@ class Verbs:
             tethered=tethered,
             tell=_teller(peer),
             wanted=lambda: not (peer.gone() or self.keeper.leaving),
+            held=held,
         )
         names = await self.keeper.start(wish)
-        if tethered and len(names) == 1:  # several have no terminal to end with
+        if held or (tethered and len(names) == 1):  # several have no terminal to end with
             self.keeper.bind(peer, names, holds=True)
         return {"vms": names}
 
@@ -118,9 +129,22 @@ class Verbs:
             await self.keeper.blocking(self.keeper.worker.untie, vms)
         return {"vms": vms}
 
+    async def _events(self, peer: Peer, request: Message) -> Answer:
+        self.keeper.subscribe(peer, self._guest(request).vm if "vm" in request else None)
+        return {"vms": sorted(self.keeper.guests)}
+
     async def _console(self, peer: Peer, request: Message) -> Answer:
         replay = int(_number(request, "replay", 0, MAX_TAIL))
-        return Takeover(self._console_of(request), replay, "a client of the control socket")
+        console = self._console_of(request)
+        return Takeover(lambda sock: console.add(sock, replay, "a client of the control socket"))
+
+    async def _capture(self, peer: Peer, request: Message) -> Answer:
+        guest, nic = self._guest(request), _text(request, "nic")
+        card = self.keeper.worker.runtime.vm(guest.vm).card(nic)
+        if card.ifname is not None:
+            raise UsageError(f"its frames are to be seen at the interface {card.ifname}", where=f"{guest.vm}.{nic}")
+        capture = await guest.captures.begin(nic)
+        return Takeover(capture.attach, lambda: capture.end("nobody wanted it"))
 
     async def _tail(self, peer: Peer, request: Message) -> Answer:
         size = int(_number(request, "bytes", 4096, MAX_TAIL))
@@ -131,7 +155,45 @@ class Verbs:
         if not isinstance(arguments, dict):
             raise UsageError("`arguments` is an object")
         guest = self._guest(request)
-        return {"return": await guest.execute(_text(request, "execute"), arguments=arguments)}
+        try:
+            return {"return": await guest.execute(_text(request, "execute"), arguments=arguments)}
+        except Refused as error:  # whoever speaks QMP wants to know the class
+            error.message = f"{error.error_class}: {error.message}"
+            raise
+
+    async def _nics(self, peer: Peer, request: Message) -> Answer:
+        guest = self._guest(request)
+        rows, foreign = await self.keeper.cards.list(guest)
+        known = {mac: one.as_message() for mac, one in (await sight.look(guest, rows)).items()}
+        found: Message = {"nics": [as_dict(row) for row in rows], "foreign": foreign, "known": known}
+        return found | (await self.keeper.cards.compared(guest) if request.get("compare") is True else {})
+
+    async def _nic_add(self, peer: Peer, request: Message) -> Answer:
+        guest, seconds = self._guest(request), _number(request, "timeout", cards.TIMEOUT, MAX_TIMEOUT)
+        row, presence = await self.keeper.cards.add(guest, _keys(request), seconds)
+        return await _plugged(guest, row, presence)
+
+    async def _nic_del(self, peer: Peer, request: Message) -> Answer:
+        guest, seconds = self._guest(request), _number(request, "timeout", cards.TIMEOUT, MAX_TIMEOUT)
+        row = await self.keeper.cards.remove(guest, _text(request, "nic"), seconds, cut=request.get("cut") is True)
+        return {"nic": as_dict(row)}
+
+    async def _nic_set(self, peer: Peer, request: Message) -> Answer:
+        guest, seconds = self._guest(request), _number(request, "timeout", cards.TIMEOUT, MAX_TIMEOUT)
+        row, presence = await self.keeper.cards.alter(guest, _text(request, "nic"), _keys(request), seconds)
+        return await _plugged(guest, row, presence)
+
+    async def _apply(self, peer: Peer, request: Message) -> Answer:
+        from qemunet.config import read
+        from qemunet.live.running import as_in
+
+        seconds = _number(request, "timeout", cards.TIMEOUT, MAX_TIMEOUT)
+        dry = request.get("dry") is True
+        spec = await self.keeper.blocking(read.load, _text(request, "file"), _texts(request, "overrides"))
+        named = [vm.name for vm in spec.vms]
+        guests = [guest for name, guest in sorted(self.keeper.guests.items()) if name in named]
+        done = [await self.keeper.cards.apply(guest, as_in(spec, guest.vm), seconds, dry=dry) for guest in guests]
+        return {"changes": [one for changes in done for one in changes], "vms": [guest.vm for guest in guests]}
 
     async def _adopt(self, peer: Peer, request: Message) -> Answer:
         seen = await self.keeper.blocking(self.keeper.worker.living)
@@ -148,6 +210,11 @@ class Verbs:
         if guest.console is None or guest.console.ended.done():
             raise Failed(f"the console of {guest.vm} is closed", where=f"vm.{guest.vm}")
         return guest.console
+
+
+async def _plugged(guest: Guest, row: NicRecord, presence: Presence) -> Answer:
+    name = await sight.named(guest, row, presence)
+    return {"nic": as_dict(row), "presence": presence.value, "guest_ifname": name}
 
 
 def _row(guest: Guest, run_state: str) -> Message:
@@ -171,11 +238,27 @@ def _teller(peer: Peer) -> Callable[[str], None]:
     return tell
 
 
+def _keys(request: Message) -> dict[str, object]:
+    value = request.get("keys")
+    if not isinstance(value, dict):
+        raise UsageError("`keys` is an object: the keys of a [[vm.NAME.nic]]")
+    return value
+
+
 def _text(request: Message, key: str) -> str:
     value = request.get(key)
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not _is_encodable(value):
         raise UsageError(f"`{key}` is missing or not a text")
     return value
+
+
+def _is_encodable(text: str) -> bool:
+    """Tell whether a text can be a file's name: JSON can spell halves of characters, which cannot."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _texts(request: Message, key: str) -> list[str]:

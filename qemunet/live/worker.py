@@ -11,14 +11,19 @@ from qemunet.frozen import frozen, replace
 from qemunet.live.process import Seen
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from qemunet.live.console import Say
+    from qemunet.live.mend import Found
+    from qemunet.live.watchmen import Revived
 
 
 @frozen
 class Wish:
-    """A start that somebody asked the keeper for; `wanted` tells whether he still waits for it."""
+    """A start that somebody asked the keeper for; `wanted` tells whether he still waits for it.
+
+    `tethered`: a single vm ends with his connection; `held`: all of them do.
+    """
 
     file: str
     vms: tuple[str, ...]
@@ -26,6 +31,7 @@ class Wish:
     tethered: bool
     tell: Say
     wanted: Callable[[], bool]
+    held: bool = False
 
 
 class Worker:
@@ -65,13 +71,33 @@ class Worker:
                 host,
                 source,
                 wish.vms,
-                tethered=wish.tethered and len(source.chosen(wish.vms)) == 1,
+                tethered=wish.held or (wish.tethered and len(source.chosen(wish.vms)) == 1),
                 tell=wish.tell,
                 commit=lambda names: _check(wish),
             )
             return [_seen(guest) for guest in host.guests.values()]
         finally:
             host.close()
+
+    def revive(self, network: str) -> Revived | None:
+        """Start what serves a network again if it is dead; None if there is no such network. Raises QemunetError."""
+        from qemunet.host import daemons
+        from qemunet.live.watchmen import NAME, Revived
+
+        scope = self.runtime.scope(f"net/{network}")
+        if not scope.exists():
+            return None
+        with self.runtime.exclusive():
+            if scope.fingerprint() is None:
+                return None
+            found = daemons.again(scope.directory, NAME)
+            return None if found is None else Revived(*found)
+
+    def mend(self, vms: Sequence[str], bridges: Collection[str]) -> list[Found]:
+        """Put right what is wrong with bridges that cards of these vms are on; return how each is now."""
+        from qemunet.live import mend
+
+        return mend.look(self.runtime, vms, bridges)
 
     def living(self) -> list[Seen]:
         """Return the guests of the lab that run, whoever started them."""

@@ -8,30 +8,32 @@ from qemunet.errors import NotFound, Taken
 from qemunet.facts import Facts
 from qemunet.model.lab import Lab
 from qemunet.model.network import OwnBridge
-from qemunet.model.nic import LinkState, OnNetwork, TapBackend
+from qemunet.model.nic import LinkState, Nic, OnNetwork, TapBackend
 from qemunet.model.vm import Accel, DirectBoot, Vm
-from qemunet.plan import disks, links, qemu, shell
+from qemunet.plan import disks, links, qemu
 from qemunet.plan.ways import Passed
 from qemunet.steps import AwaitQemu, Claim, LoadFile, Part, Plan, Resume, SetGuestLink, StartQemu, Step
 
 FIRMWARE_FILES = qemu.FIRMWARE_FILES
 
 
-def build(lab: Lab, facts: Facts, vms: Sequence[str] = ()) -> Plan:
+def build(lab: Lab, facts: Facts, vms: Sequence[str] = (), *, scripted: bool = True) -> Plan:
     """Return what it takes to run these vms of a lab, all of them if none is named.
+
+    `scripted`: its steps can be printed as a script, which a run does not need.
 
     Raises NotFound, and Taken if something that the plan needs is in use otherwise, ConfigError or HostLacks if
     a guest cannot be like that here.
     """
     chosen = [_vm(lab, name) for name in vms] or list(lab.vms)
-    needed = {vm.name: _shared(lab, vm, facts) for vm in chosen}
-    shared = {part.scope: part for parts in needed.values() for part in parts}
+    every = (part for vm in chosen for nic in vm.nics for part in shared(lab, nic, facts))
+    shared_parts = {part.scope: part for part in every}
     return Plan(
-        shared=tuple(part for part in shared.values() if not _is_up(part, facts)),
-        own=tuple(_own(vm, needed[vm.name], facts) for vm in chosen),
+        shared=tuple(part for part in shared_parts.values() if not is_up(part, facts)),
+        own=tuple(part for vm in chosen for part in _own(lab, vm, facts) if part.steps),
         start=(
-            *(part for vm in chosen if (part := _unhurried(lab, vm, facts)).steps),
-            *(Part(scope(vm), (_start(lab, vm, facts),)) for vm in chosen),
+            *(part for vm in chosen for part in _unhurried(lab, vm, facts) if part.steps),
+            *(Part(scope(vm), (_start(lab, vm, facts, scripted=scripted),)) for vm in chosen),
             *(Part(scope(vm), tuple(_release(vm))) for vm in chosen),
         ),
     )
@@ -55,26 +57,41 @@ def _vm(lab: Lab, name: str) -> Vm:
         raise NotFound(f'no vm "{name}" in this file', where=lab.file, hint=f"it has {known}") from None
 
 
-def _shared(lab: Lab, vm: Vm, facts: Facts) -> tuple[Part, ...]:
-    """Return all that this vm shares with others, up or not."""
-    backends = [nic.backend for nic in vm.nics]
-    attached = [backend.attach for backend in backends if isinstance(backend, TapBackend)]
-    wanted = dict.fromkeys(attach.network for attach in attached if isinstance(attach, OnNetwork))
-    networks = (part for name in wanted for part in _network(lab, name, facts))
-    return (*networks, *links.host_macvlans(vm, facts), *links.forwarding(vm, facts))
+def shared(lab: Lab, nic: Nic, facts: Facts) -> tuple[Part, ...]:
+    """Return all that a card shares with others, up or not, in the order in which it is made."""
+    attach = nic.backend.attach if isinstance(nic.backend, TapBackend) else None
+    below = links.ways(lab.network(attach.network), facts) if isinstance(attach, OnNetwork) else ()
+    return (*below, *uses(lab, nic, facts))
+
+
+def uses(lab: Lab, nic: Nic, facts: Facts) -> tuple[Part, ...]:
+    """Return what of it lasts as long as a card needs it; what a network needs lasts as long as that does."""
+    attach = nic.backend.attach if isinstance(nic.backend, TapBackend) else None
+    network = _network(lab, attach.network, facts) if isinstance(attach, OnNetwork) else ()
+    return (*network, *links.host_macvlan(nic, facts), *links.forwarding(nic, facts))
+
+
+def networks(lab: Lab, names: Sequence[str], facts: Facts) -> dict[str, tuple[Part, ...]]:
+    """Return by network what it takes to have it, up or not, in the order in which it is made: its own part last.
+
+    Nothing for a network that is used as it is, such as an existing bridge.
+    """
+    return {name: (*links.ways(lab.network(name), facts), *_network(lab, name, facts)) for name in names}
 
 
 def _network(lab: Lab, name: str, facts: Facts) -> Iterator[Part]:
     network = lab.network(name)
     if not isinstance(network.switch, OwnBridge):
         return
-    if links.network_scope(name) in facts.scopes:
+    if network.external:  # somebody else's to make, whatever it is like
+        yield Part(links.network_scope(name), (), facts.scopes.get(links.network_scope(name), ""))
+    elif links.network_scope(name) in facts.scopes:
         yield Part(links.network_scope(name), (), links.network_fingerprint(network))
     else:
         yield links.bridge(network, network.switch, facts)
 
 
-def _is_up(part: Part, facts: Facts) -> bool:
+def is_up(part: Part, facts: Facts) -> bool:
     """Tell whether others have made a shared part already; raises Taken if they made it otherwise."""
     there = facts.scopes.get(part.scope)
     if there not in (None, part.fingerprint):
@@ -90,27 +107,50 @@ def _is_up(part: Part, facts: Facts) -> bool:
     return there is not None
 
 
-def _own(vm: Vm, shared: Sequence[Part], facts: Facts) -> Part:
-    cards = (step for nic in vm.nics for step in links.card(vm, nic, facts))
-    return Part(scope(vm), (*_claims(vm, shared, facts), *links.pins(vm, facts), *cards))
+def _own(lab: Lab, vm: Vm, facts: Facts) -> Iterator[Part]:
+    """Yield what makes ready a vm's place: first all that may be somebody else's, at the end all links together."""
+    yield Part(scope(vm), tuple(_uid(vm, facts)))
+    for nic in vm.nics:
+        yield Part(scope(vm), tuple(claims(lab, vm, nic, facts)), about=nic.id)
+    yield Part(scope(vm), tuple(links.pins(vm.nics, facts)))
+    for nic in vm.nics:
+        yield Part(scope(vm), links.card(vm, nic, facts), about=nic.id)
 
 
-def _unhurried(lab: Lab, vm: Vm, facts: Facts) -> Part:
-    """Return what may take its time, and may call qemunet itself: nobody else is to wait for it."""
-    hooks = (step for nic in vm.nics for step in links.hook(lab.name, vm, nic))
-    return Part(scope(vm), (*disks.steps(vm, facts), *_kernel_files(vm), *hooks))
+def _unhurried(lab: Lab, vm: Vm, facts: Facts) -> Iterator[Part]:
+    """Yield what may take its time, and may call qemunet itself: nobody else is to wait for it."""
+    yield Part(scope(vm), (*disks.steps(vm, facts), *_kernel_files(vm)))
+    for nic in vm.nics:
+        yield Part(scope(vm), tuple(links.hook(lab.name, vm, nic)), about=nic.id)
 
 
-def _claims(vm: Vm, shared: Sequence[Part], facts: Facts) -> Iterator[Claim]:
-    unique = [f"mac/{nic.mac}" for nic in vm.nics]
-    unique += [f"uid/{vm.run_as.uid}"] if vm.run_as else []
-    for key in unique:
-        holder = facts.claims.get(key)
-        if holder not in (None, scope(vm)):
-            raise Taken(f"{key.replace('/', ' ')} is in use by {holder}", where=f"vm.{vm.name}")
-        yield Claim(f"{facts.runtime}/claims/{key}", scope(vm))
-    for part in shared:
-        yield Claim(f"{facts.runtime}/{part.scope}/users/{vm.name}", scope(vm))
+def claims(lab: Lab, vm: Vm, nic: Nic, facts: Facts) -> Iterator[Step]:
+    """Yield what makes a card's address its own, and tells what it shares of it; raises Taken."""
+    yield _claim(vm, f"mac/{nic.mac}", facts)
+    yield from users(lab, vm, nic, facts)
+
+
+def users(lab: Lab, vm: Vm, nic: Nic, facts: Facts) -> Iterator[Step]:
+    """Yield what notes that a card uses what it shares, and what its network has to know of it."""
+    for part in uses(lab, nic, facts):
+        yield Claim(f"{facts.runtime}/{part.scope}/users/{vm.name}.{nic.id}", scope(vm))
+    attach = nic.backend.attach if isinstance(nic.backend, TapBackend) else None
+    if isinstance(attach, OnNetwork) and lab.network(attach.network).services is not None:
+        from qemunet.plan import dhcp  # only where it is needed: it takes as long as a tap
+
+        yield from dhcp.reserve(vm, nic, lab.network(attach.network), facts)
+
+
+def _uid(vm: Vm, facts: Facts) -> Iterator[Claim]:
+    if vm.run_as is not None:
+        yield _claim(vm, f"uid/{vm.run_as.uid}", facts)
+
+
+def _claim(vm: Vm, key: str, facts: Facts) -> Claim:
+    holder = facts.claims.get(key)
+    if holder not in (None, scope(vm)):
+        raise Taken(f"{key.replace('/', ' ')} is in use by {holder}", where=f"vm.{vm.name}")
+    return Claim(f"{facts.runtime}/claims/{key}", scope(vm))
 
 
 def _kernel_files(vm: Vm) -> Iterator[Step]:
@@ -122,15 +162,21 @@ def _kernel_files(vm: Vm) -> Iterator[Step]:
         yield LoadFile(way.handle("boot.initrd").name, vm.boot.initrd)
 
 
-def _start(lab: Lab, vm: Vm, facts: Facts) -> StartQemu:
+def _start(lab: Lab, vm: Vm, facts: Facts, *, scripted: bool) -> StartQemu:
     return StartQemu(
         vm=vm.name,
         directory=directory(vm, facts),
         argv=qemu.argv(lab.file, vm, facts),
-        script=tuple(shell.start(lab.file, vm, facts)),
+        script=_script(lab, vm, facts) if scripted else (),
         run_as=vm.run_as,
         groups=_groups(vm, facts),
     )
+
+
+def _script(lab: Lab, vm: Vm, facts: Facts) -> tuple[str, ...]:
+    from qemunet.plan import shell
+
+    return tuple(shell.start(lab.file, vm, facts))
 
 
 def _groups(vm: Vm, facts: Facts) -> tuple[int, ...]:
@@ -144,4 +190,5 @@ def _release(vm: Vm) -> Iterator[Step]:
     for nic in vm.nics:
         if nic.link is LinkState.DOWN:
             yield SetGuestLink(vm.name, nic.id, up=False)
+            yield from links.cable(nic, on=False)
     yield Resume(vm.name)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from qemunet.errors import Taken
 from qemunet.facts import Facts, LinkFact
 from qemunet.model import mac, names
-from qemunet.model.network import Network, OwnBridge
+from qemunet.model.network import HostSide, Network, NetworkMode, OwnBridge
 from qemunet.model.nic import (
     HostMacvlan,
     MacvtapBackend,
@@ -19,6 +19,7 @@ from qemunet.model.nic import (
     UserBackend,
 )
 from qemunet.model.vm import Vm
+from qemunet.plan import rates, uplinks
 from qemunet.plan.ways import Passed, vhost_steps
 from qemunet.steps import (
     AddAddress,
@@ -26,6 +27,7 @@ from qemunet.steps import (
     AddNeighbour,
     AddRoute,
     BridgeLink,
+    Claim,
     MacvlanLink,
     MacvtapLink,
     Mark,
@@ -34,9 +36,12 @@ from qemunet.steps import (
     Part,
     PinBridge,
     RunHook,
+    SetCarrier,
     SetLink,
+    SetMaster,
     SetSysctl,
     Step,
+    VethLink,
     sysctl_name,
 )
 
@@ -50,15 +55,73 @@ def bridge(network: Network, switch: OwnBridge, facts: Facts) -> Part:
     scope = network_scope(network.name)
     mark = Mark(scope, "bridge", names.group(facts.runtime, scope))
     _free(switch.ifname, mark, facts, f"network.{network.name}.bridge")
+    inside, is_cabled = switch.addressed or switch.ifname, switch.host is HostSide.VETH
     delay = max(switch.forward_delay, STP_DELAY) if switch.stp else switch.forward_delay
     made = BridgeLink(switch.mac, switch.mtu, switch.stp, delay, switch.ageing)
     steps: tuple[Step, ...] = (
+        *(Claim(f"{facts.runtime}/{way.scope}/users/{network.name}.network", scope) for way in ways(network, facts)),
+        *_rules(network, switch, facts),
         AddLink(switch.ifname, made, mark),
-        *_bridge_ipv6(switch),
-        *(AddAddress(switch.ifname, address) for address in switch.addresses),
-        SetLink(switch.ifname, up=True),
+        *_host_cable(network, switch, facts),
+        *_host_ipv6(switch, inside),
+        *(AddAddress(switch.addressed, address) for address in switch.addresses),
+        *_switches(network, switch, facts),
+        SetLink(inside, up=True),
+        *_services(network, switch, facts),
+        *(SetLink(name, up=True) for name in ((switch.port_ifname, switch.ifname) if is_cabled else ())),
     )
     return Part(scope, steps, network_fingerprint(network))
+
+
+def ways(network: Network, facts: Facts) -> tuple[Part, ...]:
+    """Return the shared switches that a network of ours needs which is not up yet."""
+    there = network.external or network_scope(network.name) in facts.scopes
+    if there or not isinstance(network.switch, OwnBridge) or network.mode is NetworkMode.PRIVATE:
+        return ()
+    from qemunet.plan import firewall  # only where it is needed: it takes as long as a tap
+
+    return tuple(firewall.ways(network, network.switch, facts))
+
+
+def _rules(network: Network, switch: OwnBridge, facts: Facts) -> Iterator[Step]:
+    if network.mode is not NetworkMode.PRIVATE:
+        from qemunet.plan import firewall
+
+        yield from firewall.load(network, switch, facts)
+
+
+def _host_cable(network: Network, switch: OwnBridge, facts: Facts) -> Iterator[Step]:
+    """Yield what makes the host's cable and plugs it in; nobody is at either end before it is up."""
+    if switch.host is not HostSide.VETH:
+        return
+    scope = network_scope(network.name)
+    own = mac.stable(switch.mac, "host")
+    cable = VethLink(switch.port_ifname, own, mac.host_twin(own), switch.mtu, "port")
+    made = AddLink(switch.host_ifname, cable, Mark(scope, "host", names.group(facts.runtime, scope)))
+    for name, mark in made.ends:
+        _free(name, mark, facts, f"network.{network.name}.host")
+    yield made
+    yield from (SetSysctl(_ipv6(name, "disable_ipv6"), "1") for name in (switch.ifname, switch.port_ifname))
+    yield SetMaster(switch.port_ifname, switch.ifname)
+
+
+def _switches(network: Network, switch: OwnBridge, facts: Facts) -> Iterator[Step]:
+    bare = (name for name in (switch.ifname, switch.host_ifname) if name != switch.addressed or not switch.addresses)
+    for name in filter(None, bare):
+        # The kernel answers for each of its addresses wherever it is asked, also by a bridge that has none of them.
+        yield SetSysctl(f"net.ipv4.conf.{sysctl_name(name)}.arp_ignore", "8")
+        yield SetSysctl(f"net.ipv4.conf.{sysctl_name(name)}.rp_filter", "1")
+    if network.mode is not NetworkMode.PRIVATE:
+        from qemunet.plan import firewall
+
+        yield from firewall.sysctls(network, switch, facts)
+
+
+def _services(network: Network, switch: OwnBridge, facts: Facts) -> Iterator[Step]:
+    if network.services is not None:
+        from qemunet.plan import dhcp
+
+        yield from dhcp.steps(network, switch, facts)
 
 
 def network_scope(name: str) -> str:
@@ -68,7 +131,7 @@ def network_scope(name: str) -> str:
 
 def network_fingerprint(network: Network) -> str:
     """Return what is equal for networks whose users may share one."""
-    return names.digest(repr((str(network.mode), network.switch)), 16)
+    return names.digest(repr((str(network.mode), network.switch, network.services, network.firewall)), 16)
 
 
 def card(vm: Vm, nic: Nic, facts: Facts) -> tuple[Step, ...]:
@@ -80,20 +143,31 @@ def card(vm: Vm, nic: Nic, facts: Facts) -> tuple[Step, ...]:
             made = tuple(_tap(vm, nic, tap, facts))
         case MacvtapBackend() as macvtap:
             made = tuple(_macvtap(vm, nic, macvtap, facts))
-    return (*made, *vhost_steps(vm, nic))
+    return (*made, *rates.limit(vm, nic, facts), *vhost_steps(vm, nic))
 
 
-def pins(vm: Vm, facts: Facts) -> Iterator[Step]:
-    """Yield what keeps the bridges of others, that a vm's taps are plugged into, as they are."""
+def cable(nic: Nic, *, on: bool, was: bool | None = None) -> Iterator[Step]:
+    """Yield what plugs a card's cable in or out as the host sees it; a macvtap has no carrier of its own to lose."""
+    match nic.backend:
+        case TapBackend(ifname=ifname):
+            yield SetCarrier(ifname, on=on, was=was)
+        case MacvtapBackend(ifname=ifname):
+            yield SetLink(ifname, up=on)
+        case UserBackend():
+            pass
+
+
+def pins(nics: Iterable[Nic], facts: Facts) -> Iterator[Step]:
+    """Yield what keeps the bridges of others, that the taps of these cards are plugged into, as they are."""
     lowest: dict[str, str] = {}
-    for nic in vm.nics:
+    for nic in nics:
         attach = nic.backend.attach if isinstance(nic.backend, TapBackend) else None
         if isinstance(attach, OnNetwork | OnBridge):
             twin = mac.host_twin(nic.mac)
             lowest[attach.bridge] = min(twin, lowest.get(attach.bridge, twin))
     for name, twin in lowest.items():
         link = next((link for link in facts.links.values() if link.name == name), None)
-        if link is not None and not _is_ours(link):
+        if link is not None and not uplinks.is_ours(link):
             yield from pin(link, twin, facts)
 
 
@@ -109,14 +183,14 @@ def pin(bridge: LinkFact, port: str, facts: Facts) -> tuple[Step, ...]:
     return (PinBridge(bridge.name, bridge.mac, None if ports or bridge.mtu == ETHERNET_MTU else bridge.mtu),)
 
 
-def host_macvlans(vm: Vm, facts: Facts) -> Iterator[Part]:
-    """Yield the shared macvlans of the host beside a vm's macvtaps, one for each parent."""
-    backends = [nic.backend for nic in vm.nics if isinstance(nic.backend, MacvtapBackend)]
-    for backend in {backend.parent: backend for backend in backends if backend.host}.values():
-        assert backend.host is not None, "only those are left"
-        scope = f"host/macvlan-{backend.parent}"
-        steps = () if scope in facts.scopes else tuple(_macvlan(scope, backend, backend.host, facts))
-        yield Part(scope, steps, names.digest(repr((backend.host.mac, backend.mtu, backend.host.answers)), 16))
+def host_macvlan(nic: Nic, facts: Facts) -> Iterator[Part]:
+    """Yield the shared macvlan of the host beside a macvtap, if there is to be one."""
+    backend = nic.backend
+    if not isinstance(backend, MacvtapBackend) or backend.host is None:
+        return
+    scope = f"host/macvlan-{backend.parent}"
+    steps = () if scope in facts.scopes else tuple(_macvlan(scope, backend, backend.host, facts))
+    yield Part(scope, steps, names.digest(repr((backend.host.mac, backend.mtu, backend.host.answers)), 16))
 
 
 def _macvlan(scope: str, backend: MacvtapBackend, host: HostMacvlan, facts: Facts) -> Iterator[Step]:
@@ -135,19 +209,11 @@ def _macvlan(scope: str, backend: MacvtapBackend, host: HostMacvlan, facts: Fact
     yield from (AddNeighbour(name, address) for address in host.answers)
 
 
-def forwarding(vm: Vm, facts: Facts) -> Iterator[Part]:
-    """Yield the shared switches that let packets come back to a guest behind a point-to-point tap.
-
-    Each interface that the way out may take has its own: the global one would rewrite every interface.
-    """
-    if not any(isinstance(nic.backend, TapBackend) and _is_cable(nic.backend) for nic in vm.nics):
+def forwarding(nic: Nic, facts: Facts) -> Iterator[Part]:
+    """Yield the shared switches that let packets come back to a guest behind a point-to-point tap."""
+    if not (isinstance(nic.backend, TapBackend) and _is_cable(nic.backend)):
         return
-    for name in sorted(facts.addresses):
-        scope = f"host/forward-{name}"
-        key = f"net.ipv4.conf.{sysctl_name(name)}.forwarding"
-        off = facts.sysctls.get(key) == "0"
-        if (off or scope in facts.scopes) and _is_uplink(name, facts):
-            yield Part(scope, (SetSysctl(key, "1"),), "1")
+    yield from uplinks.ipv4(facts)
 
 
 def _tap(vm: Vm, nic: Nic, tap: TapBackend, facts: Facts) -> Iterator[Step]:
@@ -208,11 +274,11 @@ def hook(lab: str, vm: Vm, nic: Nic) -> Iterator[Step]:
     yield RunHook(nic.hook.up, nic.hook.down, backend.ifname, tuple(environment.items()))
 
 
-def _bridge_ipv6(switch: OwnBridge) -> tuple[Step, ...]:
-    """A host that has no IPv6 address on a bridge shows no link-local one either; none is steered by guests."""
+def _host_ipv6(switch: OwnBridge, inside: str) -> tuple[Step, ...]:
+    """A host that has no IPv6 address on a network shows no link-local one either; none is steered by guests."""
     if not any(":" in address for address in switch.addresses):
-        return (SetSysctl(_ipv6(switch.ifname, "disable_ipv6"), "1"),)
-    return tuple(SetSysctl(_ipv6(switch.ifname, name), "0") for name in ("accept_ra", "autoconf"))
+        return (SetSysctl(_ipv6(inside, "disable_ipv6"), "1"),)
+    return tuple(SetSysctl(_ipv6(inside, name), "0") for name in ("accept_ra", "autoconf"))
 
 
 def _ipv6(interface: str, name: str) -> str:
@@ -240,18 +306,3 @@ def _free(ifname: str, mark: Mark, facts: Facts, where: str) -> None:
 
 def _is_cable(backend: TapBackend) -> bool:
     return isinstance(backend.attach, PointToPoint)
-
-
-def _is_uplink(name: str, facts: Facts) -> bool:
-    """Whose an interface is has to be known: forwarding on a network of ours would open it to the world."""
-    link = facts.links.get(name)
-    foreign = link is not None and not _is_ours(link)
-    return foreign and name != "lo" and any(_is_global(address) for address in facts.addresses[name])
-
-
-def _is_ours(link: LinkFact) -> bool:
-    return any(altname.startswith("qemunet.") for altname in link.altnames)
-
-
-def _is_global(address: str) -> bool:
-    return ":" not in address and not address.startswith(("127.", "169.254."))

@@ -7,7 +7,7 @@ from itertools import chain, count
 
 from qemunet.errors import ConfigError
 from qemunet.facts import Facts
-from qemunet.model.nic import Forward, Nic, UserBackend
+from qemunet.model.nic import Forward, Nic, OnNetwork, TapBackend, UserBackend
 from qemunet.model.vm import (
     Accel,
     DirectBoot,
@@ -25,7 +25,7 @@ from qemunet.steps import Word
 
 PROGRAM = "qemu-system-x86_64"
 MONITORS = ("qmp", "monitor")  # ours, and the user's
-SOCKETS = ("qmp.sock", "monitor.sock", "serial.sock")
+AGENT_PORT = "ttyS1"  # where the built-in guest listens for its keeper
 KERNEL_LINE = 2047  # bytes; COMMAND_LINE_SIZE of Linux on x86 without the terminating zero
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
@@ -64,12 +64,12 @@ def hardware(file: str, vm: Vm, facts: Facts, way: Way) -> Iterator[Word]:
     yield from option("-machine", _machine(file, vm))
     yield from option("-smp", str(vm.cpus))
     yield from option("-m", size(vm.memory))
-    yield from _sockets(way)
+    yield from _sockets(vm, way)
     yield from _display(file, vm)
     yield from _ports(vm)
     yield from disks.nodes(vm, facts, way)
     for number, nic in enumerate(vm.nics):
-        yield from json_option("-netdev", _netdev(nic, way))
+        yield from json_option("-netdev", netdev(nic, way))
         yield from json_option("-device", _card(vm, number, facts, boot))
     yield from disks.devices(file, vm, boot)
     yield from _kernel(file, vm, way)
@@ -127,12 +127,22 @@ def _machine(file: str, vm: Vm) -> str:
     return ",".join(options)
 
 
-def _sockets(way: Way) -> Iterator[Word]:
+def has_agent(vm: Vm) -> bool:
+    """Tell whether the keeper can ask the guest itself: a microvm has but one serial port."""
+    own_ports = "-serial" in vm.qemu_args  # the second is the user's then
+    tiny = isinstance(vm.boot, DirectBoot) and vm.boot.tiny
+    return tiny and vm.machine.nic_bus is not NicBus.MMIO and not own_ports
+
+
+def _sockets(vm: Vm, way: Way) -> Iterator[Word]:
     for name in MONITORS:
         yield from _socket(way, name)
         yield from option("-mon", f"chardev={name},mode=control")
     yield from _socket(way, "serial")
     yield from option("-serial", "chardev:serial")
+    if has_agent(vm):
+        yield from _socket(way, "agent")
+        yield from option("-serial", "chardev:agent")
 
 
 def _socket(way: Way, name: str) -> tuple[Word, Word]:
@@ -228,8 +238,15 @@ def kernel_line(vm: Vm, boot: DirectBoot) -> str:
     words = [boot.append]
     if boot.tiny:
         words.append(f"qemunet.name={vm.name}")
-        words += [_addresses(nic) for nic in vm.nics if nic.ips and not isinstance(nic.backend, UserBackend)]
+        words += [f"qemunet.agent={AGENT_PORT}"] if has_agent(vm) else []
+        words += [_addresses(nic) for nic in vm.nics if nic.ips and not _is_told(nic)]
     return " ".join(filter(None, words))
+
+
+def _is_told(nic: Nic) -> bool:
+    """Tell whether a card gets its addresses by DHCP."""
+    attach = nic.backend.attach if isinstance(nic.backend, TapBackend) else None
+    return isinstance(nic.backend, UserBackend) or (isinstance(attach, OnNetwork) and attach.dhcp)
 
 
 def _addresses(nic: Nic) -> str:
@@ -247,16 +264,25 @@ def on_pci(nic: Nic) -> bool:
 
 def _card(vm: Vm, number: int, facts: Facts, boot: Mapping[str, int]) -> dict[str, Json]:
     nic = vm.nics[number]
-    found: dict[str, Json] = {"driver": nic.model, "id": nic.id, "netdev": nic.netdev, "mac": nic.mac}
-    found |= slot(vm, number) if on_pci(nic) else {}
-    if nic.model.startswith("virtio-net"):
-        found |= _virtio(nic)
-    if nic.id in boot:
-        found["bootindex"] = boot[nic.id]
-    if on_pci(nic) and nic.acpi_index is not None:
-        found["acpi-index"] = nic.acpi_index
+    found = _device(nic, slot(vm, number) if on_pci(nic) else {}, boot.get(nic.id))
     if on_pci(nic) and not _wants_rom(vm, nic, facts):
         found["romfile"] = ""
+    return found
+
+
+def hotplugged(nic: Nic, seat: Mapping[str, Json]) -> dict[str, Json]:
+    """Return a card for `device_add` at a place that is free. The boot is over, so it needs no ROM."""
+    return {**_device(nic, seat, nic.boot_index), "romfile": ""}
+
+
+def _device(nic: Nic, seat: Mapping[str, Json], boot_index: int | None) -> dict[str, Json]:
+    found: dict[str, Json] = {"driver": nic.model, "id": nic.id, "netdev": nic.netdev, "mac": nic.mac, **seat}
+    if nic.model.startswith("virtio-net"):
+        found |= _virtio(nic)
+    if boot_index is not None:
+        found["bootindex"] = boot_index
+    if on_pci(nic) and nic.acpi_index is not None:
+        found["acpi-index"] = nic.acpi_index
     return found
 
 
@@ -280,7 +306,8 @@ def _virtio(nic: Nic) -> dict[str, Json]:
     return found
 
 
-def _netdev(nic: Nic, way: Way) -> dict[str, Json]:
+def netdev(nic: Nic, way: Way) -> dict[str, Json]:
+    """Return a card's backend, for the command line and for `netdev_add` alike."""
     if isinstance(nic.backend, UserBackend):
         return {"type": "user", "id": nic.netdev, **_user(nic.backend)}
     return {"type": "tap", "id": nic.netdev, **way.card(nic, nic.backend)}
@@ -294,13 +321,13 @@ def _user(backend: UserBackend) -> dict[str, Json]:
         "tftp": backend.tftp,
         "bootfile": backend.bootfile,
         "restrict": True if backend.restrict else None,
-        "hostfwd": [{"str": rule} for one in backend.forwards for rule in _forward(one)] or None,
+        "hostfwd": [{"str": rule} for one in backend.forwards for rule in forward(one)] or None,
     }
     return {key: value for key, value in settings.items() if value is not None}
 
 
-def _forward(forward: Forward) -> Iterator[str]:
+def forward(wanted: Forward) -> Iterator[str]:
     """Yield QEMU's rules, one per port; the guest's address is left to its DHCP server."""
-    first, last = forward.ports
+    first, last = wanted.ports
     for port in range(first, last + 1):
-        yield f"{forward.protocol}:{forward.address}:{port}-:{forward.guest_ports[0] + port - first}"
+        yield f"{wanted.protocol}:{wanted.address}:{port}-:{wanted.guest_ports[0] + port - first}"

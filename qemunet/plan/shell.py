@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from itertools import groupby
 
 from qemunet.facts import Facts
 from qemunet.model.lab import Lab
@@ -89,7 +90,7 @@ gone() { # has process $1 ended?
     ! kill -0 "$1" 2>/dev/null || grep -qs '^State:.*Z' "/proc/$1/status"
 }
 
-end() { # the QEMU of guest $1, by force after five seconds
+end() { # the program whose directory is $1, by force after five seconds
     [ -s "$run/$1/pid" ] || return 0
     pid=$(cat "$run/$1/pid")
     kill "$pid" 2>/dev/null || return 0
@@ -130,7 +131,7 @@ def script(lab: Lab, plan: Plan) -> str:
     up: list[str] = ['mkdir -p "$run/done"']
     down: list[str] = []
     number = 0
-    for part in plan.parts():
+    for part in _joined(plan):
         up += _introduction(lab, part)
         for step in part.steps:
             number += 1
@@ -229,6 +230,12 @@ def _closed(way: Named) -> Iterator[str]:
         yield "exec " + " ".join(f"{number}>&-" for number in numbers)
 
 
+def _joined(plan: Plan) -> Iterator[Part]:
+    """Yield the plan with neighbouring parts of one scope as one: which card they are about is a journal's concern."""
+    for scope, parts in groupby(plan.parts(), key=lambda part: part.scope):
+        yield Part(scope, tuple(step for part in parts for step in part.steps))
+
+
 def _introduction(lab: Lab, part: Part) -> Iterator[str]:
     """Say what follows, and for a vm's part who its QEMU will be."""
     kind, _, name = part.scope.partition("/")
@@ -267,7 +274,7 @@ def _undoing(number: int, part: Part, step: Step) -> Iterator[str]:
 
 def _is_foreign(part: Part, step: Step) -> bool:
     """Tell whether a step changes a setting of an interface that is not ours and will stay."""
-    return part.scope.startswith("host/forward-") and isinstance(step, SetSysctl)
+    return part.scope.startswith(("host/forward-", "host/forward6-")) and isinstance(step, SetSysctl)
 
 
 def _function(name: str, lines: list[str]) -> str:

@@ -20,6 +20,8 @@ from qemunet.steps.addresses import (
     DelRoute,
     SetSysctl,
 )
+from qemunet.steps.cards import AddCard, AddNetdev, DelCard, DelNetdev, SetCarrier, SetForwards, SetGuestLink
+from qemunet.steps.daemons import FILES, EndDaemon, Reserve, SetOffload, StartDaemon, Unreserve
 from qemunet.steps.files import (
     Claim,
     CreateImage,
@@ -30,12 +32,13 @@ from qemunet.steps.files import (
     Unclaim,
     WriteFile,
 )
-from qemunet.steps.guests import AwaitQemu, EndQemu, Resume, RunHook, SetGuestLink, StartQemu
+from qemunet.steps.guests import AwaitQemu, EndQemu, Resume, RunHook, StartQemu
 from qemunet.steps.links import (
     AddLink,
     BridgeLink,
     DelGroup,
     DelLink,
+    IfbLink,
     MacvlanLink,
     MacvtapLink,
     Mark,
@@ -44,7 +47,10 @@ from qemunet.steps.links import (
     PinBridge,
     SetLink,
     SetMaster,
+    VethLink,
 )
+from qemunet.steps.rates import Bucket, Divert, Limit, Undivert, Unlimit
+from qemunet.steps.tables import DropTable, LoadTable
 from qemunet.steps.words import Handle, Word, line, sysctl_name
 
 TYPE_CHECKING = False
@@ -75,6 +81,10 @@ Step = (
     | PinBridge
     | OpenTap
     | OpenMacvtap
+    | Limit
+    | Unlimit
+    | Divert
+    | Undivert
     | AddAddress
     | DelAddress
     | AddRoute
@@ -82,6 +92,13 @@ Step = (
     | AddNeighbour
     | DelNeighbour
     | SetSysctl
+    | LoadTable
+    | DropTable
+    | SetOffload
+    | StartDaemon
+    | EndDaemon
+    | Reserve
+    | Unreserve
     | Claim
     | Unclaim
     | WriteFile
@@ -94,8 +111,14 @@ Step = (
     | StartQemu
     | EndQemu
     | AwaitQemu
-    | SetGuestLink
     | Resume
+    | AddNetdev
+    | DelNetdev
+    | AddCard
+    | DelCard
+    | SetGuestLink
+    | SetCarrier
+    | SetForwards
 )
 
 
@@ -106,6 +129,7 @@ class Part:
     scope: str
     steps: tuple[Step, ...]
     fingerprint: str = ""  # of a shared scope: equal ones may be shared
+    about: str = ""  # of a guest's scope: the card that they are for
 
 
 @frozen
@@ -126,12 +150,19 @@ class Plan:
 
 
 __all__ = [
+    "SetForwards",
+    "SetCarrier",
+    "DelNetdev",
+    "DelCard",
+    "AddNetdev",
+    "AddCard",
     "AddAddress",
     "AddLink",
     "AddNeighbour",
     "AddRoute",
     "AwaitQemu",
     "BridgeLink",
+    "Bucket",
     "Claim",
     "CreateImage",
     "DelAddress",
@@ -139,9 +170,16 @@ __all__ = [
     "DelLink",
     "DelNeighbour",
     "DelRoute",
+    "Divert",
+    "DropTable",
+    "EndDaemon",
     "EndQemu",
+    "FILES",
     "Handle",
+    "IfbLink",
+    "Limit",
     "LoadFile",
+    "LoadTable",
     "MacvlanLink",
     "MacvtapLink",
     "Mark",
@@ -153,15 +191,22 @@ __all__ = [
     "PinBridge",
     "Plan",
     "RemoveFile",
+    "Reserve",
     "Resume",
     "RunHook",
     "SetGuestLink",
     "SetLink",
     "SetMaster",
+    "SetOffload",
     "SetSysctl",
+    "StartDaemon",
     "StartQemu",
     "Step",
     "Unclaim",
+    "Undivert",
+    "Unlimit",
+    "Unreserve",
+    "VethLink",
     "Word",
     "WriteFile",
     "line",

@@ -1,4 +1,4 @@
-"""Steps about guests: their hooks, their QEMU, their cables."""
+"""Steps about guests: their hooks and their QEMU."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class RunHook:
 class StartQemu:
     """Start a guest's QEMU, its processors stopped, with its sockets in `directory`.
 
-    `argv` names descriptors by handles; `script` is the same for a shell, with everything by name and running.
+    `argv` names descriptors by handles; `script` is the same for a shell, with everything by name and running, if the
+    plan is one that can be printed.
     """
 
     vm: str
@@ -96,24 +97,6 @@ class AwaitQemu:
 
     def shell(self) -> tuple[str, ...]:
         return ()
-
-
-@frozen
-class SetGuestLink:
-    """Plug a card's cable in or out, as the guest sees it."""
-
-    vm: str
-    nic: str
-    up: bool
-
-    def describe(self) -> str:
-        return f"set the cable of {self.vm}.{self.nic} {'in' if self.up else 'out'}"
-
-    def inverse(self, before: Facts) -> Step | None:
-        return None
-
-    def shell(self) -> tuple[str, ...]:
-        return ()  # part of the line that starts QEMU
 
 
 @frozen

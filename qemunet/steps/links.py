@@ -1,8 +1,8 @@
-"""Steps about links: bridges, macvtaps and taps made, changed, plugged and deleted."""
+"""Steps about links: bridges, cables, macvtaps and taps made, changed, plugged and deleted."""
 
 from __future__ import annotations
 
-from qemunet.frozen import frozen
+from qemunet.frozen import frozen, replace
 from qemunet.model.names import altname
 from qemunet.steps.words import line, sysctl_name
 
@@ -58,12 +58,38 @@ class MacvlanLink:
 
 
 @frozen
+class IfbLink:
+    """An interface that gives back what it is given, as fast as its bucket lets it: for shaping what arrives."""
+
+    mac: str
+    mtu: int
+
+
+@frozen
+class VethLink:
+    """A cable, of which `peer` is the other end; each goes with the other. `peer_part` is the part in its mark."""
+
+    peer: str
+    mac: str
+    peer_mac: str
+    mtu: int  # of both ends
+    peer_part: str
+
+
+@frozen
 class AddLink:
     """Make an interface that lives until it is deleted. It is down at first."""
 
     name: str
-    link: BridgeLink | MacvtapLink | MacvlanLink
+    link: BridgeLink | MacvtapLink | MacvlanLink | IfbLink | VethLink
     mark: Mark
+
+    @property
+    def ends(self) -> tuple[tuple[str, Mark], ...]:
+        """The name of what is made, with its mark: of both ends, if it is a cable."""
+        if not isinstance(self.link, VethLink):
+            return ((self.name, self.mark),)
+        return (self.name, self.mark), (self.link.peer, replace(self.mark, part=self.link.peer_part))
 
     def describe(self) -> str:
         match self.link:
@@ -73,6 +99,10 @@ class AddLink:
                 return f"add macvtap {self.name} on {parent} ({mode}, {mac})"
             case MacvlanLink(parent=parent, mac=mac):
                 return f"add macvlan {self.name} on {parent} ({mac})"
+            case IfbLink(mac=mac):
+                return f"add ifb {self.name} ({mac})"
+            case VethLink(peer=peer, mac=mac, mtu=mtu):
+                return f"add cable {self.name} to {peer} ({mac}, mtu {mtu})"
 
     def inverse(self, before: Facts) -> Step | None:
         return None if self.name in before.links else DelLink(self.name, self.mark)
@@ -82,7 +112,7 @@ class AddLink:
         pin = SetLink(self.name, mtu=self.link.mtu).shell() if isinstance(self.link, BridgeLink) else ()
         return (
             line("ip", "link", "add", *self._kind()),
-            line("ip", "link", "property", "add", "dev", self.name, "altname", self.mark.altname),
+            *(line("ip", "link", "property", "add", "dev", name, "altname", mark.altname) for name, mark in self.ends),
             *pin,
         )
 
@@ -99,6 +129,11 @@ class AddLink:
             case MacvlanLink(parent, mac, mtu):
                 base = ("link", parent, "name", self.name, "address", mac, "mtu", str(mtu), *group)
                 return (*base, "type", "macvlan", "mode", "bridge")
+            case IfbLink(mac, mtu):
+                return ("name", self.name, "address", mac, "mtu", str(mtu), *group, "type", "ifb")
+            case VethLink(peer, mac, peer_mac, mtu):
+                base = ("name", self.name, "address", mac, "mtu", str(mtu), *group, "type", "veth")
+                return (*base, "peer", "name", peer, "address", peer_mac, "mtu", str(mtu), *group)
 
 
 @frozen

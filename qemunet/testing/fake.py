@@ -8,60 +8,81 @@ Routes that the kernel adds by itself are left out, and so are packets.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from qemunet.errors import Failed, NotFound, Taken
+from qemunet.errors import Failed, NotFound, Refused, Taken
 from qemunet.facts import Facts, FileFact, Wanted
 from qemunet.frozen import replace
 from qemunet.host.links import Vanished
 from qemunet.steps import (
     AddAddress,
+    AddCard,
     AddLink,
     AddNeighbour,
+    AddNetdev,
     AddRoute,
     AwaitQemu,
     Claim,
     CreateImage,
     DelAddress,
+    DelCard,
     DelGroup,
     DelLink,
     DelNeighbour,
+    DelNetdev,
     DelRoute,
+    Divert,
+    DropTable,
+    EndDaemon,
     EndQemu,
     Handle,
+    Limit,
     LoadFile,
+    LoadTable,
     OpenFile,
     OpenMacvtap,
     OpenOverlay,
     OpenTap,
     PinBridge,
     RemoveFile,
+    Reserve,
     Resume,
     RunHook,
+    SetCarrier,
+    SetForwards,
     SetGuestLink,
     SetLink,
     SetMaster,
+    SetOffload,
     SetSysctl,
+    StartDaemon,
     StartQemu,
     Unclaim,
+    Undivert,
+    Unlimit,
+    Unreserve,
     WriteFile,
 )
 from qemunet.testing.network import FakeNetwork, refused
 
 if typing.TYPE_CHECKING:
-    from qemunet.steps import Step
+    from qemunet.steps import Step, Word
 
 
 @dataclass(slots=True)
 class FakeGuest:
-    """A QEMU that is not there. `taps` live as long as it."""
+    """A QEMU that is not there. `taps` of a backend live as long as that, those of no backend as long as QEMU."""
 
     directory: str
-    taps: tuple[str, ...]
+    taps: dict[str, tuple[str, ...]] = field(default_factory=dict)
     answered: bool = False
     running: bool = False
+    netdevs: set[str] = field(default_factory=set)
+    cards: set[str] = field(default_factory=set)
+    forwards: set[str] = field(default_factory=set)
 
 
 class FakeHost(FakeNetwork):
@@ -75,6 +96,8 @@ class FakeHost(FakeNetwork):
         self.guests: dict[str, FakeGuest] = {}
         self.cables: dict[tuple[str, str], bool] = {}
         self.hooks: list[tuple[str, str]] = []
+        self.daemons: set[tuple[str, str]] = set()  # name and directory
+        self.offloads: dict[str, bool] = {}
         self.performed: list[Step] = []
         self._faults: dict[int, BaseException] = {}
         self._tried = 0
@@ -90,9 +113,12 @@ class FakeHost(FakeNetwork):
             "addresses": {name: sorted(texts) for name, texts in sorted(self.addresses.items()) if texts},
             "neighbours": sorted(self.neighbours.items(), key=repr),
             "routes": sorted(self.routes, key=repr),
+            "rates": (dict(sorted(self.buckets.items())), dict(sorted(self.diverted.items()))),
+            "tables": dict(sorted(self.tables.items())),
             "sysctls": dict(sorted(self.sysctls.items())),
             "files": dict(sorted(self.files.items())),
             "guests": sorted(self.guests),
+            "daemons": sorted(self.daemons),
             "handles": sorted(self.handles),
         }
 
@@ -113,27 +139,38 @@ class FakeHost(FakeNetwork):
 
     def perform(self, step: Step) -> None:
         """Do one step, or refuse it as `qemunet.host.linux.LinuxHost` would."""
-        self._tried += 1
-        if self._tried in self._faults:
-            raise self._faults.pop(self._tried)
+        self._fail_if_asked()
         match step:
-            case AddLink() | DelLink() | DelGroup() | SetLink() | SetMaster() | PinBridge():
+            case AddLink() | DelLink() | DelGroup() | SetLink() | SetMaster() | PinBridge() | SetCarrier():
                 self.link_step(step)
             case AddAddress() | DelAddress() | AddRoute() | DelRoute() | SetSysctl():
                 self.setting_step(step)
-            case AddNeighbour() | DelNeighbour():
-                self.neighbour_step(step)
+            case AddNeighbour() | DelNeighbour() | SetOffload():
+                self._at_link(step)
+            case Limit() | Unlimit() | Divert() | Undivert():
+                self.rate_step(step)
+            case LoadTable() | DropTable():
+                self.table_step(step)
             case OpenTap() | OpenMacvtap() | OpenFile() | LoadFile() | OpenOverlay():
                 self._open(step)
             case Claim() | Unclaim() | WriteFile() | RemoveFile() | CreateImage():
                 self._files(step)
             case RunHook(up=program, interface=interface):
                 self._hook(program, interface)
-            case StartQemu() | EndQemu() | AwaitQemu() | SetGuestLink() | Resume():
+            case StartDaemon() | EndDaemon() | Reserve() | Unreserve():
+                self._services(step)
+            case StartQemu() | EndQemu() | AwaitQemu() | Resume():
                 self._guests(step)
+            case AddNetdev() | DelNetdev() | AddCard() | DelCard() | SetGuestLink() | SetForwards():
+                self._cards(step)
             case _:
                 typing.assert_never(step)
         self.performed.append(step)
+
+    def _fail_if_asked(self) -> None:
+        self._tried += 1
+        if self._tried in self._faults:
+            raise self._faults.pop(self._tried)
 
     def close(self) -> None:
         """Close every handle: the taps that no guest has go with them."""
@@ -195,9 +232,33 @@ class FakeHost(FakeNetwork):
             self._must_exist(program)
             self.hooks.append((program, interface))
 
+    def _at_link(self, step: AddNeighbour | DelNeighbour | SetOffload) -> None:
+        if isinstance(step, SetOffload):
+            self.offloads[self.get(step.name).name] = step.on
+        else:
+            self.neighbour_step(step)
+
+    def _services(self, step: StartDaemon | EndDaemon | Reserve | Unreserve) -> None:
+        match step:
+            case StartDaemon(name, directory, where=where):
+                if (name, directory) in self.daemons:
+                    raise Failed(f"{name} of {where} runs already", where=where)
+                self.daemons.add((name, directory))
+            case EndDaemon(name, directory):
+                if (name, directory) not in self.daemons:
+                    raise Vanished(errno.ESRCH, f"no {name} of {directory} runs")
+                self.daemons.discard((name, directory))
+            case Reserve(name, directory, path, text):
+                self.files[f"{directory}/{name}/{path}"] = text
+            case Unreserve(name, directory, path):
+                if self.files.pop(f"{directory}/{name}/{path}", None) is None:
+                    raise Vanished(errno.ENOENT, f"there is no {path}")
+            case _:
+                typing.assert_never(step)
+
     # ------------------------------------------------------------ guests
 
-    def _guests(self, step: StartQemu | EndQemu | AwaitQemu | SetGuestLink | Resume) -> None:
+    def _guests(self, step: StartQemu | EndQemu | AwaitQemu | Resume) -> None:
         match step:
             case StartQemu():
                 self._start(step)
@@ -205,18 +266,41 @@ class FakeHost(FakeNetwork):
                 guest = self.guests.pop(vm, None)
                 if guest is None:
                     raise Vanished(errno.ESRCH, f"no QEMU of {vm} runs")
-                for tap in guest.taps:
-                    if tap in self.links:
-                        self.remove_link(tap)
+                for netdev in list(guest.taps):
+                    self._close(guest, netdev)
             case AwaitQemu(vm):
                 self._guest(vm).answered = True
-            case SetGuestLink(vm, nic, up):
-                self._answering(vm)
-                self.cables[vm, nic] = up
             case Resume(vm):
                 self._answering(vm).running = True
             case _:
                 typing.assert_never(step)
+
+    def _cards(self, step: AddNetdev | DelNetdev | AddCard | DelCard | SetGuestLink | SetForwards) -> None:
+        if step.vm not in self.guests and not isinstance(step, AddNetdev | AddCard):
+            raise Vanished(errno.ESRCH, f"no QEMU of {step.vm} runs")
+        guest = self._answering(step.vm)
+        match step:
+            case AddNetdev(netdev=netdev):
+                _add_to(guest.netdevs, netdev)
+                self._hand_over(step.vm, guest, netdev)
+            case DelNetdev(netdev=netdev):
+                _take_from(guest.netdevs, netdev)
+                self._close(guest, netdev)
+            case AddCard(nic=nic):
+                _add_to(guest.cards, nic)
+            case DelCard(nic=nic):
+                _take_from(guest.cards, nic)
+            case SetGuestLink(vm, nic, up):
+                self.cables[vm, nic] = up
+            case SetForwards(netdev=netdev, add=add, remove=remove):
+                if netdev not in guest.netdevs:
+                    raise Failed(f"unrecognized netdev id '{netdev}'")
+                guest.forwards = (guest.forwards - set(remove)) | set(add)
+            case _:
+                typing.assert_never(step)
+
+    def _of(self, vm: str) -> list[str]:
+        return [name for name in self.handles if name.startswith(f"{vm}:")]
 
     def _start(self, step: StartQemu) -> None:
         if any(guest.directory == step.directory for guest in self.guests.values()):
@@ -226,9 +310,29 @@ class FakeHost(FakeNetwork):
         missing = sorted(wanted - self.handles.keys())
         if missing:
             raise KeyError(", ".join(missing))
-        own = [name for name in self.handles if name.startswith(f"{step.vm}:")]
-        taps = tuple(tap for name in own if (tap := self.handles.pop(name)))
-        self.guests[step.vm] = FakeGuest(step.directory, taps)
+        guest = self.guests[step.vm] = FakeGuest(step.directory)
+        for word in step.argv:
+            self._equip(guest, word)
+        self._hand_over(step.vm, guest, "")
+
+    def _equip(self, guest: FakeGuest, word: Word) -> None:
+        """Give a guest the card, or the backend with its tap, that an argument says it has."""
+        text = str(word)
+        found = json.loads(text) if text.startswith("{") else {}
+        if "netdev" in found:
+            guest.cards.add(found["id"])
+        elif found.get("type") in ("user", "tap"):
+            guest.netdevs.add(found["id"])
+            opened = (self.handles.pop(part.name) for part in word.parts if isinstance(part, Handle))
+            guest.taps[found["id"]] = tuple(filter(None, opened))
+
+    def _hand_over(self, vm: str, guest: FakeGuest, netdev: str) -> None:
+        guest.taps[netdev] = tuple(tap for name in self._of(vm) if (tap := self.handles.pop(name)))
+
+    def _close(self, guest: FakeGuest, netdev: str) -> None:
+        for tap in guest.taps.pop(netdev, ()):
+            if tap in self.links:
+                self.remove_link(tap)
 
     def _guest(self, vm: str) -> FakeGuest:
         if vm not in self.guests:
@@ -240,3 +344,15 @@ class FakeHost(FakeNetwork):
         if not guest.answered:
             raise Failed(f"QEMU of {vm} has not answered yet", where=f"vm.{vm}")
         return guest
+
+
+def _add_to(known: set[str], name: str) -> None:
+    if name in known:
+        raise Refused("add", f"Duplicate ID '{name}'")
+    known.add(name)
+
+
+def _take_from(known: set[str], name: str) -> None:
+    if name not in known:
+        raise Vanished(errno.ENODEV, f"there is no {name}")
+    known.remove(name)

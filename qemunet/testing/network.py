@@ -10,7 +10,7 @@ import typing
 from qemunet.errors import Taken
 from qemunet.facts import Facts, LinkFact, RouteFact
 from qemunet.frozen import replace
-from qemunet.host.links import Vanished, holder, is_ours
+from qemunet.host.links import OURS, Vanished, holder, is_ours
 from qemunet.model.names import is_ifname
 from qemunet.model.nic import MacvtapMode
 from qemunet.steps import (
@@ -18,17 +18,27 @@ from qemunet.steps import (
     AddLink,
     AddNeighbour,
     AddRoute,
+    Bucket,
     DelAddress,
     DelGroup,
     DelLink,
     DelNeighbour,
     DelRoute,
+    Divert,
+    DropTable,
+    IfbLink,
+    Limit,
+    LoadTable,
     MacvlanLink,
     MacvtapLink,
     PinBridge,
+    SetCarrier,
     SetLink,
     SetMaster,
     SetSysctl,
+    Undivert,
+    Unlimit,
+    VethLink,
     sysctl_name,
 )
 
@@ -39,8 +49,10 @@ MIN_MTU, MAX_MTU = 68, 65535
 NO_MAC, ETHERNET_MTU = "00:00:00:00:00:00", 1500
 _PER_LINK = {
     "net.ipv4.conf.{}.arp_filter": "0",
+    "net.ipv4.conf.{}.arp_ignore": "0",
     "net.ipv4.conf.{}.forwarding": "0",
     "net.ipv4.conf.{}.proxy_arp": "0",
+    "net.ipv4.conf.{}.route_localnet": "0",
     "net.ipv4.conf.{}.rp_filter": "0",
     "net.ipv6.conf.{}.accept_ra": "1",
     "net.ipv6.conf.{}.autoconf": "1",
@@ -64,15 +76,21 @@ class FakeNetwork:
     """A network as a few dictionaries, filled from a photograph.
 
     `parents`: of each macvtap, with its mode. `unpinned`: the bridges that take their address and MTU from their ports.
+    `carriers`: of the taps whose cable was touched. `peers`: of each end of a cable the other.
     """
 
     def __init__(self, facts: Facts) -> None:
         self.links: dict[str, LinkFact] = dict(facts.links)
         self.parents: dict[str, tuple[str, MacvtapMode]] = {}
         self.unpinned: set[str] = set()
+        self.carriers: dict[str, bool] = {}
+        self.peers: dict[str, str] = {}
         self.addresses = {name: list(texts) for name, texts in facts.addresses.items()}
         self.routes: list[RouteFact] = list(facts.routes)
         self.neighbours: dict[tuple[str, str, bool], str | None] = {}  # by interface, address and whether it is a proxy
+        self.buckets: dict[str, Bucket] = {}  # by interface
+        self.diverted: dict[str, str] = {}  # interface to the ifb that has what arrives
+        self.tables: dict[str, tuple[str, str]] = {}  # name to comment and rules
         self.sysctls: dict[str, str] = {}
         for name in self.links:
             self.sysctls |= _defaults(name)
@@ -84,7 +102,7 @@ class FakeNetwork:
         named = (link for link in self.links.values() if name in link.altnames)
         return self.links.get(name) or next(named, None)
 
-    def link_step(self, step: AddLink | DelLink | DelGroup | SetLink | SetMaster | PinBridge) -> None:
+    def link_step(self, step: AddLink | DelLink | DelGroup | SetLink | SetMaster | PinBridge | SetCarrier) -> None:
         """Do a step about links."""
         match step:
             case AddLink():
@@ -94,7 +112,8 @@ class FakeNetwork:
             case DelGroup(links):
                 there = [link for link in links if self._is_there(link)]
                 for one in there:
-                    self.remove_link(self._own(one))
+                    if self._is_there(one):  # else it was the other end of one of them
+                        self.remove_link(self._own(one))
                 if not there:
                     raise Vanished(errno.ENODEV, "nothing of the group is there")
             case SetLink():
@@ -103,6 +122,8 @@ class FakeNetwork:
                 self._enslave(self.get(name), master)
             case PinBridge(name):
                 self.unpinned.discard(self.get(name).name)
+            case SetCarrier(name, on):
+                self._set_carrier(self.get(name), on=on)
             case _:
                 typing.assert_never(step)
 
@@ -144,10 +165,23 @@ class FakeNetwork:
         self.links[link.name] = replace(link, index=self._index)
         self.sysctls |= _defaults(link.name)
 
+    def _add_cable(self, step: AddLink, link: VethLink) -> None:
+        ends = list(zip(step.ends, (link.mac, link.peer_mac), strict=True))
+        for (name, mark), mac in ends:
+            self._check(name, mac, link.mtu)
+            self._free(name, mark.altname)
+        for (name, mark), mac in ends:
+            marked = (mark.altname,)
+            self._insert(LinkFact(0, name, "veth", mac, link.mtu, up=False, group=mark.group, altnames=marked))
+        self.peers |= {step.name: link.peer, link.peer: step.name}
+
     def _add(self, step: AddLink) -> None:
+        if isinstance(step.link, VethLink):
+            self._add_cable(step, step.link)
+            return
         self._check(step.name, step.link.mac, step.link.mtu)
         self._free(step.name, step.mark.altname)
-        kind, mac = "bridge", step.link.mac
+        kind, mac = "ifb" if isinstance(step.link, IfbLink) else "bridge", step.link.mac
         if isinstance(step.link, MacvtapLink):
             kind, mac = "macvtap", self._on_parent(step.name, step.link)
         elif isinstance(step.link, MacvlanLink):
@@ -171,10 +205,16 @@ class FakeNetwork:
 
     def remove_link(self, name: str) -> None:
         """Delete a link with everything that goes with it."""
+        other = self.peers.pop(name, None)
+        if other in self.peers:
+            self.remove_link(other)
         for above in [other for other, (parent, _) in self.parents.items() if parent == name]:
             self.remove_link(above)
         del self.links[name]
         self.parents.pop(name, None)
+        self.carriers.pop(name, None)
+        self.buckets.pop(name, None)
+        self.diverted.pop(name, None)
         self.addresses.pop(name, None)
         self.routes = [route for route in self.routes if route.device != name]
         self.neighbours = {key: mac for key, mac in self.neighbours.items() if key[0] != name}
@@ -196,6 +236,11 @@ class FakeNetwork:
         self.links[link.name] = new if step.up is None else replace(new, up=step.up)
         if step.up is False:
             self.routes = [route for route in self.routes if route.device != link.name]
+
+    def _set_carrier(self, link: LinkFact, *, on: bool) -> None:
+        if link.kind != "tun":
+            raise refused(errno.EOPNOTSUPP)
+        self.carriers[link.name] = on
 
     def _enslave(self, link: LinkFact, master: str | None) -> None:
         if master is not None:
@@ -277,6 +322,47 @@ class FakeNetwork:
                     raise Vanished(errno.ENOENT, f"{address} is not known on {name}") from None
             case _:
                 typing.assert_never(step)
+
+    def table_step(self, step: LoadTable | DropTable) -> None:
+        """Do a step about tables of nft rules."""
+        whose, _ = self.tables.get(step.name, (None, ""))
+        match step:
+            case LoadTable(name, mark, rules):
+                if whose not in (None, mark.altname):
+                    raise Taken(f"there is a table inet {name} already, of {whose or 'somebody else'}")
+                self.tables[name] = (mark.altname, rules)
+            case DropTable(name, mark):
+                if whose != mark.altname:
+                    raise Vanished(errno.ENOENT, f"there is no table inet {name} of {mark.scope}")
+                del self.tables[name]
+            case _:
+                typing.assert_never(step)
+
+    def rate_step(self, step: Limit | Unlimit | Divert | Undivert) -> None:
+        """Do a step about rates."""
+        name = self._get_own(step.name).name
+        match step:
+            case Limit(bucket=bucket):
+                self.buckets[name] = bucket
+            case Unlimit():
+                if self.buckets.pop(name, None) is None:
+                    raise Vanished(errno.ENOENT, f"{name} has no bucket")
+            case Divert(through=through):
+                other = self._get_own(through).name
+                if name in self.diverted:
+                    raise Taken(f"somebody has a qdisc for what arrives by {name}")
+                self.diverted[name] = other
+            case Undivert():
+                if self.diverted.pop(name, None) is None:
+                    raise Vanished(errno.ENOENT, f"{name} is not diverted")
+            case _:
+                typing.assert_never(step)
+
+    def _get_own(self, name: str) -> LinkFact:
+        link = self.get(name)
+        if link.group < OURS:
+            raise Vanished(errno.ENODEV, f"there is no interface {name} of ours")
+        return link
 
     def _add_address(self, name: str, address: str) -> None:
         off = self.sysctls.get(f"net.ipv6.conf.{sysctl_name(name)}.disable_ipv6") == "1"

@@ -186,13 +186,28 @@ settle_cards() {
 # announce a carrier, and announced nothing to us before `uevent` was there.
 watch_cards() {
     uevent /lib/guest/hotplug &
+    agent=
     while :; do
         read -r -t 0.5 event <&3
+        [ -n "$agent" ] || [ -s "$RUN/ready" ] || start_agent # when the line is out: nothing is to delay that
         before=$seen
         seen=
         for device in "$SYS"/bus/pci/devices/* "$SYS"/bus/virtio/devices/*; do seen="$seen $device"; done
         [ "$seen" = "$before" ] || load_drivers
         adopt_cards
         follow_carriers
+        [ "$agent" != yes ] || note_changes
     done
+}
+
+# Begins to talk to the keeper, if there is a port for that; $agent is then yes, else no.
+start_agent() {
+    . /lib/guest/agent.sh
+    agent=no
+    find_agent_port
+    [ -n "$agent_port" ] || return 0
+    agent=yes
+    told=nothing
+    exec 5<>"$RUN/asked" # both ways, so that nobody who writes there has to wait for a reader
+    serve_keeper &
 }

@@ -8,5 +8,6 @@ if [ -s /run/ready ]; then
     : >/run/ready
     # The firmware or the kernel may have left the cursor in the middle of a line.
     printf '\n%s\n' "$line"
+    echo ready >/run/events # the agent waits for this
 fi
 unset name line

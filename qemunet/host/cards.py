@@ -1,0 +1,145 @@
+"""Plugs and unplugs the cards of a guest that runs, by way of whoever talks to its QEMU."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import typing
+
+from qemunet.errors import Failed, Gone, QemunetError, Refused, Taken
+from qemunet.host import complaints
+from qemunet.steps import AddCard, AddNetdev, DelCard, DelNetdev, Handle, SetForwards, SetGuestLink
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from qemunet.steps import Word
+
+    CardStep = AddNetdev | DelNetdev | AddCard | DelCard | SetGuestLink | SetForwards
+
+NO_SUCH_DEVICE = "DeviceNotFound"  # QMP's class for an id that QEMU does not have
+
+
+class Monitor(typing.Protocol):
+    """The control socket of a QEMU that runs, for a thread that may wait for it."""
+
+    def execute(self, command: str, **arguments: object) -> object:
+        """Have a command done and return its answer. Raises Refused, NotFound when QEMU is gone, TimedOut."""
+
+    def give(self, fd: int) -> str:
+        """Hand over a copy of a descriptor; return the name by which QEMU knows it. Raises as `execute` does."""
+
+    def forget(self, name: str) -> None:
+        """Have QEMU close what it was given under a name, if it still has it."""
+
+    def unplug(self, nic: str) -> None:
+        """Ask the guest for a card until it has let go of it. Raises NotFound if there is none, TimedOut."""
+
+
+def perform(monitor: Monitor, step: CardStep, handles: Mapping[str, Sequence[int]]) -> None:
+    """Do a step; what QEMU is to get open lies in `handles`, and is closed by whoever opened it.
+
+    Raises Refused with QEMU's own words, Taken if somebody has a port that it wants, Gone if there is nothing to undo,
+    NotFound if QEMU does not answer.
+    """
+    match step:
+        case AddNetdev():
+            _add_netdev(monitor, step, handles)
+        case DelNetdev(netdev=netdev):
+            with _gone_if_missing():
+                monitor.execute("netdev_del", id=netdev)
+        case AddCard(properties=properties):
+            _add_card(monitor, step.vm, properties)
+        case DelCard(nic=nic):
+            with _gone_if_missing():
+                monitor.unplug(nic)
+        case SetGuestLink(nic=nic, up=up, hold=hold):
+            monitor.execute("set_link", name=nic, up=up)
+            select.select([], [], [], hold)
+        case SetForwards():
+            _set_forwards(monitor, step)
+
+
+def _add_netdev(monitor: Monitor, step: AddNetdev, handles: Mapping[str, Sequence[int]]) -> None:
+    wanted = [part.name for part in step.properties.parts if isinstance(part, Handle)]
+    given: dict[str, list[str]] = {}
+    try:
+        for name in wanted:
+            for fd in handles[name]:
+                given.setdefault(name, []).append(monitor.give(fd))
+        monitor.execute("netdev_add", **json.loads(_spelled(step.properties, given)))
+    except QemunetError as error:
+        for name in (one for names in given.values() for one in names):
+            with contextlib.suppress(QemunetError):
+                monitor.forget(name)
+        if isinstance(error, Refused):
+            _refuse_duplicate(step.vm, error)
+            if taken := complaints.taken(step.vm, error.message):
+                raise taken from error
+        raise
+
+
+def _add_card(monitor: Monitor, vm: str, properties: Word) -> None:
+    try:
+        monitor.execute("device_add", **json.loads(_spelled(properties, {})))
+    except Refused as error:
+        _refuse_duplicate(vm, error)
+        raise
+
+
+def _refuse_duplicate(vm: str, error: Refused) -> None:
+    """Raise Taken if somebody has given that id to a thing of his, which must not be taken back for ours."""
+    if error.message.startswith("Duplicate "):
+        hint = "--id gives the card another one"
+        raise Taken(f"QEMU has one already: {error.message}", where=f"vm.{vm}", hint=hint) from error
+
+
+def _spelled(word: Word, given: Mapping[str, Sequence[str]]) -> str:
+    """Return the text of a word, with the names that QEMU has for the descriptors in it."""
+    return "".join(":".join(given[part.name]) if isinstance(part, Handle) else part for part in word.parts)
+
+
+def _set_forwards(monitor: Monitor, step: SetForwards) -> None:
+    """Close and open ports one by one; if one cannot be had, the others are as before."""
+    done: list[tuple[str, str]] = []
+    try:
+        for rule in step.remove:
+            _forward(monitor, step, "remove", rule)
+            done.append(("add", rule))
+        for rule in step.add:
+            _forward(monitor, step, "add", rule)
+            done.append(("remove", rule))
+    except QemunetError:
+        for what, rule in reversed(done):
+            with contextlib.suppress(QemunetError):
+                _forward(monitor, step, what, rule)
+        raise
+
+
+def _forward(monitor: Monitor, step: SetForwards, what: str, rule: str) -> None:
+    """Open or close a port; one that is open already is opened anew, or a step half done could not be taken back."""
+    said = _hostfwd(monitor, step, what, rule)
+    if what == "add" and said and _hostfwd(monitor, step, "remove", rule).endswith("removed"):
+        said = _hostfwd(monitor, step, what, rule)
+    if (what == "add" and not said) or (what == "remove" and said.endswith(("removed", "not found"))):
+        return
+    raise complaints.taken(step.vm, said) or Failed(f"QEMU refused to {what} the forward {rule}: {said}")
+
+
+def _hostfwd(monitor: Monitor, step: SetForwards, what: str, rule: str) -> str:
+    """Tell QEMU by its human monitor, which has no other way: silence, or ``removed``, is consent."""
+    words = rule if what == "add" else rule.rpartition("-")[0]
+    line = f"hostfwd_{what} {step.netdev} {words}"
+    return str(monitor.execute("human-monitor-command", **{"command-line": line})).strip()
+
+
+@contextlib.contextmanager
+def _gone_if_missing() -> typing.Iterator[None]:
+    """On the way back, what QEMU does not have is as good as taken back."""
+    try:
+        yield
+    except Refused as error:
+        if error.error_class != NO_SUCH_DEVICE:
+            raise
+        raise Gone(str(error)) from error

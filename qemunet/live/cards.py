@@ -1,0 +1,275 @@
+"""The cards of a keeper's guests while they run: plugged in, changed, taken out, and what others do to them noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import typing
+
+from qemunet.errors import Failed, NotFound, NotTakenBack, QemunetError, Taken, TimedOut, UsageError
+from qemunet.live import presence, unplug
+from qemunet.live.cardwork import PLUGGED, UNPLUGGING, CardWork, Other
+from qemunet.live.presence import Presence
+from qemunet.live.record import pick
+from qemunet.live.talk import Talk
+from qemunet.plan import live
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qemunet.live.cardwork import Keys, Left, Wish
+    from qemunet.live.care import Keeper
+    from qemunet.live.control import Message
+    from qemunet.live.process import Guest
+    from qemunet.records import NicRecord
+
+TIMEOUT = 10.0  # seconds for a guest to take a card, or to let go of one
+
+
+class Cards:
+    """Everything about cards that a keeper is asked for; changes of the host and of the records go one by one."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._leaving: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._coming_back: set[tuple[str, str]] = set()
+
+    # ---------------------------------------------------------------- what is asked for
+
+    async def add(self, guest: Guest, keys: Keys, seconds: float) -> tuple[NicRecord, Presence]:
+        """Plug in a card; return its row when the guest has it, or why that cannot be said. Raises any QemunetError."""
+        wanted = keys.get("id")
+        if (guest.vm, str(wanted)) in self._coming_back:
+            raise Taken(f"{wanted} is about to be plugged in again", where=f"vm.{guest.vm}")
+        row = await self._do(CardWork.add, guest, keys)
+        self._tell(guest, row.id, "plugged")
+        return row, await presence.wait(guest, row.id, row.model, seconds)
+
+    async def remove(self, guest: Guest, word: str, seconds: float, *, cut: bool) -> NicRecord:
+        """Unplug a card; return the row that it had when the guest has let go of it.
+
+        Raises TimedOut if it has not, and then it is unplugged as soon as it does; `cut` stops its traffic at once.
+        """
+        row = pick(self._rows(guest), guest.vm, word)
+        self._coming_back.discard((guest.vm, row.id))
+        task = self._leave(guest, row.id)
+        if cut:
+            with contextlib.suppress(NotFound):
+                await self._do(CardWork.cut, guest, row.id)
+        await self._gone_within(guest, row.id, task, seconds)
+        return row
+
+    async def alter(self, guest: Guest, word: str, keys: Keys, seconds: float) -> tuple[NicRecord, Presence]:
+        """Change a card, in its place if that can be; return its row, and whether the guest has it."""
+        return await self._altered(guest, await self._do(CardWork.alter, guest, word, keys), seconds)
+
+    async def apply(self, guest: Guest, wish: Wish, seconds: float, *, dry: bool) -> list[Message]:
+        """Make the cards of a guest what they are in a wish; return what there was to do, and what of it was done."""
+        found = await self._do(CardWork.differences, guest, wish, strict=True)
+        if not dry:
+            for one in found:
+                await self._apply(guest, wish, one, seconds)
+        done = [not dry and one.disruption is not live.Disruption.RESTART for one in found]
+        return [
+            {"vm": guest.vm, "what": one.describe(), "disruption": one.disruption.value, "done": was}
+            for one, was in zip(found, done, strict=True)
+        ]
+
+    async def list(self, guest: Guest) -> tuple[tuple[NicRecord, ...], list[Message]]:
+        """Return the rows of a guest's cards as they are, and the cards that somebody else has plugged in."""
+        record, there = await self._do(CardWork.rows, guest)
+        known = {row.id for row in record.nics}
+        foreign: list[Message] = [
+            {"id": card.id, "model": card.model, "mac": card.mac, "slot": card.slot}
+            for card in there
+            if card.id not in known
+        ]
+        return record.nics, foreign
+
+    async def compared(self, guest: Guest) -> Message:
+        """Say how a guest differs from its lab file, or why that cannot be said."""
+        try:
+            found = await self._do(CardWork.unlike_its_file, guest)
+        except QemunetError as error:
+            return {"problem": str(error)}
+        return {"differs": [one.describe() for one in found]}
+
+    # ---------------------------------------------------------------- what happens by itself
+
+    async def attend(self, guest: Guest) -> None:
+        """Notice from now on what others do to a guest's cards; of an adopted one, finish what was begun."""
+        guest.hear.append(lambda event: self._heard(guest, event))
+        guest.missed.append(lambda: self._keeper.begin(self._catch_up(guest)))
+        if guest.adopted:
+            await self._catch_up(guest)
+
+    async def _catch_up(self, guest: Guest) -> None:
+        """Finish what a killed keeper had begun, and notice what was done while nobody listened."""
+        try:
+            left: Left = await self._do(CardWork.recover, guest)
+        except QemunetError as error:
+            self._keeper.say(f"{guest.vm}: its cards were not looked after: {error}")
+            return
+        if left.half_way:
+            await guest.monitor.tidy()
+        for failure in left.failures:
+            self._keeper.say(f"{guest.vm}: not taken back: {failure}")
+        for nic in left.leaving:
+            self._leave(guest, nic)
+        for nic in left.gone:
+            await self._forget(guest, nic)
+
+    def _heard(self, guest: Guest, event: Message) -> None:
+        """A card that somebody else has unplugged: what was made for it has to go, too."""
+        data = event.get("data")
+        nic = data.get("device") if event["event"] == "DEVICE_DELETED" and isinstance(data, dict) else None
+        if isinstance(nic, str) and (guest.vm, nic) not in self._leaving and self._has(guest, nic):
+            self._keeper.say(f"{guest.vm}: {nic} was unplugged by somebody else")
+            self._keeper.begin(self._forget(guest, nic))
+
+    async def _forget(self, guest: Guest, nic: str) -> None:
+        try:
+            await self._do(CardWork.forget, guest, nic)
+        except NotFound:  # the guest has ended, and all of it is taken back
+            return
+        except QemunetError as error:
+            self._keeper.say(f"{guest.vm}: {error}")
+        self._tell(guest, nic, "unplugged")
+
+    # ---------------------------------------------------------------- unplugging
+
+    def _leave(self, guest: Guest, nic: str) -> asyncio.Task[None]:
+        """Begin to unplug a card, or go on with it; the task ends when it is gone."""
+        key = (guest.vm, nic)
+        if key not in self._leaving:
+            task = asyncio.create_task(self._unplug(guest, nic))
+            self._leaving[key] = task
+            task.add_done_callback(lambda done: self._left(key, done))
+        return self._leaving[key]
+
+    def _left(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
+        del self._leaving[key]
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, NotFound):
+            self._keeper.say(f"{key[0]}: {key[1]}: {error}")
+
+    async def _unplug(self, guest: Guest, nic: str) -> None:
+        await self._do(CardWork.part, guest, nic)
+        self._tell(guest, nic, UNPLUGGING)
+        try:
+            await unplug.unplug(guest, nic)
+        except (Failed, UsageError):
+            await self._do(CardWork.stay, guest, nic)
+            self._tell(guest, nic, PLUGGED)
+            raise
+        await self._do(CardWork.forget, guest, nic)
+        self._tell(guest, nic, "unplugged")
+
+    async def _gone_within(self, guest: Guest, nic: str, task: asyncio.Task[None], seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.shield(task)
+        except TimeoutError:
+            state = await guest.run_state()
+            raise TimedOut(
+                f"the guest has not let go of {nic} within {seconds:g} s; the guest is {state}, the card {UNPLUGGING}",
+                where=f"vm.{guest.vm}",
+                hint=f"it goes as soon as it can; `qemunet nic del {guest.vm} {nic}` waits again, --cut cuts it off",
+            ) from None
+
+    # ---------------------------------------------------------------- changing
+
+    async def _altered(self, guest: Guest, result: NicRecord | Other, seconds: float) -> tuple[NicRecord, Presence]:
+        row = await self._replug(guest, result, seconds) if isinstance(result, Other) else result
+        self._tell(guest, row.id, "changed")
+        if isinstance(result, Other):
+            return row, await presence.wait(guest, row.id, row.model, seconds)
+        return row, Presence.THERE
+
+    async def _replug(self, guest: Guest, other: Other, seconds: float) -> NicRecord:
+        """Take a card out and put another one in its place; if that cannot be had, the old one comes back.
+
+        Raises TimedOut if the guest keeps it: then the other one comes when it lets go, unless `remove` is asked for.
+        """
+        key, leaving = (guest.vm, other.nic), self._leave(guest, other.nic)
+        self._coming_back.add(key)
+        try:
+            await self._gone_within(guest, other.nic, leaving, seconds)
+        except TimedOut as error:
+            self._keeper.begin(self._replug_late(guest, other, leaving))
+            out = f"`qemunet nic del {guest.vm} {other.nic}` takes it out for good"
+            error.hint = f"as soon as it lets go, it gets it again as it shall be; {out}"
+            raise
+        except BaseException:
+            self._coming_back.discard(key)
+            raise
+        return await self._plug_other(guest, other)
+
+    async def _replug_late(self, guest: Guest, other: Other, leaving: asyncio.Task[None]) -> None:
+        """Put the other card in its place when the guest has let go of the old one at last."""
+        await asyncio.wait([leaving])
+        if leaving.cancelled() or leaving.exception() is not None:  # it stays, or the guest has ended
+            self._coming_back.discard((guest.vm, other.nic))
+            return
+        try:
+            await self._plug_other(guest, other)
+        except QemunetError as error:
+            self._keeper.say(f"{guest.vm}: {other.nic}: {error}")
+            return
+        self._tell(guest, other.nic, "changed")
+
+    async def _plug_other(self, guest: Guest, other: Other) -> NicRecord:
+        key = (guest.vm, other.nic)
+        if key not in self._coming_back:
+            raise NotFound(f"{other.nic} was unplugged by somebody else", where=f"vm.{guest.vm}")
+        try:
+            row: NicRecord = await self._do(CardWork.add_as, guest, other.shall, other.nic, other.seat or None)
+        except QemunetError as error:
+            await self._bring_back(guest, other, error)
+            raise
+        finally:
+            self._coming_back.discard(key)
+        return row
+
+    async def _bring_back(self, guest: Guest, other: Other, cause: QemunetError) -> None:
+        try:
+            await self._do(CardWork.add_as, guest, other.was, other.nic, other.seat or None)
+        except NotFound:
+            raise cause from None
+        except QemunetError as error:
+            raise NotTakenBack([str(cause), f"the old {other.nic} could not be plugged in again: {error}"]) from error
+
+    async def _apply(self, guest: Guest, wish: Wish, one: live.Difference, seconds: float) -> None:
+        match one:
+            case live.Remove(nic=nic):
+                await self.remove(guest, nic.id, seconds, cut=False)
+            case live.Add(nic=nic):
+                row = await self._do(CardWork.add_as, guest, wish, nic.id)
+                self._tell(guest, row.id, "plugged")
+                await presence.wait(guest, row.id, row.model, seconds)
+            case live.Change(new=nic) | live.Replug(new=nic):
+                await self._altered(guest, await self._do(CardWork.alter_as, guest, wish, nic.id), seconds)
+            case live.Restart():
+                pass
+
+    # ---------------------------------------------------------------- how
+
+    async def _do(
+        self, work: Callable[..., typing.Any], guest: Guest, *arguments: object, **named: object
+    ) -> typing.Any:
+        """Have a `CardWork` done in the keeper's thread, which is the only one that changes anything."""
+        cards = CardWork(self._keeper.worker.runtime, guest.vm, Talk(guest))
+        return await self._keeper.blocking(lambda: work(cards, *arguments, **named))
+
+    def _rows(self, guest: Guest) -> tuple[NicRecord, ...]:
+        return self._keeper.worker.runtime.vm(guest.vm).nics
+
+    def _has(self, guest: Guest, nic: str) -> bool:
+        try:
+            return any(row.id == nic for row in self._rows(guest))
+        except NotFound:
+            return False
+
+    def _tell(self, guest: Guest, nic: str, what: str) -> None:
+        self._keeper.say(f"{guest.vm}: {nic}: {what}")
+        self._keeper.tell("card", guest.vm, nic=nic, what=what)

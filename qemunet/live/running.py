@@ -1,0 +1,138 @@
+"""What a vm that runs is, read back from its runtime directory, and how that differs from what it shall be."""
+
+from __future__ import annotations
+
+import typing
+
+from qemunet.config import check, profiles, read, served
+from qemunet.config.resolve import resolve, wanted
+from qemunet.config.spec import BootSpec, LabSpec, NetworkSpec, VmSpec
+from qemunet.errors import ConfigError, NotFound
+from qemunet.frozen import frozen, replace
+from qemunet.live.source import photograph
+from qemunet.plan import live
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qemunet.config.spec import NicSpec
+    from qemunet.facts import Facts
+    from qemunet.host.linux import LinuxHost
+    from qemunet.model.lab import Lab
+    from qemunet.model.vm import Vm
+    from qemunet.records import VmRecord
+    from qemunet.state import Runtime
+
+
+@frozen
+class Comparison:
+    """A vm that runs, and what it shall be: `lab` is that of the new one."""
+
+    lab: Lab
+    old: Vm
+    new: Vm
+    facts: Facts
+
+
+def compare(
+    runtime: Runtime, host: LinuxHost, record: VmRecord, wish: Callable[[LabSpec], LabSpec], *, strict: bool = True
+) -> Comparison:
+    """Return what a vm is, a lab of its own, and what a wish makes of it.
+
+    Raises ConfigError, NotFound for a network that nobody knows, and, if `strict`, Taken and HostLacks for the cards
+    that are new or other ones.
+    """
+    there = read_spec(runtime, record)
+    target = wish(there)
+    (was,), shall = there.vms, _vm(target, record.name)
+    known, used = profiles.load_all(there), profiles.load_all(target)
+    every = replace(target, vms=(replace(shall, nic=(*check.nics(was), *check.nics(shall))),))
+    facts = photograph(runtime, wanted(every, used), host)
+    old = resolve(there, known, facts, strict=False, running=True)
+    new = resolve(target, used, facts, (record.name,), strict=False, running=True)
+    if strict:
+        fresh = tuple(nic for nic in check.nics(shall) if nic not in check.nics(was))
+        others = replace(shall, nic=fresh, boot=BootSpec(), disk=())  # what it was started from may be gone
+        resolve(replace(served.by_address(target), vms=(others,)), used, facts, running=True)
+    names = [network.name for network in new.networks]
+    networks = (*new.networks, *(network for network in old.networks if network.name not in names))
+    before, after = old.vm(record.name), new.vm(record.name)
+    lab = replace(new, file=record.file, networks=networks)
+    return Comparison(lab, before, settled(shall, before, after), facts)
+
+
+def settled(spec: VmSpec, before: Vm, after: Vm) -> Vm:
+    """Return what a vm shall be by its spec, with cards that keep what that leaves open and a change would disturb."""
+    kept = {nic.id: nic for nic in before.nics}
+    left_open = {check.nic_id(index, nic) for index, nic in enumerate(check.nics(spec)) if nic.mtu is None}
+    nics = (
+        live.settled(kept[nic.id], nic, left_open=nic.id in left_open) if nic.id in kept else nic for nic in after.nics
+    )
+    return replace(after, nics=tuple(nics))
+
+
+def read_spec(runtime: Runtime, record: VmRecord) -> LabSpec:
+    """Return what a vm was resolved to when it started, with what was changed since then: a lab of its own."""
+    return read.load(runtime.scope(f"vm/{record.name}").path("vm.toml"))
+
+
+def with_cards(
+    runtime: Runtime, record: VmRecord, edit: Callable[[tuple[NicSpec, ...]], tuple[NicSpec, ...]]
+) -> Callable[[LabSpec], LabSpec]:
+    """Return a wish for other cards; networks that they name are looked up."""
+
+    def wish(there: LabSpec) -> LabSpec:
+        (vm,) = there.vms
+        nics = edit(check.nics(vm))
+        names = dict.fromkeys(nic.network for nic in nics if nic.network is not None)
+        more = tuple(_network(runtime, record, name) for name in names if there.network(name) is None)
+        return replace(there, file=f"vm {record.name}", vms=(replace(vm, nic=nics),), networks=(*there.networks, *more))
+
+    return wish
+
+
+def as_in(spec: LabSpec, name: str) -> Callable[[LabSpec], LabSpec]:
+    """Return the wish that a vm be as a lab file has it.
+
+    Its cards have the ids that they have there by their place, and keep an ACPI index that the file leaves open.
+    """
+    vm = _vm(spec, name)
+
+    def wish(there: LabSpec) -> LabSpec:
+        indices = {nic.id: nic.acpi_index for nic in check.nics(there.vms[0])}
+        named = (replace(nic, id=check.nic_id(index, nic)) for index, nic in enumerate(check.nics(vm)))
+        nics = tuple(replace(nic, acpi_index=nic.acpi_index or indices.get(nic.id)) for nic in named)
+        return replace(spec, vms=tuple(replace(one, nic=nics) if one is vm else one for one in spec.vms))
+
+    return wish
+
+
+def _vm(spec: LabSpec, name: str) -> VmSpec:
+    return next(vm for vm in spec.vms if vm.name == name)
+
+
+def _network(runtime: Runtime, record: VmRecord, name: str) -> NetworkSpec:
+    """Return a network that the vm is not on yet: from its lab's file, or one that is up."""
+    known = _of_runtime(runtime) | _of_file(record)
+    if name not in known:
+        every = ", ".join(sorted(known)) or "none"
+        hint = f"declared in {record.file}, or up: {every}"
+        raise NotFound(f'there is no network "{name}"', where=f"vm.{record.name}", hint=hint)
+    return known[name]
+
+
+def _of_file(record: VmRecord) -> dict[str, NetworkSpec]:
+    try:
+        return {network.name: network for network in served.by_address(read.load(record.file)).networks}
+    except ConfigError:  # it has changed, or is gone; what runs does not need it
+        return {}
+
+
+def _of_runtime(runtime: Runtime) -> dict[str, NetworkSpec]:
+    found: dict[str, NetworkSpec] = {}
+    for scope in runtime.scopes("net"):
+        try:
+            found |= {network.name: network for network in read.load(scope.path("net.toml")).networks}
+        except ConfigError:  # it is being made, or taken down
+            continue
+    return found

@@ -1,0 +1,229 @@
+"""Compares a vm that runs with what it should be: which cards come, go, move or change, and what that disturbs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+
+from qemunet.frozen import as_dict, frozen, replace
+from qemunet.model.nic import (
+    Forward,
+    Hook,
+    LinkState,
+    MacvtapBackend,
+    Nic,
+    OnBridge,
+    OnNetwork,
+    Rate,
+    TapBackend,
+    UserBackend,
+)
+from qemunet.model.vm import NicBus, Vm
+
+_USUAL_MTU = 1500  # of a guest that was told nothing
+
+
+class Disruption(StrEnum):
+    """What a change costs the guest."""
+
+    LIVE = "live"  # nothing, or a cable that is pulled for a moment
+    REPLUG = "replug"  # a card that is taken out and put in
+    RESTART = "restart"  # nothing of it can be done while it runs
+
+
+@frozen
+class Add:
+    """A card that is to be plugged in."""
+
+    vm: str
+    nic: Nic
+
+    disruption = Disruption.LIVE
+
+    def describe(self) -> str:
+        return f"plug in {self.nic.id} ({self.nic.model}, {behind(self.nic)}, {self.nic.mac})"
+
+
+@frozen
+class Remove:
+    """A card that is to be unplugged."""
+
+    vm: str
+    nic: Nic
+
+    disruption = Disruption.LIVE
+
+    def describe(self) -> str:
+        return f"unplug {self.nic.id} ({behind(self.nic)}, {self.nic.mac})"
+
+
+@frozen
+class Replug:
+    """A card that is to be another one in the same slot: a property that a card in place cannot change."""
+
+    vm: str
+    old: Nic
+    new: Nic
+
+    disruption = Disruption.REPLUG
+
+    def describe(self) -> str:
+        what = ", ".join(key for key in as_dict(self.old) if getattr(self.old, key) != getattr(self.new, key))
+        if type(self.old.backend) is not type(self.new.backend):
+            what = f"{behind(self.old)} to {behind(self.new)}"
+        return f"unplug {self.new.id} and plug it in again ({what.replace('_', '-')})"
+
+
+@frozen
+class Change:
+    """A card that changes in its slot: its network, its cable, its forwards, its rate, what is noted of it."""
+
+    vm: str
+    old: Nic
+    new: Nic
+
+    disruption = Disruption.LIVE
+
+    def describe(self) -> str:
+        return f"{self.new.id}: {'; '.join(_differences(self.old, self.new))}"
+
+
+@frozen
+class Restart:
+    """Something that only a restart changes; `nic`: of which card, if it is about one."""
+
+    vm: str
+    what: str
+    nic: str = ""
+
+    disruption = Disruption.RESTART
+
+    def describe(self) -> str:
+        return self.what
+
+
+Difference = Add | Remove | Replug | Change | Restart
+
+
+def differences(old: Vm, new: Vm) -> tuple[Difference, ...]:
+    """Return what it takes to make a vm that runs be like another one: first what goes, then what comes."""
+    found = list(_cards(old, new))
+    if old.machine.nic_bus is NicBus.MMIO:
+        found = [_fixed(one) for one in found]
+    found.sort(key=lambda one: not isinstance(one, Remove))
+    return (*found, *_restarts(old, new))
+
+
+def behind(nic: Nic) -> str:
+    """Say in a few words what is behind a card."""
+    match nic.backend:
+        case UserBackend():
+            return "user"
+        case TapBackend(attach=OnNetwork(network=network)):
+            return f"network {network}"
+        case TapBackend(attach=OnBridge(bridge=bridge)):
+            return f"bridge {bridge}"
+        case TapBackend():
+            return "point to point"
+        case MacvtapBackend(parent=parent, mode=mode):
+            return f"macvtap {mode} on {parent}"
+
+
+def settled(old: Nic, new: Nic, *, left_open: bool) -> Nic:
+    """Return a card with what it keeps while it stays in its slot: the MTU that its guest was told.
+
+    `left_open`: nobody has chosen one for it. On a network with more room it need not use that.
+    """
+    used = old.guest_mtu or _USUAL_MTU
+    behind = _USUAL_MTU if isinstance(new.backend, UserBackend) else new.backend.mtu
+    if used != (new.guest_mtu or _USUAL_MTU) and not (left_open and used <= behind):
+        return new
+    kept = replace(new, guest_mtu=old.guest_mtu if behind == used or old.backend == new.backend else used)
+    return kept if _in_place(old) == _in_place(kept) else new
+
+
+def moves(old: Nic, new: Nic) -> bool:
+    """Tell whether a card goes to another network or bridge, with all else in place."""
+    before, after = _plugged_into(old), _plugged_into(new)
+    return None not in (before, after) and before != after
+
+
+def _plugged_into(nic: Nic) -> OnNetwork | OnBridge | None:
+    attach = nic.backend.attach if isinstance(nic.backend, TapBackend) else None
+    return attach if isinstance(attach, OnNetwork | OnBridge) else None
+
+
+def _cards(old: Vm, new: Vm) -> Iterator[Difference]:
+    there = {nic.id: nic for nic in old.nics}
+    wanted = {nic.id: nic for nic in new.nics}
+    yield from (Remove(old.name, nic) for name, nic in there.items() if name not in wanted)
+    for name, nic in wanted.items():
+        if name not in there:
+            yield Add(old.name, nic)
+        elif there[name] != nic:
+            yield _changed(old.name, there[name], nic)
+
+
+def _changed(vm: str, old: Nic, new: Nic) -> Difference:
+    same = _in_place(old) == _in_place(new) and (moves(old, new) or _largest(old) == _largest(new))
+    return Change(vm, old, new) if same else Replug(vm, old, new)
+
+
+def _largest(nic: Nic) -> int | None:
+    """Return the largest packet that the host side of a card takes; it goes by the bridge, and changes with that."""
+    return None if isinstance(nic.backend, UserBackend) else nic.backend.mtu
+
+
+def _in_place(nic: Nic) -> Nic:
+    """Return a card without what can change while it stays in its slot."""
+    backend = nic.backend
+    match backend:
+        case UserBackend():
+            backend = replace(backend, forwards=())
+        case TapBackend(attach=OnNetwork() | OnBridge()):
+            backend = replace(backend, attach=OnBridge(""), mtu=0)
+        case _:
+            pass
+    used = nic.guest_mtu or _USUAL_MTU
+    return replace(
+        nic, backend=backend, link=LinkState.UP, ips=(), gateways=(), hook=Hook(), rate=Rate(), guest_mtu=used
+    )
+
+
+def _fixed(one: Difference) -> Difference:
+    """Return the difference on a machine whose cards neither come nor go."""
+    match one:
+        case Add(nic=nic) | Remove(nic=nic) | Replug(new=nic):
+            return Restart(one.vm, f"{one.describe()}: the cards of this machine are fixed while it runs", nic.id)
+    return one
+
+
+def _differences(old: Nic, new: Nic) -> Iterator[str]:
+    if moves(old, new):
+        yield f"from {behind(old)} to {behind(new)}"
+    if old.link is not new.link:
+        yield f"cable {'in' if new.link is LinkState.UP else 'out'}"
+    if _forwards(old) != _forwards(new):
+        yield "forwards"
+    for key in ("rate", "ips", "gateways", "hook"):
+        if getattr(old, key) != getattr(new, key):
+            yield {"ips": "ip", "gateways": "gateway", "hook": "ifup, ifdown"}.get(key, key)
+
+
+def _forwards(nic: Nic) -> tuple[Forward, ...]:
+    return nic.backend.forwards if isinstance(nic.backend, UserBackend) else ()
+
+
+def _restarts(old: Vm, new: Vm) -> Iterator[Restart]:
+    for key in as_dict(old):
+        if key in ("name", "nics"):
+            continue
+        was, wanted = getattr(old, key), getattr(new, key)
+        if was != wanted:
+            yield Restart(old.name, f"{key.replace('_', '-')}: {_said(was)} to {_said(wanted)}")
+
+
+def _said(value: object) -> str:
+    if isinstance(value, StrEnum | str | int):
+        return str(value)
+    return "other settings" if value else "none"

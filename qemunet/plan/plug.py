@@ -1,0 +1,128 @@
+"""The steps of live changes: what plugs a card into a guest that runs, and what changes one in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from qemunet.facts import Facts
+from qemunet.frozen import frozen, replace
+from qemunet.model.lab import Lab
+from qemunet.model.nic import LinkState, Nic, OnBridge, OnNetwork, TapBackend, UserBackend
+from qemunet.model.vm import Vm
+from qemunet.plan import claims, is_up, links, live, qemu, rates, scope, shared, users
+from qemunet.plan.ways import Passed
+from qemunet.plan.words import Json, as_json
+from qemunet.steps import (
+    AddCard,
+    AddNetdev,
+    Part,
+    Reserve,
+    SetForwards,
+    SetGuestLink,
+    SetLink,
+    SetMaster,
+    Step,
+)
+
+_TOLD, _POLLED = 0.2, 3.0  # seconds for drivers that are interrupted, and for those that look every two seconds
+_POLLING = ("e1000", "e1000-82544gc", "e1000-82545em", "pcnet")
+
+
+@frozen
+class Live:
+    """What a live change does: `shared` and `own` under the runtime directory's lock, `guest` after it.
+
+    `over` is what takes back that a card uses what it does not use any more, once the change is final.
+    """
+
+    shared: tuple[Part, ...] = ()
+    own: tuple[Part, ...] = ()
+    guest: tuple[Part, ...] = ()
+    over: tuple[Step, ...] = ()
+
+
+def add(lab: Lab, vm: Vm, nic: Nic, seat: Mapping[str, Json], facts: Facts) -> Live:
+    """Return what plugs a card in at a place that is free: ``bus`` and ``addr`` as `device_add` wants them.
+
+    Raises Taken if something that it needs is in use.
+    """
+    needed = shared(lab, nic, facts)
+    own = (*claims(lab, vm, nic, facts), *links.pins((nic,), facts), *links.card(vm, nic, facts))
+    return Live(
+        shared=tuple(part for part in needed if not is_up(part, facts)),
+        own=(Part(scope(vm), own, about=nic.id),),
+        guest=(Part(scope(vm), (*links.hook(lab.name, vm, nic), *_plugged(vm, nic, seat)), about=nic.id),),
+    )
+
+
+def change(lab: Lab, vm: Vm, old: Nic, new: Nic, facts: Facts) -> Live:
+    """Return what makes a card that stays in its slot another one; raises Taken."""
+    moved = live.moves(old, new)
+    needed = shared(lab, new, facts) if moved else ()
+    used, uses = (tuple(users(lab, vm, nic, facts)) for nic in (old, new)) if moved else ((), ())
+    pins = links.pins((new,), facts) if moved else ()
+    told = () if moved or old.ips == new.ips else _told(lab, vm, old, new, facts)
+    return Live(
+        shared=tuple(part for part in needed if not is_up(part, facts)),
+        own=(Part(scope(vm), (*(one for one in uses if one not in used), *pins, *told), about=new.id),),
+        guest=(Part(scope(vm), tuple(_changed(vm, old, new, facts, moved=moved)), about=new.id),),
+        over=tuple(undo for one in used if one not in uses and (undo := one.inverse(facts)) is not None),
+    )
+
+
+def _told(lab: Lab, vm: Vm, old: Nic, new: Nic, facts: Facts) -> Iterator[Step]:
+    """Yield what tells the network of a card that stays there of the addresses that it is to have."""
+    for was, now in zip(users(lab, vm, old, facts), users(lab, vm, new, facts), strict=True):
+        if isinstance(was, Reserve) and isinstance(now, Reserve) and now != was:
+            yield replace(now, was=was.text)
+
+
+def _plugged(vm: Vm, nic: Nic, seat: Mapping[str, Json]) -> Iterator[Step]:
+    """The cable is pulled before the guest could look: QEMU answers both commands before it lets it go on."""
+    yield AddNetdev(vm.name, nic.netdev, as_json(qemu.netdev(nic, Passed(vm))))
+    yield AddCard(vm.name, nic.id, as_json(qemu.hotplugged(nic, seat)))
+    if nic.link is LinkState.DOWN:
+        yield SetGuestLink(vm.name, nic.id, up=False)
+        yield from links.cable(nic, on=False)
+
+
+def _changed(vm: Vm, old: Nic, new: Nic, facts: Facts, *, moved: bool) -> Iterator[Step]:
+    was, wanted = old.link is LinkState.UP, new.link is LinkState.UP
+    if moved:
+        yield from _moved(vm, old, new, was=was)
+        was = False
+    if was != wanted:
+        yield SetGuestLink(vm.name, new.id, up=wanted, was=was)
+        yield from links.cable(new, on=wanted, was=was)
+    if isinstance(old.backend, UserBackend) and isinstance(new.backend, UserBackend):
+        yield from _forwards(vm, new, old.backend, new.backend)
+    yield from rates.change(old, new, vm, facts)
+
+
+def _moved(vm: Vm, old: Nic, new: Nic, *, was: bool) -> Iterator[Step]:
+    """Pull the cable, plug the tap into the other bridge, and leave the cable out."""
+    assert isinstance(old.backend, TapBackend), "only taps are plugged into bridges"
+    assert isinstance(new.backend, TapBackend), "only taps are plugged into bridges"
+    attach = new.backend.attach
+    assert isinstance(attach, OnNetwork | OnBridge), "a cable to the host is another kind of card"
+    if was:
+        yield SetGuestLink(vm.name, new.id, up=False, was=True, hold=_notice(new))
+        yield from links.cable(new, on=False, was=True)
+    if new.backend.mtu != old.backend.mtu:  # out first, or one of the bridges would follow it
+        yield SetMaster(new.backend.ifname, None)
+        yield SetLink(new.backend.ifname, mtu=new.backend.mtu)
+    yield SetMaster(new.backend.ifname, attach.bridge)
+
+
+def _forwards(vm: Vm, nic: Nic, old: UserBackend, new: UserBackend) -> Iterator[Step]:
+    before = [rule for one in old.forwards for rule in qemu.forward(one)]
+    after = [rule for one in new.forwards for rule in qemu.forward(one)]
+    gone = tuple(rule for rule in before if rule not in after)
+    come = tuple(rule for rule in after if rule not in before)
+    if gone or come:
+        yield SetForwards(vm.name, nic.netdev, add=come, remove=gone)
+
+
+def _notice(nic: Nic) -> float:
+    """Return how long a cable has to be out until the guest's driver sees it; some only look now and then."""
+    return _POLLED if nic.model in _POLLING else _TOLD
