@@ -29,7 +29,7 @@ def _mac(args: Namespace) -> int:
     from qemunet.state import Runtime, locate
 
     try:
-        prefix = mac.normalize_prefix(args.prefix or mac.DEFAULT_PREFIX)
+        prefix = mac.normalize_prefix(mac.DEFAULT_PREFIX if args.prefix is None else args.prefix)
     except ValueError as error:
         raise UsageError(f'--prefix "{args.prefix}": {error}') from None
     try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from qemunet.errors import NotFound
-from qemunet.model.names import is_name
-from qemunet.state import Runtime, VmRecord, locate
+from qemunet.records import VmRecord
+from qemunet.state import Runtime, locate
 
 
 def runtime() -> Runtime:
@@ -14,12 +14,7 @@ def runtime() -> Runtime:
 
 def vm_named(here: Runtime, name: str) -> VmRecord:
     """Return the vm of that name; raises NotFound, which says which there are."""
-    record = here.scope(f"vm/{name}").record() if is_name(name) else None
-    if record is None:
-        known = ", ".join(one.name for one in here.vms())
-        hint = f"running: {known}" if known else "nothing runs"
-        raise NotFound(f'no vm of the name "{name}" runs', where=here.path, hint=hint)
-    return record
+    return here.vm(name)
 
 
 def vm_or_lab(here: Runtime, name: str) -> list[VmRecord]:

@@ -7,6 +7,8 @@ import os
 from qemunet.cli import render
 from qemunet.cli.known import runtime, vm_named, vm_or_lab
 from qemunet.cli.parser import add_json
+from qemunet.errors import NotFound
+from qemunet.records import NicRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qemunet.cli.parser import Commands, Parser
-    from qemunet.state import NicRecord, VmRecord
+    from qemunet.records import VmRecord
+
+    Message = dict[str, Any]  # of the keeper
 
 _ROOTS = "/run/qemunet"
 _VM_HEADER = ("NAME", "LAB", "STATE", "PID", "ACCEL", "MACHINE", "NICS")
@@ -66,13 +70,15 @@ def _status_arguments(parser: Parser) -> None:
 def _status(args: Namespace) -> int:
     records = vm_or_lab(runtime(), args.name)
     if args.json:
-        shapes = [vm_json(record) for record in records]
+        shapes = [_vm_json_seen(record) for record in records]
         render.as_json(shapes[0] if records[0].name == args.name else shapes)
         return 0
     for record in records:
         pid = f", pid {record.pid}" if record.pid else ""
         render.out(f"{record.name}: {record.state}{pid}, {record.machine} ({record.accel}), lab {record.lab}")
-        _print_nics(record)
+        seen = _seen(record, compare=True)
+        _print_nics(record, seen)
+        _print_differences(record, seen)
     return 0
 
 
@@ -83,18 +89,59 @@ def _nic_list_arguments(parser: Parser) -> None:
 
 def _nic_list(args: Namespace) -> int:
     record = vm_named(runtime(), args.vm)
+    seen = _seen(record)
     if args.json:
-        render.as_json([nic_json(record, nic) for nic in record.nics])
+        render.as_json(_nics_json(record, seen))
     else:
-        _print_nics(record)
+        _print_nics(record, seen)
     return 0
 
 
-def _print_nics(vm: VmRecord) -> None:
-    if not vm.nics:
+def _seen(vm: VmRecord, *, compare: bool = False) -> Message:
+    """Return what the keeper of a vm that runs says of its cards; nothing of one that does not run."""
+    from qemunet.live.reach import reach
+
+    if vm.state != "running":
+        return {}
+    try:
+        with reach(runtime(), vm.lab) as keeper:
+            return keeper.ask("nics", vm=vm.name, compare=compare)
+    except NotFound:  # it has just ended
+        return {}
+
+
+def _nics_json(vm: VmRecord, seen: Message) -> list[dict[str, Any]]:
+    rows = [NicRecord.from_dict(row) for row in seen.get("nics", ())] or vm.nics
+    cards = [nic_json(vm, nic) for nic in rows] + [_foreign_json(card) for card in seen.get("foreign", ())]
+    return [card | seen.get("known", {}).get(card["mac"], {}) for card in cards]
+
+
+def _vm_json_seen(vm: VmRecord) -> dict[str, Any]:
+    seen = _seen(vm, compare=True)
+    return {**vm_json(vm), "nics": _nics_json(vm, seen), "differs": seen.get("differs")}
+
+
+def _foreign_json(card: dict[str, Any]) -> dict[str, Any]:
+    """Return a card that somebody else has plugged in, in the shape of one of ours."""
+    nothing = dict.fromkeys(("mode", "ifname", "host_mac", "network", "bridge", "link", "guest_ifname"))
+    return {"id": card["id"] or None, **nothing, **card, "ip": [], "state": "foreign"}
+
+
+def _print_nics(vm: VmRecord, seen: Message) -> None:
+    rows = _nics_json(vm, seen)
+    if not rows:
         render.out("no card")
         return
-    render.table(_NIC_HEADER, [_nic_row(nic_json(vm, nic)) for nic in vm.nics])
+    render.table(_NIC_HEADER, [_nic_row(row) for row in rows])
+
+
+def _print_differences(vm: VmRecord, seen: Message) -> None:
+    if seen.get("problem"):
+        render.note(f"note: it cannot be compared with its file: {seen['problem']}")
+    elif seen.get("differs"):
+        render.out(f"{vm.file} differs; `qemunet apply` would:")
+        for one in seen["differs"]:
+            render.out(f"  {one}")
 
 
 def _nic_row(nic: dict[str, Any]) -> Sequence[str | None]:
@@ -128,7 +175,7 @@ def vm_json(vm: VmRecord) -> dict[str, Any]:
 
 
 def nic_json(vm: VmRecord, nic: NicRecord) -> dict[str, Any]:
-    """Return a card as `nic list` prints it. What the guest calls it is not known as long as nobody asks it."""
+    """Return a card as `nic list` prints it, as far as its record tells: not what the guest says of it."""
     return {
         "id": nic.id,
         "mode": nic.mode,
@@ -142,7 +189,7 @@ def nic_json(vm: VmRecord, nic: NicRecord) -> dict[str, Any]:
         "ip": [{"address": ip, "source": "file"} for ip in nic.ips],
         "guest_ifname": None,
         "slot": nic.slot,
-        "state": "plugged" if vm.state == "running" else vm.state,
+        "state": nic.state if vm.state == "running" else vm.state,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from qemunet.cli.parser import Action, Parser
 
 SWEPT = frozenset({"down", "ps", "stop"})  # after them the dead are taken back; not after those that look into one vm
+_MANY_OBJECTS = 100_000  # more than any command loads: looking among them for garbage would take longer than some take
 SIGPIPE_STATUS = 128 + 13  # what a program ends with that does not catch SIGPIPE
 
 
@@ -38,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """Be the program: end at once, without the interpreter's own tidying, which takes longer than some commands."""
+    gc.set_threshold(_MANY_OBJECTS)
     os._exit(main())
 
 
@@ -83,13 +86,22 @@ def _dispatch(argv: Sequence[str]) -> int:
         print(f"qemunet {__version__}")
         return 0
     name, rest = find(argv)
-    parser, action = command(name)
-    status = action(parser.parse(rest))
+    if name == "run":
+        from qemunet.live import launch
+
+        with launch.ahead():
+            return _act(name, rest)
+    status = _act(name, rest)
     if name in SWEPT:
         from qemunet.cli.sweep import sweep
 
         sweep()
     return status
+
+
+def _act(name: str, rest: list[str]) -> int:
+    parser, action = command(name)
+    return action(parser.parse(rest))
 
 
 def _find_in_group(group: str, rest: list[str]) -> tuple[str, list[str]]:

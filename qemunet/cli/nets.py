@@ -1,11 +1,14 @@
-"""``net list`` and ``net show``: shows which networks are up and who is on them."""
+"""``net list``, ``net show``, ``net leases``: which networks are up, and who is on them with which address."""
 
 from __future__ import annotations
+
+import os
 
 from qemunet.cli import render
 from qemunet.cli.known import runtime
 from qemunet.cli.parser import add_json
 from qemunet.errors import NotFound
+from qemunet.frozen import as_dict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,9 +17,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qemunet.cli.parser import Commands, Parser
-    from qemunet.state import Runtime, VmRecord
+    from qemunet.records import VmRecord
+    from qemunet.state import Runtime, Scope
 
 _HEADER = ("NAME", "MODE", "BRIDGE", "ADDRESSES", "GUESTS", "STATE")
+_CARD_HEADER = ("VM", "NIC", "MAC", "HOST", "IP")
+_LEASE_HEADER = ("NETWORK", "MAC", "IP", "HOSTNAME", "VM", "NIC", "EXPIRES")
 
 
 def _list_arguments(parser: Parser) -> None:
@@ -34,18 +40,62 @@ def _show_arguments(parser: Parser) -> None:
 
 
 def _show(args: Namespace) -> int:
-    known = networks(runtime())
-    found = [network for network in known if network["name"] == args.name]
-    if not found:
-        names = ", ".join(network["name"] for network in known) or "none"
-        raise NotFound(
-            f'no network "{args.name}" is up (up: {names})', hint="`qemunet run` brings one up with its first vm"
-        )
+    here = runtime()
+    found = _named(networks(here), args.name)
+    found |= {"cards": _cards(here, args.name), "file": here.networks().get(args.name)}
     if args.json:
-        render.as_json(found[0])
-    else:
-        _print(found, as_json=False)
+        render.as_json(found)
+        return 0
+    _print([found], as_json=False)
+    _print_cards(found["cards"])
+    if found["file"]:
+        render.out(f"\n{found['file'].rstrip()}")
     return 0
+
+
+def _print_cards(cards: Sequence[dict[str, Any]]) -> None:
+    """Print who is on a network."""
+    if cards:
+        render.out("")
+        rows = [(one["vm"], one["nic"], one["mac"], one["ifname"], ", ".join(one["ips"])) for one in cards]
+        render.table(_CARD_HEADER, rows)
+
+
+def _named(known: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Return the network of that name; raises NotFound."""
+    for network in known:
+        if network["name"] == name:
+            return network
+    names = ", ".join(network["name"] for network in known) or "none"
+    raise NotFound(
+        f'no network "{name}" is up (up: {names})',
+        hint="`qemunet run` brings one up with its first vm, `qemunet net up` without any",
+    )
+
+
+def _leases_arguments(parser: Parser) -> None:
+    parser.add_argument("name", metavar="NETWORK", nargs="?", help="a network that is up; default all")
+    add_json(parser)
+
+
+def _leases(args: Namespace) -> int:
+    from qemunet.live.leases import of_networks
+
+    here = runtime()
+    known = networks(here)
+    names = [network["name"] for network in ([_named(known, args.name)] if args.name else known)]
+    rows = [as_dict(one) for one in of_networks(here, names, here.vms())]
+    if args.json:
+        render.as_json(rows)
+    else:
+        render.table(_LEASE_HEADER, [(*list(row.values())[:-1], _until(row["expires"])) for row in rows])
+    return 0
+
+
+def _until(expires: int | None) -> str:
+    import time
+
+    return "never" if expires is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(expires))
 
 
 def networks(here: Runtime) -> list[dict[str, Any]]:
@@ -56,33 +106,64 @@ def networks(here: Runtime) -> list[dict[str, Any]]:
     return [_network(here, name, vms) for name in sorted(kept | used)]
 
 
+def _cards(here: Runtime, name: str) -> list[dict[str, Any]]:
+    """Return the cards that are on a network; their addresses are those that their files give them."""
+    return [
+        {"vm": vm.name, "nic": nic.id, "mac": nic.mac, "ifname": nic.ifname, "ips": list(nic.ips)}
+        for vm in here.vms()
+        if vm.state != "dead"
+        for nic in vm.nics
+        if nic.network == name
+    ]
+
+
 def _network(here: Runtime, name: str, vms: Sequence[VmRecord]) -> dict[str, Any]:
     guests = [vm for vm in vms if any(nic.network == name for nic in vm.nics)]
     cards = [nic for vm in guests for nic in vm.nics if nic.network == name]
-    declared = _declared(here, name, guests)
+    scope = here.scope(f"net/{name}")
+    told = [_declared(here.scope(f"vm/{vm.name}").path("vm.toml"), name) for vm in guests]
+    declared = _declared(scope.path("net.toml"), name) or next(filter(None, told), {})
     return {
         "name": name,
         "mode": declared.get("mode"),
-        "bridge": cards[0].bridge if cards else declared.get("bridge"),
+        "bridge": declared.get("bridge") or (cards[0].bridge if cards else None),
         "addresses": declared.get("address", []),
         "netns": None,
         "guests": [vm.name for vm in guests],
-        "state": "up",
+        "state": _state(scope),
+        "held": scope.held(),
+        "keep": os.path.exists(scope.path("keep")),
+        "external": any(one.get("external", False) for one in told),
+        "dhcp": _dhcp(scope),
     }
 
 
-def _declared(here: Runtime, name: str, guests: Sequence[VmRecord]) -> dict[str, Any]:
-    """Return the network's table from the saved model of a vm that is on it; what no vm is on is not known."""
+def _state(scope: Scope) -> str:
+    """Return ``up``, with what is wrong about it: that what should serve DHCP and names there is dead."""
+    if scope.exists() and scope.fingerprint() is None:
+        return "starting"
+    return "up, no dhcp" if _dhcp(scope) == "dead" else "up"
+
+
+def _dhcp(scope: Scope) -> str | None:
+    """Say whether what serves DHCP and names on a network lives; None if nothing does."""
+    from qemunet.locks import is_locked
+
+    if not os.path.exists(scope.path("dnsmasq.json")):
+        return None
+    return "running" if is_locked(scope.path("dnsmasq.log")) else "dead"
+
+
+def _declared(path: str, name: str) -> dict[str, Any]:
+    """Return the table of a network in a file of the runtime directory; nothing if the file is just going."""
     import tomllib
 
-    for vm in guests:
-        try:
-            with open(here.scope(f"vm/{vm.name}").path("vm.toml"), "rb") as file:
-                table: dict[str, Any] = tomllib.load(file).get("network", {}).get(name, {})
-        except FileNotFoundError:
-            continue  # it has just stopped
-        return table
-    return {}
+    try:
+        with open(path, "rb") as file:
+            table: dict[str, Any] = tomllib.load(file).get("network", {}).get(name, {})
+    except FileNotFoundError:
+        return {}
+    return table
 
 
 def _print(shapes: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -104,4 +185,8 @@ def _row(network: dict[str, Any]) -> Sequence[str | None]:
     )
 
 
-COMMANDS: Commands = {"net list": (_list_arguments, _list), "net show": (_show_arguments, _show)}
+COMMANDS: Commands = {
+    "net list": (_list_arguments, _list),
+    "net show": (_show_arguments, _show),
+    "net leases": (_leases_arguments, _leases),
+}

@@ -10,7 +10,7 @@ from qemunet.errors import UsageError
 
 TYPE_CHECKING = False  # `typing` itself is not imported: it costs more than argparse
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any, NoReturn
 
     Arguments = Callable[["Parser"], None]
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Commands = dict[str, tuple[Arguments, Action]]
 
 _NARROWEST = 60
+_LONGEST = 160  # characters of a usage that is a hint
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,12 +55,19 @@ class Parser(argparse.ArgumentParser):
             elif not word.startswith("-") or word == "-":
                 names.append(word)
             else:
-                value = next(words, None) if self._wants_value(word) else None
-                if value and re.match(r"-\d", value):  # argparse would take it for an option
-                    options.append(f"{word}={value}" if word.startswith("--") else word + value)
-                else:
-                    options += [one for one in (word, value) if one]
+                options += self._with_value(word, words)
         return [*options, "--", *names] if any(name.startswith("-") for name in names) else options + names
+
+    def _with_value(self, word: str, rest: Iterator[str]) -> list[str]:
+        """Return an option with its value, which may be empty; raises UsageError if there is none."""
+        if not self._wants_value(word):
+            return [word]
+        value = next(rest, None)
+        if value is None:  # argparse would see the first of the names behind it
+            self.error(f"argument {word}: expected one argument")
+        if re.match(r"-\d", value):  # argparse would take it for an option
+            return [f"{word}={value}" if word.startswith("--") else word + value]
+        return [word, value]
 
     def _wants_value(self, option: str) -> bool:
         return any(option in action.option_strings and action.nargs != 0 for action in self._actions)
@@ -87,7 +95,12 @@ class Parser(argparse.ArgumentParser):
         return _suggest(word, long, f"`{self.prog} --help` lists them")
 
     def _usage(self) -> str:
-        return " ".join(self.format_usage().split())
+        whole = " ".join(self.format_usage().split())
+        if len(whole) <= _LONGEST:
+            return whole
+        names = self._get_formatter()
+        names.add_usage(None, self._get_positional_actions(), [])
+        return f"{' '.join(names.format_help().split())} [options]; `{self.prog} --help` lists them"
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -122,6 +135,13 @@ def count(text: str) -> int:
     """Return a positive whole number; raises what argparse turns into a complaint."""
     if not re.fullmatch(r"0*[1-9][0-9]{0,5}", text):
         raise argparse.ArgumentTypeError(f'"{text}" is not a number from 1 to 999999')
+    return int(text)
+
+
+def number(text: str) -> int:
+    """Return a whole number, whose range is for others to check; raises what argparse turns into a complaint."""
+    if not re.fullmatch(r"-?[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f'"{text}" is not a whole number')
     return int(text)
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from qemunet.cli.parser import Commands, Parser
-    from qemunet.state import Runtime, VmRecord
+    from qemunet.records import VmRecord
+    from qemunet.state import Runtime
 
 _DEAD = "dead"
 _HOW = {

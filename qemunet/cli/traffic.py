@@ -149,7 +149,7 @@ def _text(value: int | None) -> str | None:
 
 def _capture_arguments(parser: Parser) -> None:
     parser.add_argument("vm", metavar="VM", help="a vm that runs")
-    parser.add_argument("nic", metavar="NIC", help="the id of one of its cards")
+    parser.add_argument("nic", metavar="NIC", help="its id, its MAC address, or a network that no other card is on")
     parser.add_argument(
         "-w", "--write", metavar="FILE", required=True, help="a pcap file or a FIFO; - is standard output"
     )
@@ -160,10 +160,11 @@ def _capture_arguments(parser: Parser) -> None:
 def _capture(args: Namespace) -> int:
     from qemunet import interrupts
     from qemunet.cli.sink import Sink
+    from qemunet.live.record import pick
 
     here = runtime()
     vm = _running(here, args.vm)
-    nic = vm.card(args.nic)
+    nic = pick(vm.nics, vm.name, args.nic)
     interrupts.install()
     deadline = time.monotonic() + args.duration if args.duration is not None else float("inf")
     with contextlib.closing(Sink(args.write)) as sink, contextlib.closing(_source(here, vm, nic)) as source:

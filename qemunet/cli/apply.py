@@ -1,0 +1,83 @@
+"""``apply``: makes the cards of what runs match the lab file, and says what only a restart can change."""
+
+from __future__ import annotations
+
+from qemunet.cli import render
+from qemunet.cli.known import runtime
+from qemunet.cli.parser import add_json, add_overrides, seconds
+from qemunet.errors import NotFound
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from qemunet.cli.parser import Commands, Parser
+    from qemunet.live.control import Message
+
+_TIMEOUT = 30.0  # seconds
+_HEADER = ("VM", "CHANGE", "DISRUPTION", "DONE")
+
+
+def _apply_arguments(parser: Parser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the lab file")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument(
+        "--timeout",
+        metavar="TIME",
+        type=seconds,
+        default=_TIMEOUT,
+        help=f"how long a guest may take for each card (default {_TIMEOUT:g}s)",
+    )
+    add_overrides(parser)
+    add_json(parser)
+
+
+def _apply(args: Namespace) -> int:
+    from os.path import abspath
+
+    from qemunet.config import read
+
+    spec = read.load(args.file, args.overrides)
+    here = runtime()
+    running = [vm for vm in here.vms() if vm.lab == spec.name and vm.state == "running"]
+    if not running:
+        raise NotFound(f"nothing of the lab {spec.name} runs", where=args.file, hint=f"`qemunet run {args.file}`")
+    changes, known = _ask(spec.name, abspath(args.file), args)
+    _print(changes, dry=args.dry_run, as_json=args.json)
+    for vm in spec.vms:
+        if vm.name not in known:
+            render.note(f"note: {vm.name} does not run; `qemunet run {args.file} {vm.name}` starts it")
+    for name in {vm.name for vm in running}.difference(vm.name for vm in spec.vms):
+        render.note(f"note: {name} is not in the file any more; `qemunet stop {name}` ends it")
+    return 0
+
+
+def _ask(lab: str, file: str, args: Namespace) -> tuple[list[Message], list[str]]:
+    from qemunet.cli.cutoff import cut_off
+    from qemunet.live.reach import reach
+
+    see = f"`qemunet apply {args.file} --dry-run` shows what is left to do"
+    with reach(runtime(), lab) as keeper, cut_off(see):
+        words = {"file": file, "overrides": args.overrides, "dry": args.dry_run, "timeout": args.timeout}
+        reply = keeper.ask("apply", within=None, **words)
+    changes, vms = reply["changes"], reply["vms"]
+    assert isinstance(changes, list), "of what there was to do"
+    assert isinstance(vms, list), "of names"
+    return changes, vms
+
+
+def _print(changes: list[Message], *, dry: bool, as_json: bool) -> None:
+    if as_json:
+        render.as_json(changes)
+        return
+    if not changes:
+        render.note("what runs matches the file")
+        return
+    done = {True: "yes", False: "no"}
+    rows = [(*(str(one[key]) for key in ("vm", "what", "disruption")), done[one["done"] is True]) for one in changes]
+    render.table(_HEADER[:-1] if dry else _HEADER, [row[:-1] if dry else row for row in rows])
+    if any(one["disruption"] == "restart" for one in changes):
+        render.note("note: what says restart needs one: `qemunet stop`, then `qemunet run`")
+
+
+COMMANDS: Commands = {"apply": (_apply_arguments, _apply)}

@@ -1,0 +1,296 @@
+"""``nic add``, ``nic del`` and ``nic set``: plugs, unplugs and changes the cards of a guest while it runs."""
+
+from __future__ import annotations
+
+from qemunet.cli import render
+from qemunet.cli.known import runtime
+from qemunet.cli.parser import add_json, number, seconds
+from qemunet.errors import NotFound, QemunetError, UsageError
+from qemunet.shapes import keys_of, unseen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable
+    from typing import Any
+
+    from qemunet.cli.parser import Commands, Parser
+    from qemunet.config.save import Value
+    from qemunet.live.control import Message
+    from qemunet.records import VmRecord
+    from qemunet.state import Runtime
+
+    Keys = dict[str, Any]  # what a [[vm.NAME.nic]] may have, checked by whoever reads it
+    Edit = Callable[[str], str]
+
+_ADD, _DEL = 10.0, 30.0  # seconds
+_HEADER = ("NIC", "GUEST", "MAC", "HOST", "SLOT")
+
+_TEXTS = {
+    "network": ("NETWORK", "plug it into this network, of the lab or one that is up"),
+    "bridge": ("IFNAME", "plug it into this existing bridge"),
+    "mode": ("MODE", "what is behind it: user, tap or macvtap"),
+    "parent": ("IFNAME", "mode macvtap: the interface below"),
+    "macvtap": ("MODE", "bridge, vepa, private or passthru"),
+    "mac": ("MAC", "its address (default: one that stays the same)"),
+    "link": ("up|down", "whether its cable is plugged in"),
+    "vhost": ("on|off|auto", "let the kernel carry its packets"),
+    "ifup": ("PROGRAM", "run when its host side is ready"),
+    "ifdown": ("PROGRAM", "run before its host side goes"),
+    "subnet": ("CIDR", "mode user: the network that the guest sees"),
+    "hostname": ("NAME", "mode user: what DHCP calls the guest"),
+    "dns": ("ADDRESS", "mode user: the name server that the guest sees"),
+    "tftp": ("DIR", "mode user: what TFTP serves"),
+    "bootfile": ("NAME", "mode user: what DHCP names for booting"),
+}
+_LISTS = {
+    "ip": ("CIDR", "an address that the guest uses"),
+    "gateway": ("ADDRESS", "its way out"),
+    "forward": ("RULE", "mode user: tcp:ADDR:PORT:GUESTPORT; several make the list"),
+    "address": ("CIDR", "a point-to-point card: the host's address"),
+    "routes": ("CIDR", "a point-to-point card: what is behind the guest"),
+}
+_NUMBERS = {
+    "mtu": "the largest packet",
+    "acpi-index": "firmware's number of it, by which guests name it",
+    "boot-index": "its place in the boot order of the next reset",
+}
+_ONLY_NEW = {
+    "model": ("MODEL", "virtio, e1000, e1000e, rtl8139, vmxnet3 … (default: the profile's)"),
+    "mac-prefix": ("PREFIX", "the beginning of a generated address"),
+    "ifname": ("IFNAME", "the name of its host side"),
+}
+
+
+# ---------------------------------------------------------------- command lines
+
+
+def _card_arguments(parser: Parser) -> None:
+    for name, (what, text) in _TEXTS.items():
+        parser.add_argument(f"--{name}", metavar=what, help=text)
+    for name, (what, text) in _LISTS.items():
+        parser.add_argument(f"--{name}", metavar=what, action="append", help=text)
+    for name, text in _NUMBERS.items():
+        parser.add_argument(f"--{name}", metavar="N", type=number, help=text)
+    parser.add_argument("--queues", metavar="N|auto", help="queue pairs of a virtio card")
+    parser.add_argument("--rate", metavar="in=RATE,out=RATE", help="limits, as the guest sees it; none: no limit")
+    parser.add_argument("--host-macvlan", action="store_true", default=None, help="let the host talk to a macvtap")
+    parser.add_argument("--restrict", action="store_true", default=None, help="mode user: no way out")
+
+
+def _common_arguments(parser: Parser, timeout: float, what: str) -> None:
+    parser.add_argument(
+        "--timeout", metavar="TIME", type=seconds, default=timeout, help=f"how long {what} (default {timeout:g}s)"
+    )
+    parser.add_argument("--save", action="store_true", help="write the change into the lab file, too")
+    parser.add_argument("--file", metavar="FILE", help="the lab file of a vm that does not run, for --save")
+    add_json(parser)
+
+
+def _add_arguments(parser: Parser) -> None:
+    parser.add_argument("vm", metavar="VM", help="a vm that runs")
+    parser.add_argument("--id", metavar="ID", help="what to call it (default: the next free of net0, net1 …)")
+    _card_arguments(parser)
+    for name, (what, text) in _ONLY_NEW.items():
+        parser.add_argument(f"--{name}", metavar=what, help=text)
+    _common_arguments(parser, _ADD, "the guest may take to use it")
+
+
+def _del_arguments(parser: Parser) -> None:
+    parser.add_argument("vm", metavar="VM", help="a vm that runs")
+    parser.add_argument("nic", metavar="NIC", help="its id, its MAC address, or a network that no other card is on")
+    parser.add_argument("--cut", action="store_true", help="stop its traffic at once")
+    _common_arguments(parser, _DEL, "the guest may take to let go of it")
+
+
+def _set_arguments(parser: Parser) -> None:
+    parser.add_argument("vm", metavar="VM", help="a vm that runs")
+    parser.add_argument("nic", metavar="NIC", help="its id, its MAC address, or a network that no other card is on")
+    _card_arguments(parser)
+    parser.add_argument("--model", metavar="MODEL", help="another model, which has to be unplugged and plugged in")
+    parser.add_argument("--no-forward", action="store_true", help="mode user: close all forwards")
+    _common_arguments(parser, _DEL, "the guest may take if it has to be replugged")
+
+
+def _keys(args: Namespace) -> Keys:
+    """Return what the options say, by the keys of a ``[[vm.NAME.nic]]``."""
+    names = (*_TEXTS, *_LISTS, *_NUMBERS, *_ONLY_NEW, "id", "queues", "rate", "host-macvlan", "restrict")
+    found = {name: getattr(args, name.replace("-", "_"), None) for name in names}
+    keys: Keys = {name: one for name, one in found.items() if one is not None}
+    if "queues" in keys and args.queues.isdecimal() and len(args.queues) < 10:
+        keys["queues"] = int(args.queues)
+    if "rate" in keys:
+        keys["rate"] = _rate(args.rate)
+    if getattr(args, "no_forward", False):
+        keys["forward"] = []
+    return keys_of(keys)
+
+
+def _rate(text: str) -> dict[str, str]:
+    """Return ``in=10mbit,out=5mbit`` as the table of a file; none is an empty one."""
+    if text == "none":
+        return {}
+    pairs = [part.partition("=") for part in text.split(",")]
+    wrong = [name for name, equals, _ in pairs if name not in ("in", "out") or not equals]
+    if wrong:
+        raise UsageError(f'--rate: "{text}" is not a rate', hint="as in --rate in=100mbit,out=20mbit, or none")
+    return {name: value for name, _, value in pairs}
+
+
+# ---------------------------------------------------------------- what they do
+
+
+def _add(args: Namespace) -> int:
+    from qemunet.config import save
+
+    keys = _keys(args)
+    here, record = runtime(), _record(args)
+    if record is None:
+        return _only_save(args, lambda text: save.add_nic(text, args.vm, _written(keys), file=args.file))
+    _try(args, record, lambda text: save.add_nic(text, args.vm, _written(keys), file=record.file))
+    reply = _ask(here, record, "nic-add", args.timeout, keys=keys)
+    named = {**_written(keys), "id": _row(reply)["id"]}
+    _save(args, record, lambda text: save.add_nic(text, args.vm, named, file=record.file))
+    return _told(here, args, reply)
+
+
+def _del(args: Namespace) -> int:
+    from qemunet.config import save
+    from qemunet.live.record import pick
+
+    here, record = runtime(), _record(args)
+    if record is None:
+        return _only_save(args, lambda text: save.remove_nic(text, args.vm, args.nic, file=args.file))
+    nic = pick(record.nics, args.vm, args.nic).id
+    _try(args, record, lambda text: save.remove_nic(text, args.vm, nic, file=record.file))
+    row = _row(_ask(here, record, "nic-del", args.timeout, nic=nic, cut=args.cut))
+    _save(args, record, lambda text: save.remove_nic(text, args.vm, nic, file=record.file))
+    if args.json:
+        render.as_json({"id": row["id"], "mac": row["mac"], "state": "unplugged"})
+    else:
+        render.note(f"{args.vm}: {row['id']} ({row['mac']}) is unplugged")
+    return 0
+
+
+def _set(args: Namespace) -> int:
+    from qemunet.live.record import pick
+
+    keys = _keys(args)
+    if not keys:
+        raise UsageError("nothing to change was given", hint="`qemunet nic set --help` lists what can be")
+    here, record = runtime(), _record(args)
+    if record is None:
+        return _only_save(args, lambda text: _set_in(text, args.vm, args.nic, keys, args.file))
+    nic = pick(record.nics, args.vm, args.nic).id
+    _try(args, record, lambda text: _set_in(text, args.vm, nic, keys, record.file))
+    reply = _ask(here, record, "nic-set", args.timeout, nic=nic, keys=keys)
+    _save(args, record, lambda text: _set_in(text, args.vm, nic, keys, record.file))
+    return _told(here, args, reply)
+
+
+def _record(args: Namespace) -> VmRecord | None:
+    """Return the vm that runs; None if it does not, and only its file is to be changed. Raises NotFound, UsageError."""
+    record = runtime().scope(f"vm/{args.vm}").record()
+    if record is not None and record.state == "running":
+        if args.file:
+            raise UsageError(f"{args.vm} runs, and its file is {record.file}", hint="leave out --file")
+        return record
+    if args.save and args.file:
+        return None
+    hint = f"--save --file FILE changes the lab file alone; `qemunet run FILE {args.vm}` starts it"
+    raise NotFound(f"{args.vm} does not run", where=f"vm.{args.vm}", hint=hint)
+
+
+def _ask(here: Runtime, record: VmRecord, verb: str, timeout: float, **arguments: object) -> dict[str, object]:
+    from qemunet.cli.cutoff import cut_off
+    from qemunet.live.reach import reach
+
+    see = f"`qemunet nic list {record.name}` shows the cards there are"
+    with reach(here, record.lab) as keeper, cut_off(see):
+        return keeper.ask(verb, within=None, vm=record.name, timeout=timeout, **arguments)
+
+
+def _row(reply: Message) -> dict[str, str]:
+    row = reply["nic"]
+    assert isinstance(row, dict), "the keeper describes the card"
+    return row
+
+
+def _told(here: Runtime, args: Namespace, reply: Message) -> int:
+    """Print the card, and say what is not known of it; raises TimedOut if a guest that runs has not taken it."""
+    from qemunet.cli.look import nic_json
+
+    row = _row(reply)
+    record = here.vm(args.vm)
+    name = reply.get("guest_ifname")
+    if args.json:
+        render.as_json(nic_json(record, record.card(row["id"])) | {"guest_ifname": name})
+    else:
+        called = str(name) if name else None
+        render.table(_HEADER, [(row["id"], called, row["mac"], row["ifname"], row["slot"])])
+    if row["model"] == "e1000e" and _pulls_the_cable(args):
+        render.note("note: guests do not see the cable of an e1000e: only its traffic was cut, or has come back")
+    match reply["presence"]:
+        case "paused":
+            render.note(f"note: {args.vm} is paused; it finds {row['id']} when it runs on")
+        case "not-booted":
+            render.note(f"note: {args.vm} has not booted yet, as far as one can see; its kernel finds {row['id']}")
+        case "unseen":
+            raise unseen(record.name, record.card(row["id"]), args.timeout)
+    return 0
+
+
+def _pulls_the_cable(args: Namespace) -> bool:
+    return any((args.link, args.network, args.bridge)) and not hasattr(args, "id")
+
+
+# ---------------------------------------------------------------- the lab file
+
+
+def _written(keys: Keys) -> dict[str, Value]:
+    """Return keys for a file; a list that is empty is better left out."""
+    return {key: one for key, one in keys.items() if one not in ([], {})}
+
+
+def _set_in(text: str, vm: str, nic: str, keys: Keys, file: str) -> str:
+    """Return a lab file with other keys of a card, and without those that are of no use any more."""
+    from qemunet.config import edit, save
+
+    gone = edit.removed_keys(text, vm, nic, keys, file)
+    empty = [key for key, one in keys.items() if one in ([], {})]
+    return save.set_nic(text, vm, nic, {**dict.fromkeys((*gone, *empty)), **_written(keys)}, file=file)
+
+
+def _only_save(args: Namespace, edit: Edit) -> int:
+    from qemunet.host.saving import save
+
+    save(args.file, None, edit)
+    render.note(f"{args.vm} does not run; {args.file} is changed")
+    return 0
+
+
+def _try(args: Namespace, record: VmRecord, edit: Edit) -> None:
+    """See that the file can be changed, before anything else is."""
+    if args.save:
+        from qemunet.host.saving import check
+
+        check(record.file, edit)
+
+
+def _save(args: Namespace, record: VmRecord, edit: Edit) -> None:
+    """Change the file, too; an error tells that the vm was changed."""
+    if args.save:
+        from qemunet.host.saving import save
+
+        try:
+            save(record.file, None, edit)
+        except QemunetError as error:
+            error.hint = f"only the file is as it was, {args.vm} was changed: `qemunet status {args.vm}` compares them"
+            raise
+
+
+COMMANDS: Commands = {
+    "nic add": (_add_arguments, _add),
+    "nic del": (_del_arguments, _del),
+    "nic set": (_set_arguments, _set),
+}
