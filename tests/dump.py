@@ -20,7 +20,7 @@ from typing import Any
 
 Dump = dict[str, list[str]]
 
-VOLATILE_SYSCTLS = {"nf_conntrack_count"}
+VOLATILE_SYSCTLS = {"nf_conntrack_count", "tcp_fastopen_key"}  # the key is made with the first server that wants one
 VOLATILE_BRIDGE = re.compile(r"_timer$|^(topology_change|root_port|bridge_id|designated_root)")
 LINK_KEYS = ("link", "master", "mtu", "address", "group", "altnames", "promiscuity", "ifalias")
 
@@ -33,6 +33,7 @@ def dump(runtime: Path | None = None) -> Dump:
         "routes": routes(),
         "neighbours": neighbours(),
         "fdb": forwarding(),
+        "qdiscs": qdiscs(),
         "nft": program("nft", "-s", "list", "ruleset").splitlines(),
         "sysctls": sysctls(),
         "processes": processes(),
@@ -104,8 +105,16 @@ def neighbours() -> list[str]:
 def forwarding() -> list[str]:
     """The bridges' tables, without what they have learned and the groups that come with addresses."""
     entries = [entry for entry in json.loads(program("bridge", "-j", "fdb") or "[]") if entry]
-    kept = [one for one in entries if one["state"] and not int(one["mac"][:2], 16) & 1]
+    kept = [one for one in entries if one["state"] not in ("", "stale") and not int(one["mac"][:2], 16) & 1]
     return sorted(f"{one['mac']} {one['ifname']} {one.get('master')} {one['flags']} {one['state']}" for one in kept)
+
+
+def qdiscs() -> list[str]:
+    """What shapes links, without numbers that the kernel gives."""
+    shown = [
+        program("tc", "-d", *words).splitlines() for words in (("qdisc", "show"), ("action", "ls", "action", "mirred"))
+    ]
+    return sorted(re.sub(r" refcnt \d+|index \d+ ref \d+ bind \d+", "", line) for lines in shown for line in lines)
 
 
 def sysctls() -> list[str]:

@@ -143,7 +143,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
         host = LinuxHost(str(tmp_path))
         yield World(host, tmp_path)
         host.close()
-        for name in ("br9", "qn-a", "qn-b", "mv0", "mv1"):
+        for name in ("br9", "qn-a", "qn-b", "mv0", "mv1", "qn-a.ifb"):
             subprocess.run(["ip", "link", "del", name], capture_output=True)
         subprocess.run(["ip", "address", "flush", "dev", "eth1", "scope", "global"], check=True)
         for entry in tmp_path.iterdir():

@@ -21,9 +21,13 @@ from qemunet.steps import (
     OpenMacvtap,
     OpenTap,
     PinBridge,
+    SetCarrier,
     SetLink,
     SetMaster,
+    VethLink,
 )
+from qemunet.testing.fake import FakeHost
+from tests.dump import program
 
 from .conftest import UPLINK_MAC, World, refused
 
@@ -38,6 +42,13 @@ MACVTAP = AddLink(
 MACVLAN = AddLink(
     "mv1", MacvlanLink("eth1", "52:54:00:00:00:02", 1500), Mark("host/macvlan-eth1", "macvlan", GROUP + 3)
 )
+
+CABLE = AddLink(
+    "qn-a",
+    VethLink("qn-b", "52:54:00:00:00:03", "fe:54:00:00:00:03", 1400, "port"),
+    Mark("net/lab", "host", GROUP + 5),
+)
+PORT = Mark("net/lab", "port", GROUP + 5)
 
 
 def undo_of(world: World, step: AddLink | OpenTap) -> DelLink:
@@ -59,7 +70,7 @@ def test_a_new_bridge_is_as_ordered_marked_and_down(world: World) -> None:
     assert not link.up
 
 
-@pytest.mark.parametrize("step", [BRIDGE, TAP, MACVTAP, MACVLAN], ids=lambda step: step.name)
+@pytest.mark.parametrize("step", [BRIDGE, TAP, MACVTAP, MACVLAN, CABLE], ids=lambda step: step.name)
 def test_the_inverse_leaves_nothing(world: World, step: AddLink | OpenTap) -> None:
     undo = undo_of(world, step)
     world.do(step, undo)
@@ -321,3 +332,121 @@ def test_a_macvtap_needs_a_parent(world: World) -> None:
 def test_what_is_no_macvtap_is_not_opened_as_one(world: World) -> None:
     with refused(errno.ENOENT):
         world.do(OpenMacvtap("a:net0", "br0"))
+
+
+# ---------------------------------------------------------------- cables
+
+
+def test_both_ends_of_a_cable_are_as_ordered_marked_and_down(world: World) -> None:
+    world.do(CABLE)
+    for name, mac, part in (("qn-a", "52:54:00:00:00:03", "host"), ("qn-b", "fe:54:00:00:00:03", "port")):
+        link = world.there(name)
+        assert (link.kind, link.mac, link.mtu, link.up) == ("veth", mac, 1400, False)
+        assert (link.group, link.altnames) == (GROUP + 5, (f"qemunet.net-lab.{part}",))
+
+
+@pytest.mark.parametrize("end", [DelLink("qn-a", CABLE.mark), DelLink("qn-b", PORT)], ids=lambda step: step.name)
+def test_a_cable_goes_with_either_end(world: World, end: DelLink) -> None:
+    """Also from the bridge that it is plugged into."""
+    world.do(CABLE, SetMaster("qn-b", "br0"), end)
+    assert (world.link("qn-a"), world.link("qn-b")) == (None, None)
+    for gone in (DelLink("qn-a", CABLE.mark), DelLink("qn-b", PORT)):
+        with pytest.raises(Gone):
+            world.do(gone)
+
+
+@pytest.mark.parametrize("parts", [("host",), ("port",), ("host", "port")], ids="+".join)
+def test_a_cable_goes_with_its_group(world: World, parts: tuple[str, ...]) -> None:
+    """By the name of either end, or of both; the bridge of the same group goes with it, if it is meant."""
+    names = {"host": "qn-a", "port": "qn-b"}
+    world.do(replace(BRIDGE, mark=replace(MARK, group=GROUP + 5)), CABLE, SetMaster("qn-b", "br9"))
+    ends = tuple(DelLink(names[part], replace(PORT, part=part)) for part in parts)
+    world.do(DelGroup(ends))
+    assert (world.link("qn-a"), world.link("qn-b")) == (None, None)
+    assert world.link("br9")
+    world.do(CABLE, DelGroup((*ends, DelLink("br9", replace(MARK, group=GROUP + 5)))))
+    assert [world.link(name) for name in ("qn-a", "qn-b", "br9")] == [None, None, None]
+    with pytest.raises(Gone):
+        world.do(DelGroup(ends))
+
+
+@pytest.mark.parametrize("taken", ["qn-a", "qn-b"])
+def test_a_cable_is_not_made_if_a_name_of_either_end_is_taken(world: World, taken: str) -> None:
+    """Whoever has it is untouched, and the other end is not there either."""
+    world.make_bridge(taken, 1300)
+    before = world.there(taken)
+    with pytest.raises(Taken, match=f"{taken} is a bridge already"):
+        world.do(CABLE)
+    assert world.there(taken) == before
+    assert world.link("qn-b" if taken == "qn-a" else "qn-a") is None
+
+
+@pytest.mark.parametrize("part", ["host", "port"])
+def test_a_cable_is_taken_back_if_a_mark_of_either_end_is_taken(world: World, part: str) -> None:
+    world.do(replace(BRIDGE, mark=replace(MARK, part=part)))
+    with pytest.raises(Taken, match=rf"qemunet\.net-lab\.{part} is a bridge already \(br9\)"):
+        world.do(CABLE)
+    assert (world.link("qn-a"), world.link("qn-b")) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"peer": ""}, {"peer": "qn-%d"}, {"mtu": 20}, {"peer_mac": "01:00:5e:00:00:01"}],
+    ids=["no name", "template", "mtu", "multicast"],
+)
+def test_an_impossible_cable_leaves_nothing(world: World, wrong: dict[str, object]) -> None:
+    assert isinstance(CABLE.link, VethLink)
+    with pytest.raises(OSError, match=r"."):
+        world.do(replace(CABLE, link=replace(CABLE.link, **wrong)))
+    assert (world.link("qn-a"), world.link("qn-b"), world.link("qn-0")) == (None, None, None)
+
+
+# ---------------------------------------------------------------- carriers
+
+
+def has_carrier(world: World, name: str) -> bool:
+    """As everybody on the host sees it."""
+    if isinstance(world.host, FakeHost):
+        return world.host.carriers.get(name, True)
+    return "NO-CARRIER" not in program("ip", "link", "show", "dev", name)
+
+
+def test_a_taps_cable_is_pulled_and_plugged_in_as_the_host_sees_it(world: World) -> None:
+    """All else stays as it is: its place, its properties, its mark."""
+    world.do(TAP)
+    before = world.there("qn-a")
+    for on in (False, True, False):
+        world.do(SetCarrier("qn-a", on=on))
+        assert has_carrier(world, "qn-a") is on
+        assert world.there("qn-a") == before
+    world.do(SetMaster("qn-a", None), SetLink("qn-a", mtu=1400), SetMaster("qn-a", "br0"))
+    assert not has_carrier(world, "qn-a")
+
+
+def test_a_new_tap_has_its_cable_in(world: World) -> None:
+    """Also one whose predecessor of that name had not."""
+    world.do(TAP, SetCarrier("qn-a", on=False), DelLink("qn-a", TAP.mark))
+    world.host.close()
+    world.do(TAP)
+    assert has_carrier(world, "qn-a")
+
+
+def test_the_inverse_of_a_pulled_cable_is_how_it_was_said_to_be(world: World) -> None:
+    pull = SetCarrier("qn-a", on=False, was=True)
+    undo = pull.inverse(world.host.photograph(Wanted()))
+    assert undo is not None
+    world.do(TAP, pull, undo)
+    assert has_carrier(world, "qn-a")
+
+
+def test_a_cable_of_nothing_is_not_pulled(world: World) -> None:
+    with pytest.raises(Gone):
+        world.do(SetCarrier("qn-a", on=False))
+
+
+@pytest.mark.parametrize("name", ["br0", "eth1", "mv0"])
+def test_what_has_no_carrier_of_its_own_to_lose_refuses(world: World, name: str) -> None:
+    """That of a macvtap is its parent's, that of a bridge its ports', that of a veth its peer's."""
+    world.do(MACVTAP, SetLink("mv0", up=True))
+    with refused(errno.EOPNOTSUPP):
+        world.do(SetCarrier(name, on=False))

@@ -70,6 +70,9 @@ network = "quiet"
 network = "host-on-it"
 
 [[vm.two.nic]]
+network = "by-cable"
+
+[[vm.two.nic]]
 bridge = "br0"
 
 [network.quiet]
@@ -78,6 +81,11 @@ mode = "private"
 [network.host-on-it]
 mode = "isolated"
 address = ["10.8.0.1/24", "fd08::1/64"]
+
+[network.by-cable]
+mode = "isolated"
+address = ["10.7.0.1/24", "fd07::1/64"]
+host = "veth"
 """
 
 SET_UP = """

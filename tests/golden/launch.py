@@ -95,7 +95,7 @@ def execute(order: dict[str, Any], folder: Path) -> None:
 
 
 def scripted(order: dict[str, Any], folder: Path) -> None:
-    """Run a script up and down; print which interfaces were there before, between and after."""
+    """Run a script up and down; print which interfaces and tables were there before, between and after."""
     for number, (name, kind, mac) in enumerate(order["links"]):
         peer = ["bridge"] if kind == "bridge" else ["veth", "peer", "name", f"peer{number}"]
         ip("link", "add", name, "address", mac, "type", *peer)
@@ -118,7 +118,10 @@ def ip(*words: str) -> str:
 
 
 def interfaces() -> dict[str, list[str]]:
-    return {link["ifname"]: link.get("altnames", []) for link in json.loads(ip("-j", "link"))}
+    """Return the marks of interfaces, and of tables of rules, which have no such thing in JSON, the place of one."""
+    listed = subprocess.run(["nft", "list", "tables"], check=True, capture_output=True, text=True).stdout
+    links = {link["ifname"]: link.get("altnames", []) for link in json.loads(ip("-j", "link"))}
+    return links | {name: [] for name in listed.splitlines()}
 
 
 def without_vhost(argument: str) -> str:

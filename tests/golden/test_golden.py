@@ -22,7 +22,20 @@ from qemunet.facts import Facts
 from qemunet.frozen import replace
 from qemunet.model.lab import Lab
 from qemunet.plan import build, links, shell, text
-from qemunet.steps import AddLink, Handle, OpenOverlay, OpenTap, Plan, StartQemu, Step, Word
+from qemunet.steps import (
+    AddLink,
+    Handle,
+    LoadTable,
+    OpenOverlay,
+    OpenTap,
+    Plan,
+    Reserve,
+    StartDaemon,
+    StartQemu,
+    Step,
+    Word,
+    WriteFile,
+)
 from qemunet.testing import facts_json
 
 HERE = Path(__file__).parent
@@ -41,6 +54,19 @@ class Outcome:
 
     def starts(self) -> list[StartQemu]:
         return [step for step in self.steps() if isinstance(step, StartQemu)]
+
+    def tables(self) -> list[LoadTable]:
+        return [step for step in self.steps() if isinstance(step, LoadTable)]
+
+    def daemons(self) -> list[StartDaemon]:
+        return [step for step in self.steps() if isinstance(step, StartDaemon)]
+
+    def files(self, daemon: StartDaemon) -> dict[str, str]:
+        """What a daemon reads, by its path in the daemon's own directory."""
+        own = f"{daemon.directory}/{daemon.name}/"
+        written = [step for step in self.steps() if isinstance(step, WriteFile) and step.path.startswith(own)]
+        told = [step for step in self.steps() if isinstance(step, Reserve) and step.directory == daemon.directory]
+        return {step.path.removeprefix(own): step.text for step in (*written, *told)}
 
 
 def photograph(folder: Path) -> Facts:
@@ -62,10 +88,13 @@ def shared_fingerprint(lab: Lab, scope: str, text: str) -> str:
 
 
 def expect(folder: Path, name: str, found: str, request: pytest.FixtureRequest) -> None:
+    """An empty one is no file."""
     path = folder / name
     if request.config.getoption("--update-golden"):
         path.write_text(found)
-    expected = path.read_text()
+        if not found:
+            path.unlink()
+    expected = path.read_text() if found or path.exists() else ""
     difference = difflib.unified_diff(expected.splitlines(), found.splitlines(), str(path), "found", lineterm="")
     assert found == expected, "\n".join(difference)
 
@@ -83,6 +112,19 @@ def test_a_lab_gives_the_expected_command_lines(folder: Path, request: pytest.Fi
     expect(folder, "argv.txt", "\n".join(lines), request)
 
 
+@pytest.mark.parametrize("folder", CASES, ids=lambda path: path.name)
+def test_a_lab_gives_the_expected_rules(folder: Path, request: pytest.FixtureRequest) -> None:
+    """The nft tables of all its networks, one after the other."""
+    expect(folder, "rules.nft", "".join(table.rules for table in outcome(folder).tables()), request)
+
+
+@pytest.mark.parametrize("folder", CASES, ids=lambda path: path.name)
+def test_a_lab_gives_the_expected_services(folder: Path, request: pytest.FixtureRequest) -> None:
+    """What each network's dnsmasq reads, one after the other; the first line says whose it is."""
+    found = outcome(folder)
+    expect(folder, "dnsmasq.conf", "".join(found.files(one)["dnsmasq.conf"] for one in found.daemons()), request)
+
+
 @pytest.mark.parametrize("folder", [path for path in CASES if (path / "plan.sh").exists()], ids=lambda path: path.name)
 def test_a_lab_gives_the_expected_script(folder: Path, request: pytest.FixtureRequest) -> None:
     """What ``plan --shell`` prints."""
@@ -97,6 +139,36 @@ def test_a_script_is_one_for_posix_shells(folder: Path, tmp_path: Path) -> None:
     found = outcome(folder)
     script.write_text(shell.script(found.lab, found.plan))
     subprocess.run(["sh", "-n", script], check=True)
+
+
+# ---------------------------------------------------------------- do nft and dnsmasq take it?
+
+WITH_RULES = [path for path in CASES if (path / "rules.nft").exists()]
+SERVED = [path for path in CASES if (path / "dnsmasq.conf").exists()]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("folder", WITH_RULES, ids=lambda path: path.name)
+def test_nft_takes_the_rules(folder: Path) -> None:
+    """Before any interface that they name is there."""
+    for table in outcome(folder).tables():
+        command = ["unshare", "--net", "nft", "--check", "--file", "-"]
+        done = subprocess.run(command, input=table.transaction, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("folder", SERVED, ids=lambda path: path.name)
+def test_dnsmasq_takes_its_configuration(folder: Path, tmp_path: Path) -> None:
+    """By the very command line that it is started with, and with all that it reads."""
+    found = outcome(folder)
+    for daemon in found.daemons():
+        own = tmp_path / daemon.where
+        for name, content in found.files(daemon).items():
+            (own / name).parent.mkdir(parents=True, exist_ok=True)
+            (own / name).write_text(content)
+        argv = ["".join(part if isinstance(part, str) else str(own) for part in word.parts) for word in daemon.argv]
+        done = subprocess.run([*argv, "--test"], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "dnsmasq: syntax check OK.\n")
 
 
 # ---------------------------------------------------------------- does QEMU take it?
@@ -166,7 +238,10 @@ def test_a_script_makes_the_links_of_the_plan_and_takes_them_back(folder: Path, 
     done = in_namespace(order, tmp_path)
     assert done.returncode == 0, done.stderr
     before, between, after, left = json.loads(done.stdout.splitlines()[-1])
-    made = {step.name: [step.mark.altname] for step in found.steps() if isinstance(step, OpenTap | AddLink)}
+    made = {step.name: [step.mark.altname] for step in found.steps() if isinstance(step, OpenTap)}
+    linked = (end for step in found.steps() if isinstance(step, AddLink) for end in step.ends)
+    made |= {name: [mark.altname] for name, mark in linked}
+    made |= {f"table inet {table.name}": [] for table in found.tables()}
     assert {name: names for name, names in between.items() if name not in before} == made
     assert (after, left) == (before, {})
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from qemunet import runner
 from qemunet.facts import Facts
 from qemunet.host.linux import LinuxHost
-from qemunet.live import launch
+from qemunet.live import starter
 from qemunet.locks import Lock
-from qemunet.state import Runtime, VmRecord
+from qemunet.records import VmRecord
+from qemunet.state import Runtime
 from qemunet.steps import AwaitQemu, Handle, Resume, StartQemu, Word
 
 # Says "hi\n", then echoes what it hears, except: F writes LINES lines of eight hexadecimal digits, counting from 0;
@@ -85,7 +86,7 @@ def main(path: str, lab: str, names: str, tether: str) -> None:
         start(runtime, host, name, lab, str(bios), tethered=bool(tether))
     bios.unlink()
     sock = socket.socket(fileno=int(tether)) if tether else None
-    argv = launch._keeper_argv(runtime, lab, host, keeper, sock)
+    argv = starter.keeper_argv(runtime, lab, host, keeper, sock)
     os.execv(sys.executable, argv)
 
 

@@ -11,6 +11,7 @@ import pytest
 from qemunet.host.linux import LinuxHost
 from tests import namespace
 from tests.dump import dump, left_behind
+from tests.firewall_scene import Scene, fresh_scene
 from tests.world import World, fresh_world
 
 
@@ -60,3 +61,12 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield world
         found = world.left()
         assert not found, found
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    """A host, two guests of a network of ours, and the world beyond two uplinks of somebody else's."""
+    if why := namespace.lack():
+        pytest.skip(why)
+    with fresh_scene(tmp_path) as scene:
+        yield scene

@@ -50,7 +50,7 @@ def test_a_qemu_that_dies_at_start_is_told_in_full(world: World, detach: list[st
     assert "exit status 1" in said
     assert "'nope' is not a valid device model name" in said
     assert "-device nope" in said
-    assert "qemu-system-x86_64 -S" in said
+    assert "qemu-system-x86_64 \\\n      -S \\\n" in said
     assert not world.left()
 
 

@@ -170,5 +170,46 @@ def test_an_image_is_opened_where_it_is(world: World, place: Path) -> None:
     assert not [entry for entry in fds.iterdir() if "memfd" in str(entry.readlink())]
     second = World(world.folder, {"QEMUNET_RUNTIME_DIR": str(world.runtime.with_name("other"))})
     done = second.qemunet("run", "-d", world.write(lab(disk)))
-    assert (done.returncode, 'Failed to get "write" lock' in done.stderr) == (1, True)
+    assert (done.returncode, f"{disk} is in use by vm one of {world.runtime}" in done.stderr) == (6, True)
     world.succeeds("stop", "--force", "one")
+
+
+# ---------------------------------------------------------------- one writer
+
+
+def with_disk(vm: str, disk: Path, *more: str) -> str:
+    lines = "\n".join((f'file = "{disk}"', *more))
+    return machine(vm, card='mode = "user"') + f"[[vm.{vm}.disk]]\n{lines}\n"
+
+
+@pytest.mark.parametrize("more", [(), ("readonly = true",), ("snapshot = true",)])
+def test_an_image_that_a_guest_writes_is_nobody_elses(world: World, place: Path, more: tuple[str, ...]) -> None:
+    """Exit status 6 names the image and the guest that has it; by another of its names, too."""
+    disk, other = place / "secret" / "disk.img", place / "other.img"
+    os.link(disk, other)
+    world.succeeds("run", "-d", world.write(with_disk("one", disk), "first.toml"))
+    said = world.fails(6, "run", "-d", world.write(with_disk("two", other, *more), "second.toml"))
+    assert f"{other} is in use by vm one of {world.runtime} (pid {world.pid('one')})" in said
+    world.succeeds("stop", "--force", "one")
+    world.succeeds("run", "-d", str(world.folder / "second.toml"))
+    world.succeeds("stop", "--force", "two")
+
+
+@pytest.mark.parametrize("more", ["readonly = true", "snapshot = true"])
+def test_an_image_that_nobody_writes_may_be_shared(world: World, place: Path, more: str) -> None:
+    """Between labs and within one; but whoever would write to it is refused."""
+    disk = place / "secret" / "disk.img"
+    text = with_disk("one", disk, more) + with_disk("two", disk, more)
+    world.succeeds("run", "-d", world.write(text, "first.toml"))
+    world.succeeds("run", "-d", world.write(with_disk("three", disk, more), "second.toml"))
+    assert f"{disk} is in use by vm " in world.fails(6, "run", "-d", world.write(with_disk("four", disk), "third.toml"))
+    world.succeeds("stop", "--force", "one", "two", "three")
+
+
+def test_two_names_of_one_image_in_one_lab_are_one_image(world: World, place: Path) -> None:
+    """Neither QEMU runs when the files are opened; the one that comes second says it, and all is taken back."""
+    disk, other = place / "secret" / "disk.img", place / "other.img"
+    os.link(disk, other)
+    said = world.fails(6, "run", "-d", world.write(with_disk("one", disk) + with_disk("two", other)))
+    assert "disk[0]: its image is in use by another process" in said
+    assert not world.left()

@@ -50,7 +50,7 @@ def test_bash_offers_commands_and_the_words_of_a_group(folder: Path) -> None:
     """The first words of all commands, then the second ones."""
     assert offered(folder, "") == set(catalog.words(""))
     assert offered(folder, "st") == {"stop", "status"}
-    assert offered(folder, "net", "") == {"list", "show"}
+    assert offered(folder, "net", "") == {"down", "leases", "list", "show", "up"}
 
 
 def test_bash_offers_every_option_of_a_command(folder: Path) -> None:

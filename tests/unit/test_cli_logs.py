@@ -12,7 +12,8 @@ import pytest
 
 from qemunet.cli.follow import follow
 from qemunet.cli.main import main
-from qemunet.state import Runtime, VmRecord
+from qemunet.records import VmRecord
+from qemunet.state import Runtime
 
 Output = pytest.CaptureFixture[str]
 

@@ -11,8 +11,9 @@ import pytest
 
 from qemunet.cli import look
 from qemunet.cli.main import main
-from qemunet.frozen import replace
-from qemunet.state import Lock, NicRecord, Runtime, VmRecord
+from qemunet.frozen import as_dict, replace
+from qemunet.records import NicRecord, VmRecord
+from qemunet.state import Lock, Runtime
 
 Output = pytest.CaptureFixture[str]
 
@@ -94,8 +95,8 @@ def test_the_json_of_ps_has_the_promised_keys(running: Runtime, capsys: Output) 
     (vm,) = parsed(capsys, "ps")  # type: ignore[misc]
     assert set(vm) >= {"name", "lab", "state", "pid", "accel", "machine", "nics"}
     assert (vm["name"], vm["state"], vm["pid"]) == ("kali2", "running", 4242)
-    assert parsed(capsys, "status", "kali2") == vm
-    assert parsed(capsys, "status", "pentest") == [vm]
+    assert parsed(capsys, "status", "kali2") == {**vm, "differs": None}  # and how it differs from its file
+    assert parsed(capsys, "status", "pentest") == [{**vm, "differs": None}]
     assert parsed(capsys, "nic", "list", "kali2") == vm["nics"]
 
 
@@ -106,6 +107,23 @@ def test_a_card_has_the_promised_keys_and_null_for_what_is_not_known(running: Ru
     assert tap["ip"] == [{"address": "192.168.50.12/24", "source": "file"}]
     assert (tap["ifname"], tap["host_mac"], tap["bridge"]) == ("qn-kali2-net1", "fe:54:00:00:00:02", "qn-lab")
     assert (user["ip"], user["ifname"], user["guest_ifname"]) == ([], None, None)
+
+
+def test_what_the_keeper_knows_of_a_card_is_better_than_its_record(
+    running: Runtime, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guest's name for it, and addresses with whoever says so; of a card of somebody else's, too."""
+    ips = [{"address": "10.0.0.9", "source": "neighbour"}]
+    foreign = {"id": "", "model": "e1000", "mac": "52:54:00:00:00:99", "slot": "rp.3"}
+    known = {TAP.mac: {"guest_ifname": "eth1", "ip": ips}, foreign["mac"]: {"guest_ifname": "eth2", "ip": []}}
+    rows = [as_dict(USER), as_dict(TAP)]
+    seen = {"nics": rows, "foreign": [foreign], "known": known}
+    monkeypatch.setattr(look, "_seen", lambda vm, compare=False: seen)
+    user, tap, other = parsed(capsys, "nic", "list", "kali2")  # type: ignore[misc]
+    assert (user["guest_ifname"], tap["guest_ifname"], other["guest_ifname"]) == (None, "eth1", "eth2")
+    assert (user["ip"], tap["ip"], other["ip"]) == ([], ips, [])
+    assert set(user) == set(tap) == set(other) == NIC_KEYS
+    assert printed(capsys, "nic", "list", "kali2").splitlines()[2].split()[:3] == ["net1", "eth1", TAP.mac]
 
 
 def test_status_tells_which_card_is_which_tap(running: Runtime, capsys: Output) -> None:
@@ -152,18 +170,40 @@ def test_networks_are_those_that_guests_are_on(running: Runtime, capsys: Output)
         "netns": None,
         "guests": ["kali2"],
         "state": "up",
+        "held": False,
+        "keep": False,
+        "external": False,
+        "dhcp": None,
     }
-    assert parsed(capsys, "net", "show", "lab") == network
+    shown = parsed(capsys, "net", "show", "lab")
+    assert isinstance(shown, dict)
+    assert {key: shown[key] for key in network} == network
+    tap = {"vm": "kali2", "nic": "net1", "mac": TAP.mac, "ifname": TAP.ifname, "ips": list(TAP.ips)}
+    assert shown["cards"] == [tap]
     assert main(["net", "show", "no"]) == 4
     assert "(up: lab)" in capsys.readouterr().err
 
 
 def test_a_network_that_is_kept_is_listed_without_guests(runtime: Runtime, capsys: Output) -> None:
-    """It outlived its guests, and with them what is known of it."""
+    """It outlived its guests; what it is lies in its own directory."""
+    scope = runtime.scope("net/lab")
     with runtime.exclusive():
-        runtime.scope("net/lab").create()
+        scope.create()
     (network,) = parsed(capsys, "net", "list")  # type: ignore[misc]
-    assert (network["name"], network["mode"], network["guests"]) == ("lab", None, [])
+    assert (network["name"], network["mode"], network["state"]) == ("lab", None, "starting")
+    Path(scope.path("net.toml")).write_text(
+        '[network.lab]\nmode = "isolated"\nbridge = "br4"\naddress = ["10.0.0.1/8"]\n'
+    )
+    Path(scope.path("keep")).touch()
+    Path(scope.path("held")).touch()
+    scope.complete("")
+    (network,) = parsed(capsys, "net", "list")  # type: ignore[misc]
+    assert (network["mode"], network["bridge"], network["addresses"]) == ("isolated", "br4", ["10.0.0.1/8"])
+    assert (network["guests"], network["state"], network["keep"]) == ([], "up", True)
+    assert network["held"] is False, "an empty mark is that of one that was killed"
+    Path(scope.path("held")).write_text("/lab.toml\n")
+    (network,) = parsed(capsys, "net", "list")  # type: ignore[misc]
+    assert network["held"] is True
 
 
 def test_show_prints_the_model_of_what_runs(running: Runtime, capsys: Output) -> None:

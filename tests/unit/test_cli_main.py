@@ -85,6 +85,13 @@ def test_the_version_is_printed(capsys: Output) -> None:
         (["stop", "a", "--timeout", "5"], 'as in "5s"', "usage: qemunet stop "),
         (["stop", "a", "--timeout", "-5s"], '"-5s" is not a time', "usage: qemunet stop "),
         (["stop", "a", "--timeout", "--force"], "option --timeout needs a value", "usage: qemunet stop "),
+        (["nic", "capture", "a", "net0", "-w"], "option -w needs a value", "usage: qemunet nic capture "),
+        (["nic", "set", "a", "net0", "--link"], "option --link needs a value", "[options]; `qemunet nic set --help`"),
+        (
+            ["nic", "add", "a", "--mtu", "9k"],
+            '--mtu: "9k" is not a whole number',
+            "usage: qemunet nic add VM [options]",
+        ),
         (["completion", "fish"], 'SHELL: unknown "fish"', "known: bash, zsh"),
     ],
 )
@@ -113,6 +120,22 @@ def test_options_may_stand_between_the_names() -> None:
     parser, _ = main.command("run")
     args = parser.parse(["lab.toml", "-d", "kali2", "--set", "a.b=c", "router"])
     assert (args.file, args.vms, args.detach, args.overrides) == ("lab.toml", ["kali2", "router"], True, ["a.b=c"])
+
+
+def test_a_value_may_be_empty() -> None:
+    """As a variable is that nobody set; no name takes its place."""
+    parser, _ = main.command("nic capture")
+    args = parser.parse(["kali2", "net0", "-w", ""])
+    assert (args.vm, args.nic, args.write) == ("kali2", "net0", "")
+    parser, _ = main.command("nic add")
+    assert parser.parse(["--network", "", "kali2"]).network == ""
+
+
+def test_the_numbers_of_a_card_are_those_of_the_lab_file() -> None:
+    """The first card to boot from has the number 0; what is too much is said by whoever reads the key."""
+    parser, _ = main.command("nic add")
+    args = parser.parse(["kali2", "--boot-index", "0", "--mtu", "-1"])
+    assert (args.boot_index, args.mtu) == (0, -1)
 
 
 def test_after_two_dashes_everything_is_a_name() -> None:

@@ -11,7 +11,8 @@ import pytest
 from qemunet.cli import main, stop
 from qemunet.errors import QemunetError, TimedOut
 from qemunet.live import reach
-from qemunet.state import Runtime, VmRecord
+from qemunet.records import VmRecord
+from qemunet.state import Runtime
 
 Output = pytest.CaptureFixture[str]
 

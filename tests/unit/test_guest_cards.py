@@ -111,3 +111,58 @@ def test_a_card_that_is_gone_is_forgotten_and_another_of_its_name_is_new(tmp_pat
     script = f"""{FAKES} adopt_cards; adopt_cards; echo 9 >{card}/ifindex; adopt_cards
         rm -r {card}; adopt_cards; ls $RUN"""
     assert shell(script, **places) == "ip link set eth0 up\nip link set eth0 up\n"
+
+
+# ---------------------------------------------------------------- agent.sh
+
+AGENT = f". {FILES}/agent.sh\n"
+ADDRESSES = """1: lo    inet 127.0.0.1/8 scope host lo
+2: eth0    inet 10.0.0.2/24 brd 10.0.0.255 scope global eth0
+2: eth0    inet6 fe80::1/64 scope link
+3: eth1: <BROADCAST> mtu 1500
+3: eth1    inet 10.0.1.2/24 scope global eth1"""
+
+
+@pytest.mark.parametrize(("words", "port"), [("a qemunet.agent=ttyS1 b", "ttyS1"), ("", ""), ("qemunet.agent=", "")])
+def test_the_command_line_says_where_the_keeper_listens(words: str, port: str) -> None:
+    assert shell(f"{AGENT} cmdline='{words}'; find_agent_port; echo $agent_port") == f"{port}\n"
+
+
+def test_a_line_tells_of_each_card_its_name_mac_carrier_and_addresses(tmp_path: Path) -> None:
+    places = tree(tmp_path, eth0="1", eth1="0")
+    (tmp_path / "sys/class/net/lo").mkdir()
+    script = f"{AGENT} ip() {{ echo '{ADDRESSES}'; }}; exec 4>&1; tell_cards 7"
+    expected = "\ncards 7 eth0/52:54:00:00:00:02,1,10.0.0.2/24,fe80::1/64 eth1/52:54:00:00:00:03,0,10.0.1.2/24\n"
+    assert shell(script, **places) == expected
+
+
+def test_the_strangest_name_of_a_card_comes_through_as_it_is(tmp_path: Path) -> None:
+    names = ["a,b", "*", "$(reboot)", "a\x1bb", "-n", "a\\tb"]
+    places = tree(tmp_path, **dict.fromkeys(names, "1"))
+    told = shell(f"{AGENT} ip() {{ :; }}; exec 4>&1; tell_cards 0", **places).removesuffix("\n")
+    assert {word.split("/")[0] for word in told.split(" ")[2:]} == set(names)
+
+
+def test_without_a_card_there_is_still_an_answer(tmp_path: Path) -> None:
+    (tmp_path / "sys/class/net").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    places = {"SYS": str(tmp_path / "sys"), "RUN": str(tmp_path / "run")}
+    assert shell(f"{AGENT} ip() {{ :; }}; exec 4>&1; tell_cards 3", **places) == "\ncards 3\n"
+
+
+def test_a_change_is_noted_once_until_it_was_told(tmp_path: Path) -> None:
+    """However much happens while nobody takes it, one wish waits: the pipe never fills."""
+    places = tree(tmp_path, eth0="1")
+    base = tmp_path / "sys/class/net/eth0"
+    script = f"""{AGENT} told=; exec 5>&1; exec 4>/dev/null; ip() {{ :; }}
+        note_changes; note_changes; echo 0 >{base}/carrier; note_changes; tell_cards 0
+        note_changes; echo 10.0.0.1 >$RUN/eth0.addresses; note_changes"""
+    assert shell(script, **places) == "cards 0\ncards 0\n"
+
+
+def test_only_a_whole_request_is_heard(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(
+        b"ards 1\n\n\x00\xff\ncards\ncards x\nexec 3 reboot\ncards 0;reboot\n cards  12 more\n"
+    )
+    script = f"{AGENT} exec 4<{tmp_path}/in; exec 5>&1; hear_keeper"
+    assert shell(script) == "cards 12\n"

@@ -64,6 +64,28 @@ def test_a_process_that_cannot_be_looked_into_is_known_by_its_user(
     assert taken.message.endswith(f"is in use by a process of user {os.getuid()}")
 
 
+def test_who_listens_on_ports_of_the_host_is_named(listener: socket.socket) -> None:
+    """On all addresses or on one; neither a client nor a port beside is in the way."""
+    port = listener.getsockname()[1]
+    with socket.create_connection(listener.getsockname()) as client:
+        mine = client.getsockname()[1]
+        ((key, who),) = complaints.listeners("tcp", "", port, port)
+        assert [*complaints.listeners("tcp", "", mine, mine)] == []
+    assert key == f"tcp/{port}"
+    assert who.endswith(f" (pid {os.getpid()})")
+    assert [*complaints.listeners("tcp", "127.0.0.2", port, port)] == []
+    assert [*complaints.listeners("udp", "", port, port)] == []
+    assert [*complaints.listeners("tcp", "", port + 1, port + 1)] == []
+
+
+def test_who_listens_everywhere_is_in_the_way_of_any_address() -> None:
+    """Also of one that the host does not have yet, as that of a network that is to be made."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("0.0.0.0", 0))
+        port = sock.getsockname()[1]
+        assert [key for key, _ in complaints.listeners("udp", "192.0.2.1", port, port)] == [f"udp/{port}"]
+
+
 def test_a_display_in_use_is_told_even_if_its_holder_has_gone() -> None:
     said = "qemu-system-x86_64: -vnc 192.0.2.1:7: Failed to find an available port: Address already in use\n"
     taken = complaints.taken("a", said)
@@ -81,3 +103,26 @@ def test_addresses_are_read_as_the_kernel_prints_them(address: str) -> None:
 def test_a_mapped_address_is_the_one_that_it_stands_for() -> None:
     words = [int.from_bytes(part, sys.byteorder) for part in (bytes(4), bytes(4), b"\0\0\xff\xff", b"\x7f\0\0\1")]
     assert str(complaints._address("".join(f"{word:08X}" for word in words))) == "127.0.0.1"
+
+
+# ---------------------------------------------------------------- images
+
+LOCKED = """\
+qemu-system-x86_64: -blockdev {{"driver":"raw","node-name":"disk.1"}}: Failed to get {what} lock
+Is another process using the image [{image}]?
+"""
+
+
+@pytest.mark.parametrize("what", ['"write"', 'shared "write"', '"consistent read"'])
+def test_an_image_that_is_locked_is_named(what: str) -> None:
+    taken = complaints.taken("a", LOCKED.format(what=what, image="/images/[a] disk.qcow2"))
+    assert isinstance(taken, Taken)
+    assert taken.message == "/images/[a] disk.qcow2 is in use by another process"
+    assert taken.where == "vm.a"
+
+
+def test_an_image_that_reached_qemu_open_is_named_by_its_place_in_the_file() -> None:
+    """QEMU knows no more of it than a number."""
+    taken = complaints.taken("a", LOCKED.format(what='"write"', image="/dev/fdset/3"))
+    assert isinstance(taken, Taken)
+    assert (taken.message, taken.where) == ("its image is in use by another process", "vm.a.disk[1]")

@@ -146,3 +146,80 @@ def test_what_a_full_disk_does_not_take_is_remembered(path: str, monkeypatch: py
 def test_only_the_owner_may_read_it(path: str) -> None:
     Journal(path)
     assert Path(path).stat().st_mode & 0o777 == 0o600
+
+
+# ---------------------------------------------------------------- live changes
+
+
+def test_a_change_that_is_not_final_is_overdue(path: str) -> None:
+    """What the start did is owed as ever."""
+    journal = Journal(path)
+    journal.intent(BRIDGE, UNDOS[0])
+    operation = journal.begin()
+    number = journal.intent(BRIDGE, UNDOS[1], "net1", operation)
+    again = Journal(path)
+    assert again.unfinished() == [operation]
+    assert [owed.number for owed in again.overdue()] == [number]
+    again.mark(number, "undone")
+    assert (again.unfinished(), again.overdue()) == ([], [])
+    assert [owed.undo for owed in again.owed()] == [UNDOS[0]]
+
+
+def test_one_line_makes_a_change_final_with_all_that_follows_from_it(path: str) -> None:
+    """What led back is kept, what nobody uses any more is overdue; both are so from that line on."""
+    journal = Journal(path)
+    used = journal.intent(BRIDGE, UNDOS[0], "net1")
+    operation = journal.begin()
+    back, lasting = (journal.intent(BRIDGE, undo, "net1", operation) for undo in UNDOS[1:3])
+    journal.commit(operation, kept=[back], over=[used])
+    again = Journal(path)
+    assert again.unfinished() == []
+    assert [owed.number for owed in again.owed(started=True)] == [lasting, used]
+    assert [owed.number for owed in again.overdue()] == [used]
+    assert again.begin() == operation + 1
+
+
+def test_drafts_belong_to_the_last_change_only_if_it_is_final(path: str) -> None:
+    """Those of a change that does nothing else, too: it says that it writes them."""
+    journal = Journal(path)
+    assert not journal.is_committed()
+    first = journal.begin()
+    journal.prepare(first)
+    assert not Journal(path).is_committed()
+    journal.commit(first)
+    assert Journal(path).is_committed()
+    journal.prepare(journal.begin())
+    assert not Journal(path).is_committed()
+
+
+def test_a_journal_grows_with_what_is_owed_and_not_with_what_was_done(path: str) -> None:
+    """As long as something is overdue nothing is left out."""
+    journal = Journal(path)
+    journal.intent(BRIDGE, UNDOS[0])
+    for _ in range(100):
+        operation = journal.begin()
+        number = journal.intent(BRIDGE, UNDOS[1], "net1", operation)
+        journal.commit(operation, over=[number])
+    size = os.stat(path).st_size
+    journal.compact()
+    assert os.stat(path).st_size == size
+    for one in journal.overdue():
+        journal.mark(one.number, "undone")
+    journal.compact()
+    again = Journal(path)
+    assert os.stat(path).st_size < size / 50
+    assert [owed.undo for owed in again.owed(started=True)] == [UNDOS[0]]
+
+
+def test_a_journal_that_cannot_be_made_smaller_stays_as_it_is(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no room for all of it."""
+    journal = Journal(path)
+    for _ in range(200):
+        journal.mark(journal.intent(BRIDGE, UNDOS[1]), "undone")
+    journal.intent(BRIDGE, UNDOS[0])
+    write = os.write
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda fd, data: write(fd, data[:20]))
+        journal.compact()
+    assert not Path(f"{path}.new").exists()
+    assert [owed.undo for owed in Journal(path).owed()] == [UNDOS[0]]

@@ -10,7 +10,7 @@ from qemunet.facts import Facts, LinkFact
 from qemunet.frozen import replace
 from qemunet.model.lab import Lab
 from qemunet.model.names import altname, group
-from qemunet.model.network import ForeignBridge, Network, NetworkMode, OwnBridge
+from qemunet.model.network import Dhcp, ForeignBridge, HostSide, Network, NetworkMode, OwnBridge, Services
 from qemunet.model.nic import (
     Backend,
     Hook,
@@ -46,11 +46,15 @@ from qemunet.steps import (
     PinBridge,
     Resume,
     RunHook,
+    SetCarrier,
     SetGuestLink,
     SetLink,
+    SetMaster,
     SetSysctl,
+    StartDaemon,
     StartQemu,
     Step,
+    VethLink,
 )
 
 RUNTIME = "/run/qemunet"
@@ -76,9 +80,15 @@ def lab(*vms: Vm, switch: OwnBridge | ForeignBridge = BRIDGE) -> Lab:
     return Lab("pentest", "/l/pentest.toml", vms, (Network("lab", NetworkMode.PRIVATE, switch),))
 
 
+def place(vm: Vm, facts: Facts = FACTS, switch: OwnBridge | ForeignBridge = BRIDGE) -> list[Step]:
+    """All that makes ready a vm's place on the host, in order; it comes in parts, by the card that they are about."""
+    parts = plan.build(lab(vm, switch=switch), facts).own
+    assert {part.scope for part in parts} <= {f"vm/{vm.name}"}
+    return [step for part in parts for step in part.steps]
+
+
 def own(vm: Vm, facts: Facts = FACTS, switch: OwnBridge | ForeignBridge = BRIDGE) -> list[Step]:
-    (part,) = plan.build(lab(vm, switch=switch), facts).own
-    return [step for step in part.steps if not isinstance(step, Claim)]
+    return [step for step in place(vm, facts, switch) if not isinstance(step, Claim)]
 
 
 def unhurried(vm: Vm) -> list[Step]:
@@ -92,8 +102,7 @@ def shared(vm: Vm, facts: Facts = FACTS, switch: OwnBridge | ForeignBridge = BRI
 
 
 def claims(vm: Vm, facts: Facts = FACTS) -> list[str]:
-    (part,) = plan.build(lab(vm), facts).own
-    return [step.path.removeprefix(f"{RUNTIME}/") for step in part.steps if isinstance(step, Claim)]
+    return [step.path.removeprefix(f"{RUNTIME}/") for step in place(vm, facts) if isinstance(step, Claim)]
 
 
 def mark(scope: str, part: str) -> Mark:
@@ -107,8 +116,9 @@ def uplink(name: str, **changes: object) -> LinkFact:
 # ---------------------------------------------------------------- networks
 
 
-def test_a_bridge_without_addresses_has_no_ipv6_and_is_set_up_last() -> None:
-    """A private network's host must not show itself by a link-local address, not even for a moment."""
+def test_a_bridge_without_addresses_has_no_ipv6_answers_for_none_and_is_set_up_last() -> None:
+    """A private network's host must not show itself there, neither by a link-local address nor by one that it has
+    elsewhere, not even for a moment."""
     (part,) = shared(guest(nic()))
     assert part.scope == "net/lab"
     assert part.steps == (
@@ -118,6 +128,8 @@ def test_a_bridge_without_addresses_has_no_ipv6_and_is_set_up_last() -> None:
             mark("net/lab", "bridge"),
         ),
         SetSysctl("net.ipv6.conf.qn-lab.disable_ipv6", "1"),
+        SetSysctl("net.ipv4.conf.qn-lab.arp_ignore", "8"),
+        SetSysctl("net.ipv4.conf.qn-lab.rp_filter", "1"),
         SetLink("qn-lab", up=True),
     )
 
@@ -134,6 +146,76 @@ def test_a_bridge_with_an_ipv6_address_is_not_steered_by_its_guests() -> None:
     )
 
 
+WITH_CABLE = replace(BRIDGE, host=HostSide.VETH, host_ifname="qn-lab-host", port_ifname="qn-lab-port", mtu=1400)
+
+
+def test_a_host_at_the_end_of_a_cable_has_its_addresses_there_and_the_bridge_has_none() -> None:
+    """Nor IPv6, and neither has the port; nobody is heard before all of it is as it should be."""
+    (part,) = shared(guest(nic()), switch=replace(WITH_CABLE, addresses=("10.0.0.1/24", "fd00::1/64")))
+    made, cable, *rest = part.steps
+    assert isinstance(made, AddLink)
+    assert isinstance(cable, AddLink)
+    assert made.name == "qn-lab"
+    assert isinstance(cable.link, VethLink)
+    assert cable.link.mac not in (BRIDGE.mac, MAC)
+    twin = "fe" + cable.link.mac[2:]
+    assert cable == AddLink(
+        "qn-lab-host", VethLink("qn-lab-port", cable.link.mac, twin, 1400, "port"), mark("net/lab", "host")
+    )
+    assert rest == [
+        SetSysctl("net.ipv6.conf.qn-lab.disable_ipv6", "1"),
+        SetSysctl("net.ipv6.conf.qn-lab-port.disable_ipv6", "1"),
+        SetMaster("qn-lab-port", "qn-lab"),
+        SetSysctl("net.ipv6.conf.qn-lab-host.accept_ra", "0"),
+        SetSysctl("net.ipv6.conf.qn-lab-host.autoconf", "0"),
+        AddAddress("qn-lab-host", "10.0.0.1/24"),
+        AddAddress("qn-lab-host", "fd00::1/64"),
+        SetSysctl("net.ipv4.conf.qn-lab.arp_ignore", "8"),
+        SetSysctl("net.ipv4.conf.qn-lab.rp_filter", "1"),
+        SetLink("qn-lab-host", up=True),
+        SetLink("qn-lab-port", up=True),
+        SetLink("qn-lab", up=True),
+    ]
+
+
+def test_a_host_without_addresses_does_not_show_itself_at_the_end_of_its_cable() -> None:
+    """Like a bridge without any."""
+    (part,) = shared(guest(nic()), switch=WITH_CABLE)
+    for name in ("qn-lab", "qn-lab-host"):
+        assert SetSysctl(f"net.ipv6.conf.{name}.disable_ipv6", "1") in part.steps
+        assert SetSysctl(f"net.ipv4.conf.{name}.arp_ignore", "8") in part.steps
+        assert SetSysctl(f"net.ipv4.conf.{name}.rp_filter", "1") in part.steps
+
+
+def test_what_is_served_waits_for_nothing_but_the_hosts_end_of_the_cable() -> None:
+    """It is up and addressed; no guest is on the other end yet."""
+    switch = replace(WITH_CABLE, addresses=("10.0.0.1/24",))
+    served = Services(Dhcp("10.0.0.8", "10.0.0.9", 3600, gateway=False), None, None, (), 1400)
+    steps = links.bridge(Network("lab", NetworkMode.ISOLATED, switch, services=served), switch, FACTS).steps
+    (daemon,) = [number for number, step in enumerate(steps) if isinstance(step, StartDaemon)]
+    assert {AddAddress("qn-lab-host", "10.0.0.1/24"), SetLink("qn-lab-host", up=True)} < {*steps[:daemon]}
+    assert [*steps[daemon + 1 :]] == [SetLink("qn-lab-port", up=True), SetLink("qn-lab", up=True)]
+
+
+def test_the_ends_of_the_hosts_cable_have_addresses_of_their_own_that_stay() -> None:
+    """Guests remember the host by its; another network has others."""
+    first, again = (shared(guest(nic()), switch=WITH_CABLE)[0].steps[1] for _ in range(2))
+    other = shared(guest(nic()), switch=replace(WITH_CABLE, mac="52:54:00:aa:00:02"))[0].steps[1]
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("name", ["qn-lab-host", "qn-lab-port"])
+def test_somebody_who_has_a_name_of_the_hosts_cable_is_in_the_way(name: str) -> None:
+    facts = replace(FACTS, links={name: uplink(name, kind="bridge")})
+    with pytest.raises(Taken, match=f"{name} is a bridge already") as caught:
+        shared(guest(nic()), facts, WITH_CABLE)
+    assert caught.value.where == "network.lab.host"
+    ours = mark("net/lab", name.rpartition("-")[2])
+    running = uplink(name, kind="veth", group=ours.group, altnames=(ours.altname,))
+    assert shared(guest(nic()), replace(FACTS, links={name: running}), WITH_CABLE)
+
+
 @pytest.mark.parametrize(("stp", "asked", "planned"), [(True, 0, 2), (True, 15, 15), (False, 0, 0)])
 def test_a_spanning_tree_waits_as_long_as_the_kernel_will_make_it(stp: bool, asked: int, planned: int) -> None:
     """The plan says what will be."""
@@ -147,8 +229,8 @@ def test_a_foreign_bridge_is_not_made_and_not_leased() -> None:
     """It was there before us and stays after us."""
     foreign = ForeignBridge("qn-lab", 1400)
     assert shared(guest(nic()), switch=foreign) == ()
-    (part,) = plan.build(lab(guest(nic()), switch=foreign), FACTS).own
-    assert all("users" not in step.path for step in part.steps if isinstance(step, Claim))
+    claimed = [step.path for step in place(guest(nic()), switch=foreign) if isinstance(step, Claim)]
+    assert claimed == [f"{RUNTIME}/claims/mac/{MAC}"]
 
 
 def test_only_networks_that_the_chosen_vms_use_are_made() -> None:
@@ -162,7 +244,7 @@ def test_a_network_that_is_up_with_equal_settings_is_only_leased() -> None:
     """Networks outlive vms."""
     up = replace(FACTS, scopes={"net/lab": links.network_fingerprint(lab().network("lab"))})
     assert shared(guest(nic()), up) == ()
-    assert "net/lab/users/a" in claims(guest(nic()), up)
+    assert "net/lab/users/a.net0" in claims(guest(nic()), up)
 
 
 def test_a_network_that_is_up_with_other_settings_is_taken() -> None:
@@ -319,13 +401,14 @@ def test_a_macvlan_of_the_host_without_ipv6_has_none() -> None:
 
 
 def test_one_macvlan_of_the_host_serves_all_cards_on_a_parent() -> None:
-    """Of one vm and of others, of which each has a lease on it."""
+    """Of one vm and of others, of which each card has a lease on it."""
     both = guest(nic(JOINED), nic(replace(JOINED, ifname="qn-a-net1"), id="net1", mac="52:54:00:00:00:02"))
     (part,) = shared(both)
-    assert claims(both).count("host/macvlan-eth1/users/a") == 1
+    for card in ("net0", "net1"):
+        assert claims(both).count(f"host/macvlan-eth1/users/a.{card}") == 1
     up = replace(FACTS, scopes={part.scope: part.fingerprint})
     assert shared(both, up) == ()
-    assert "host/macvlan-eth1/users/a" in claims(both, up)
+    assert {f"host/macvlan-eth1/users/a.{card}" for card in ("net0", "net1")} < set(claims(both, up))
     with pytest.raises(Taken, match="macvlan-eth1"):
         shared(both, replace(FACTS, scopes={part.scope: "else"}))
 
@@ -383,14 +466,14 @@ def test_packets_may_come_back_by_every_uplink_that_does_not_forward_yet() -> No
     assert shared(guest(nic(CABLE)), HOME) == (
         Part("host/forward-eth0.5", (SetSysctl("net.ipv4.conf.eth0/5.forwarding", "1"),), "1"),
     )
-    assert "host/forward-eth0.5/users/a" in claims(guest(nic(CABLE)), HOME)
+    assert "host/forward-eth0.5/users/a.net0" in claims(guest(nic(CABLE)), HOME)
 
 
 def test_forwarding_that_another_guest_needs_is_leased_as_well() -> None:
     """It reads 1 because of the other; without a lease it would end with the other."""
     there = replace(HOME, sysctls={}, scopes={"host/forward-eth0.5": "1"})
     assert shared(guest(nic(CABLE)), there) == ()
-    assert "host/forward-eth0.5/users/a" in claims(guest(nic(CABLE)), there)
+    assert "host/forward-eth0.5/users/a.net0" in claims(guest(nic(CABLE)), there)
 
 
 def test_nobody_else_switches_forwarding_on() -> None:
@@ -405,13 +488,37 @@ def test_a_vm_claims_its_addresses_its_uid_and_its_places_first() -> None:
     """Two of anything can run at once."""
     vm = guest(nic(), nic(UserBackend(), id="net1", mac="52:54:00:00:00:02"), run_as=RunAs(64000, 64000))
     assert claims(vm) == [
-        "claims/mac/52:54:00:00:00:01",
-        "claims/mac/52:54:00:00:00:02",
         "claims/uid/64000",
-        "net/lab/users/a",
+        "claims/mac/52:54:00:00:00:01",
+        "net/lab/users/a.net0",
+        "claims/mac/52:54:00:00:00:02",
     ]
-    (part,) = plan.build(lab(vm), FACTS).own
-    assert [isinstance(step, Claim) for step in part.steps] == [True] * 4 + [False] * (len(part.steps) - 4)
+    steps = place(vm)
+    assert [isinstance(step, Claim) for step in steps] == [True] * 4 + [False] * (len(steps) - 4)
+
+
+def test_what_is_made_for_a_card_is_on_record_as_its_own() -> None:
+    """It can go alone; what is the vm's, or the bridge's, belongs to none."""
+    facts = replace(FACTS, links={"br0": FOREIGN})
+    two = (
+        nic(ON_BR0, vhost=True, hook=Hook("/up")),
+        nic(replace(MACVTAP, ifname="qn-a-net1"), id="net1", mac="52:54:00:00:00:02"),
+    )
+    build = plan.build(lab(guest(*two, run_as=RunAs(64000, 64000))), facts)
+    about = {
+        name: [step for part in build.own if part.about == name for step in part.steps] for name in ("net0", "net1", "")
+    }
+    assert [type(step) for step in about["net0"]] == [Claim, OpenTap, OpenFile]
+    assert [type(step) for step in about["net1"]] == [Claim, AddLink, SetSysctl, SetLink, OpenMacvtap]
+    assert [type(step) for step in about[""]] == [Claim, PinBridge]
+    assert [part.about for part in build.start if any(isinstance(step, RunHook) for step in part.steps)] == ["net0"]
+    assert all(part.steps for part in build.parts())
+
+
+def test_cards_of_one_vm_have_their_own_place_on_a_network() -> None:
+    """One that is unplugged gives up its own only."""
+    two = guest(nic(), nic(replace(TAP, ifname="qn-a-net1"), id="net1", mac="52:54:00:00:00:02"))
+    assert [path for path in claims(two) if path.startswith("net/")] == ["net/lab/users/a.net0", "net/lab/users/a.net1"]
 
 
 def test_what_another_vm_has_is_taken() -> None:
@@ -419,6 +526,16 @@ def test_what_another_vm_has_is_taken() -> None:
     with pytest.raises(Taken, match=f"mac {MAC} is in use by vm/other"):
         claims(guest(nic()), replace(FACTS, claims={f"mac/{MAC}": "vm/other"}))
     assert claims(guest(nic()), replace(FACTS, claims={f"mac/{MAC}": "vm/a"}))
+
+
+def test_a_run_plans_the_same_steps_and_no_script() -> None:
+    """Nobody prints them."""
+    printed, run = plan.build(lab(guest(nic())), FACTS), plan.build(lab(guest(nic())), FACTS, scripted=False)
+    (step,) = (step for part in run.start for step in part.steps if isinstance(step, StartQemu))
+    (same,) = (step for part in printed.start for step in part.steps if isinstance(step, StartQemu))
+    assert same.script
+    assert step == replace(same, script=())
+    assert (run.shared, run.own) == (printed.shared, printed.own)
 
 
 def test_all_qemus_are_started_before_any_is_waited_for() -> None:
@@ -429,8 +546,23 @@ def test_all_qemus_are_started_before_any_is_waited_for() -> None:
         ("vm/a", [StartQemu]),
         ("vm/b", [StartQemu]),
         ("vm/a", [AwaitQemu, Resume]),
-        ("vm/b", [AwaitQemu, SetGuestLink, Resume]),
+        ("vm/b", [AwaitQemu, SetGuestLink, SetCarrier, Resume]),
     ]
+
+
+@pytest.mark.parametrize(
+    ("backend", "seen"),
+    [
+        (TAP, [SetCarrier("qn-a-net0", on=False)]),
+        (CABLE, [SetCarrier("qn-a-net0", on=False)]),
+        (MACVTAP, [SetLink("qn-a-net0", up=False)]),
+        (UserBackend(), []),
+    ],
+)
+def test_the_host_sees_a_pulled_cable_too(backend: Backend, seen: list[Step]) -> None:
+    """By the carrier of a tap; a macvtap has none of its own."""
+    release = plan.build(lab(guest(nic(backend, link=LinkState.DOWN))), FACTS).start[-1].steps
+    assert release == (AwaitQemu("a"), SetGuestLink("a", "net0", up=False), *seen, Resume("a"))
 
 
 def test_kernels_are_loaded_for_another_users_qemu_only() -> None:

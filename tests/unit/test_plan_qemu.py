@@ -222,8 +222,37 @@ def test_the_built_in_guest_reads_its_cards_from_the_kernel_line() -> None:
     assert value(guest(nics=cards), "-append").split() == [
         "console=ttyS0",
         "qemunet.name=alice",
+        "qemunet.agent=ttyS1",
         "qemunet.nic=52:54:00:00:00:00,10.0.0.1/24,fd00::1/64,via=10.0.0.254,via=fd00::fe",
     ]
+
+
+def test_the_built_in_guest_asks_where_its_network_has_dhcp() -> None:
+    """Its address is reserved for it there."""
+    told = replace(TAP, attach=OnNetwork("lab", "qn-lab", dhcp=True))
+    line = value(guest(nics=(nic(0, backend=told, ips=("10.0.0.1/24",)),)), "-append")
+    assert "qemunet.nic=" not in line
+
+
+def test_the_built_in_guest_talks_to_its_keeper_on_a_second_serial_port() -> None:
+    """It is told which, so that it never takes somebody else's."""
+    assert values(guest(), "-serial") == ["chardev:serial", "chardev:agent"]
+    assert "socket,id=agent,fd=<alice:agent.sock>,server=on,wait=off" in values(guest(), "-chardev")
+
+
+@pytest.mark.parametrize(
+    "vm",
+    [
+        guest(machine=MICROVM, nics=()),
+        guest(boot=DirectBoot("/k", None, "")),
+        guest(boot=FirmwareBoot()),
+        guest(qemu_args=("-serial", "null")),
+    ],
+)
+def test_where_it_cannot_there_is_neither_port_nor_word(vm: Vm) -> None:
+    """A microvm has one port; another system would not know what it is for; the user may want the second himself."""
+    assert "chardev:agent" not in values(vm, "-serial")
+    assert not any("agent" in text for text in line(vm))
 
 
 def test_a_foreign_kernel_gets_its_line_untouched() -> None:

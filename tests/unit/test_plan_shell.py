@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from qemunet.model.lab import Lab
 from qemunet.plan import shell, text
 from qemunet.plan.words import as_json, by_option, option, quoted, word
-from qemunet.steps import CreateImage, Handle, Part, Plan, SetSysctl, StartQemu, WriteFile
+from qemunet.steps import CreateImage, Handle, Part, Plan, Reserve, SetOffload, SetSysctl, StartQemu, WriteFile
 
 LAB = Lab("pentest", "/l/pentest.toml", (), ())
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)))
@@ -66,6 +66,21 @@ def test_a_setting_of_a_foreign_interface_is_kept_and_restored() -> None:
     up, down = found.split("\ndown() {\n")
     assert "keep 1 net.ipv4.conf.eth0.forwarding\n    sysctl -qw net.ipv4.conf.eth0.forwarding=1\n" in up
     assert "restore 1 net.ipv4.conf.eth0.forwarding 1\n" in down
+
+
+def test_a_card_is_known_to_its_network_as_long_as_it_is_there() -> None:
+    """By a file that the network's dnsmasq reads."""
+    found = script("net/lab", Reserve("dnsmasq", "/r/net/lab", "hosts/a.net0", "52:54:00:00:00:01,a\n"))
+    up, down = found.split("\ndown() {\n")
+    file = '"$run"/lab.dnsmasq/hosts/a.net0'
+    assert f"printf '%s\\n' 52:54:00:00:00:01,a >{file}\n    did 1\n" in up
+    assert f"undo 1 rm -f {file}\n" in down
+
+
+def test_a_host_without_ethtool_is_told_what_it_lacks() -> None:
+    """It is no reason to fail: most guests do without."""
+    (line,) = SetOffload("br0", on=False).shell()
+    assert line.startswith("if command -v ethtool >/dev/null; then ethtool -K br0 tx off >/dev/null; else echo ")
 
 
 def test_a_script_never_removes_a_users_image() -> None:

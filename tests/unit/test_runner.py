@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qemunet import interrupts, runner
-from qemunet.errors import Gone, Interrupted, StepFailed
+from qemunet.errors import Gone, Interrupted, NotFound, StepFailed, Taken
 from qemunet.facts import Facts, Wanted
 from qemunet.journal import Journal
 from qemunet.steps import Claim, CreateImage, DelGroup, Mark, OpenTap, SetSysctl, Step, Unclaim
@@ -130,3 +130,72 @@ def test_an_interrupt_comes_between_steps_and_never_while_taking_back(journal: J
     finally:
         interrupts.forget()
     assert journal.owed() == []
+
+
+# ---------------------------------------------------------------- live changes
+
+
+def test_what_is_done_for_a_card_in_a_change_is_on_record_as_that(journal: Journal) -> None:
+    operation = journal.begin()
+    runner.apply(CLAIMS[:1], BEFORE, Recorder(), journal, about="net0", operation=operation)
+    runner.apply(CLAIMS[1:], BEFORE, Recorder(), journal)
+    assert [(one.about, one.operation) for one in journal.owed()] == [("", 0), ("", 0), ("net0", operation)]
+    assert journal.unfinished() == [operation]
+
+
+def test_a_part_of_what_is_owed_can_be_taken_back(journal: Journal) -> None:
+    """A card goes, and all else stays."""
+    for number, step in enumerate(CLAIMS):
+        runner.apply([step], BEFORE, Recorder(), journal, about=f"net{number}")
+    host = Recorder()
+    assert runner.unwind(journal, host, which=lambda owed: owed.about == "net1") == []
+    assert host.seen == [Unclaim("/run/q/claims/uid/1", "vm/a")]
+    assert [owed.about for owed in journal.owed()] == ["net2", "net0"]
+
+
+def test_links_of_others_do_not_go_together_with_those_that_are_picked(journal: Journal) -> None:
+    """They lie side by side in the journal."""
+    for number in range(4):
+        runner.apply([tap(f"t{number}")], BEFORE, Recorder(), journal, about=f"net{number % 2}")
+    host = Recorder()
+    runner.unwind(journal, host, which=lambda owed: owed.about == "net1")
+    assert [step.describe() for step in host.seen] == ["delete t3, t1"]
+    assert [owed.about for owed in journal.owed()] == ["net0", "net0"]
+
+
+def test_what_somebody_else_has_is_not_taken_back(journal: Journal) -> None:
+    """It is promised that nothing was done."""
+    host = Recorder({CLAIMS[1].describe(): Taken("somebody has it")})
+    with pytest.raises(Taken):
+        runner.apply(CLAIMS, BEFORE, host, journal, about="net0", operation=journal.begin())
+    assert [owed.undo for owed in journal.owed()] == [Unclaim("/run/q/claims/uid/0", "vm/a")]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (None, None),
+        (Gone(), None),
+        (OSError(errno.EACCES, "Permission denied"), "could not claim uid/0 for vm/a: Permission denied (EACCES)"),
+        (NotFound("nobody talks to it"), "nobody talks to it"),
+    ],
+)
+def test_taking_one_step_back_says_what_went_wrong(error: BaseException | None, said: str | None) -> None:
+    """What is not there is as good as taken back."""
+    host = Recorder({CLAIMS[0].describe(): error} if error else {})
+    failure = runner.undo(CLAIMS[0], host)
+    assert (str(failure) if failure else None) == said
+    assert host.seen == CLAIMS[:1]
+
+
+def test_a_mistake_of_ours_is_not_swallowed_on_the_way_back() -> None:
+    with pytest.raises(ZeroDivisionError):
+        runner.undo(CLAIMS[0], Recorder({CLAIMS[0].describe(): ZeroDivisionError()}))
+
+
+def test_what_has_gone_on_the_way_there_is_an_error_and_owed(journal: Journal) -> None:
+    """A guest that ends in the middle of a change: only on the way back it is as good as done."""
+    host = Recorder({CLAIMS[1].describe(): Gone("QEMU of a is gone")})
+    with pytest.raises(NotFound, match="QEMU of a is gone"):
+        runner.apply(CLAIMS, BEFORE, host, journal)
+    assert len(journal.owed()) == 2

@@ -12,7 +12,8 @@ import pytest
 
 from qemunet.errors import NotFound, QemunetError
 from qemunet.locks import Lock, is_locked
-from qemunet.state import NicRecord, Runtime, VmRecord, locate
+from qemunet.records import NicRecord, VmRecord
+from qemunet.state import Runtime, locate
 
 RECORD = VmRecord(
     "a", "lab", "/lab.toml", "q35", "tcg", (NicRecord("net0", "tap", "e1000", "52:54:00:00:00:01", "up"),)
@@ -54,6 +55,41 @@ def test_a_directory_with_something_in_it_is_somebodys(
     monkeypatch.setenv("QEMUNET_RUNTIME_DIR", str(tmp_path))
     with pytest.raises(QemunetError, match="not empty, and not qemunet's"):
         locate()
+
+
+DIES = """
+import os, sys
+from qemunet.state import Runtime
+runtime, left = Runtime(sys.argv[1]), int(sys.argv[2])
+def die(event, arguments):
+    global left
+    if event in ("open", "os.mkdir", "os.rmdir", "os.remove", "os.chmod") and runtime.path in str(arguments):
+        left -= 1
+        if left < 0:
+            os._exit(9)
+sys.addaudithook(die)
+with runtime.exclusive():
+    pass
+"""
+
+
+def test_whoever_is_killed_while_making_or_removing_it_leaves_it_to_the_next(runtime: Runtime) -> None:
+    """At whichever of its system calls: the next one takes it for what it is, and removes it."""
+    died = 0
+    while subprocess.run([sys.executable, "-c", DIES, runtime.path, str(died)]).returncode == 9:
+        with runtime.exclusive():
+            assert os.stat(runtime.path).st_mode & 0o7777 == 0o700
+        assert not os.path.exists(runtime.path), f"killed at call {died}"
+        died += 1
+    assert died > 5
+
+
+def test_a_directory_of_the_users_own_stays_whatever_its_mode(runtime: Runtime) -> None:
+    os.mkdir(runtime.path, 0o700)
+    os.chmod(runtime.path, 0o750)
+    with runtime.exclusive():
+        assert os.stat(runtime.path).st_mode & 0o7777 == 0o750
+    assert os.stat(runtime.path).st_mode & 0o7777 == 0o750
 
 
 def test_what_is_not_empty_stays(runtime: Runtime) -> None:
@@ -126,8 +162,10 @@ def test_an_unknown_vm_is_not_found_and_the_known_ones_are_named(runtime: Runtim
     with runtime.exclusive():
         runtime.scope("vm/a").create()
         runtime.scope("vm/a").save(RECORD)
-    with pytest.raises(NotFound, match=r"no vm of the name b runs \(running: a\)"):
-        runtime.vm("b")
+    for name in ("b", "../vm/a"):
+        with pytest.raises(NotFound, match=f'no vm of the name "{name}" runs') as caught:
+            runtime.vm(name)
+        assert caught.value.hint == "running: a"
 
 
 def test_claims_name_their_owners(runtime: Runtime) -> None:
@@ -155,3 +193,12 @@ def test_where_the_runtime_directory_is(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     assert locate() == expected
+
+
+def test_the_networks_that_are_up_are_known_by_their_files(runtime: Runtime) -> None:
+    """One that is still being made is not up."""
+    for name in ("lab", "early"):
+        runtime.scope(f"net/{name}").create()
+        Path(runtime.scope(f"net/{name}").path("net.toml")).write_text(f"[network.{name}]\n")
+    runtime.scope("net/lab").complete("fingerprint")
+    assert runtime.networks() == {"lab": "[network.lab]\n"}

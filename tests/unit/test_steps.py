@@ -13,21 +13,32 @@ from qemunet.model.nic import MacvtapMode
 from qemunet.model.vm import RunAs
 from qemunet.steps import (
     AddAddress,
+    AddCard,
     AddLink,
     AddNeighbour,
+    AddNetdev,
     AddRoute,
     AwaitQemu,
     BridgeLink,
+    Bucket,
     Claim,
     CreateImage,
     DelAddress,
+    DelCard,
     DelGroup,
     DelLink,
     DelNeighbour,
+    DelNetdev,
     DelRoute,
+    Divert,
+    DropTable,
+    EndDaemon,
     EndQemu,
     Handle,
+    IfbLink,
+    Limit,
     LoadFile,
+    LoadTable,
     MacvlanLink,
     MacvtapLink,
     Mark,
@@ -37,15 +48,24 @@ from qemunet.steps import (
     OpenTap,
     PinBridge,
     RemoveFile,
+    Reserve,
     Resume,
     RunHook,
+    SetCarrier,
+    SetForwards,
     SetGuestLink,
     SetLink,
     SetMaster,
+    SetOffload,
     SetSysctl,
+    StartDaemon,
     StartQemu,
     Step,
     Unclaim,
+    Undivert,
+    Unlimit,
+    Unreserve,
+    VethLink,
     Word,
     WriteFile,
     sysctl_name,
@@ -66,9 +86,21 @@ BRIDGE = AddLink("br0", BridgeLink("52:54:00:aa:00:01", 1500), MARK)
 MACVTAP = AddLink("mv0", MacvtapLink("eth1", MacvtapMode.VEPA, "52:54:00:00:00:01", 1400), MARK)
 MACVLAN = AddLink("mv1", MacvlanLink("eth1", "52:54:00:00:00:02", 1400), MARK)
 TAP = OpenTap("a:net0", "t0", MARK, "fe:54:00:00:00:01", 1400, "br0", 2)
+IFB = AddLink("ifb0", IfbLink("fe:54:00:00:00:01", 1400), MARK)
+CABLE = AddLink(
+    "h0", VethLink("p0", "52:54:00:00:00:03", "fe:54:00:00:00:03", 1400, "port"), replace(MARK, part="host")
+)
+SLOW, FAST = Bucket(8_000_000, 15_000, 65_000), Bucket(1_500_000_000, 1_875_000, 11_250_000)
 HOOK = RunHook("/up", "/down", "t0", (("QEMUNET_VM", "a b"),))
 START = StartQemu(
     "a", "/r/vm/a", (Word(("fd=", Handle("a:net0"))),), ("qemu-system-x86_64",), RunAs(64000, 64000), (104,)
+)
+NETDEV = AddNetdev("a", "host-net0", Word(('{"type":"tap","id":"host-net0","fd":"', Handle("a:net0"), '"}')))
+CARD = AddCard("a", "net0", Word(('{"driver":"virtio-net-pci","id":"net0"}',)))
+FORWARDS = SetForwards("a", "host-net0", add=("tcp:127.0.0.1:8080-:80",), remove=("tcp::22-:22",))
+TABLE = LoadTable("qemunet-lab-40000000", MARK, "table inet qemunet-lab-40000000 {\n    chain x {\n    }\n}\n")
+DAEMON = StartDaemon(
+    "dnsmasq", "/r/net/lab", (Word(("dnsmasq",)),), "network.lab", "started", 64000, ("leases",), ("dnsmasq",)
 )
 EVERY: list[Step] = [
     BRIDGE,
@@ -81,6 +113,13 @@ EVERY: list[Step] = [
     PinBridge("br0", "52:54:00:aa:00:01", 9000),
     TAP,
     OpenMacvtap("a:net0", "mv0"),
+    IFB,
+    CABLE,
+    Limit("br0", SLOW),
+    Limit("br0", SLOW, FAST),
+    Unlimit("br0", SLOW),
+    Divert("br0", "ifb0"),
+    Undivert("br0", "ifb0"),
     AddAddress("br0", "10.0.0.2/24"),
     DelAddress("br0", "10.0.0.1/24"),
     AddRoute("10.8.0.0/24", "br0", "10.0.0.9"),
@@ -89,6 +128,8 @@ EVERY: list[Step] = [
     AddNeighbour("mv1", "fd00::1"),
     DelNeighbour("mv1", "10.0.0.9"),
     SetSysctl("net.ipv4.conf.br0.forwarding", "1"),
+    TABLE,
+    DropTable("qemunet-lab-40000000", MARK),
     Claim("/r/claims/mac/52:54:00:00:00:01", "vm/a"),
     Unclaim("/r/net/lab/users/a", "vm/a"),
     WriteFile("/r/x", "text"),
@@ -102,7 +143,20 @@ EVERY: list[Step] = [
     EndQemu("a", "/r/vm/a"),
     AwaitQemu("a"),
     SetGuestLink("a", "net0", up=False),
+    SetGuestLink("a", "net0", up=False, was=True, hold=0.2),
     Resume("a"),
+    NETDEV,
+    DelNetdev("a", "host-net0"),
+    CARD,
+    DelCard("a", "net0"),
+    SetCarrier("t0", on=False),
+    SetCarrier("t0", on=False, was=True),
+    FORWARDS,
+    DAEMON,
+    EndDaemon("dnsmasq", "/r/net/lab"),
+    Reserve("dnsmasq", "/r/net/lab", "hosts/a.net0", "52:54:00:00:00:01,10.0.0.9"),
+    Unreserve("dnsmasq", "/r/net/lab", "hosts/a.net0"),
+    SetOffload("br0", on=False),
 ]
 
 
@@ -132,7 +186,7 @@ def test_what_a_journal_keeps_of_an_undo_is_all_of_it(step: Step, before: Facts)
     assert undo is None or from_json(to_json(undo)) == undo
 
 
-@pytest.mark.parametrize("step", EVERY, ids=of)
+@pytest.mark.parametrize("step", [step for step in EVERY if not isinstance(step, SetForwards)], ids=of)
 def test_an_undo_is_not_undone(step: Step) -> None:
     """Taking back what was made leaves nothing to be taken back: what is ours is not there before."""
     undo = step.inverse(NOTHING)
@@ -140,6 +194,33 @@ def test_an_undo_is_not_undone(step: Step) -> None:
 
 
 # ---------------------------------------------------------------- undo
+
+
+def test_forwards_are_taken_back_by_the_opposite_exchange() -> None:
+    """No photograph shows them; the step itself says what was open."""
+    assert FORWARDS.inverse(THERE) == SetForwards(
+        "a", "host-net0", add=("tcp::22-:22",), remove=("tcp:127.0.0.1:8080-:80",)
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "undo"),
+    [
+        (SetGuestLink("a", "net0", up=False, was=True, hold=3.0), SetGuestLink("a", "net0", up=True)),
+        (SetGuestLink("a", "net0", up=True, was=False), SetGuestLink("a", "net0", up=False)),
+        (SetGuestLink("a", "net0", up=True, was=True), None),
+        (SetGuestLink("a", "net0", up=False), None),
+        (SetCarrier("t0", on=False, was=True), SetCarrier("t0", on=True)),
+        (SetCarrier("t0", on=True, was=False), SetCarrier("t0", on=False)),
+        (SetCarrier("t0", on=False, was=False), None),
+        (SetCarrier("t0", on=False), None),
+        (DelNetdev("a", "host-net0"), None),
+        (DelCard("a", "net0"), None),
+    ],
+)
+def test_a_cable_is_put_back_at_once_to_how_it_was_said_to_be(step: Step, undo: Step | None) -> None:
+    """Not from a photograph, which does not show it; one of a card that is new goes with the card."""
+    assert step.inverse(THERE) == undo
 
 
 @pytest.mark.parametrize(
@@ -174,6 +255,11 @@ def test_what_was_so_before_is_not_taken_back(step: Step) -> None:
         (DelAddress("br0", "10.0.0.1/24"), AddAddress("br0", "10.0.0.1/24")),
         (AddRoute("10.8.0.0/24", "br0"), DelRoute("10.8.0.0/24", "br0")),
         (DelRoute("10.9.0.0/24", "br0"), AddRoute("10.9.0.0/24", "br0")),
+        (Limit("br0", SLOW), Unlimit("br0", SLOW)),
+        (Limit("br0", FAST, SLOW), Limit("br0", SLOW, FAST)),
+        (Unlimit("br0", SLOW), Limit("br0", SLOW)),
+        (Divert("br0", "ifb0"), Undivert("br0", "ifb0")),
+        (Undivert("br0", "ifb0"), Divert("br0", "ifb0")),
         (
             SetSysctl("net.ipv4.conf.br0.forwarding", "1"),
             SetSysctl("net.ipv4.conf.br0.forwarding", "0", only_if="1"),
@@ -192,6 +278,8 @@ def test_what_was_different_is_put_back(step: Step, undo: Step) -> None:
         (BRIDGE, DelLink("br0", MARK)),
         (MACVTAP, DelLink("mv0", MARK)),
         (MACVLAN, DelLink("mv1", MARK)),
+        (IFB, DelLink("ifb0", MARK)),
+        (CABLE, DelLink("h0", CABLE.mark)),
         (AddRoute("10.0.0.9/32", "mv1", source="10.0.0.1"), DelRoute("10.0.0.9/32", "mv1")),
         (AddNeighbour("mv1", "10.0.0.9", "52:54:00:00:00:01"), DelNeighbour("mv1", "10.0.0.9")),
         (AddNeighbour("mv1", "fd00::1"), DelNeighbour("mv1", "fd00::1", proxy=True)),
@@ -201,6 +289,9 @@ def test_what_was_different_is_put_back(step: Step, undo: Step) -> None:
         (WriteFile("/r/x", ""), RemoveFile("/r/x")),
         (HOOK, RunHook("/down", None, "t0", HOOK.environment)),
         (START, EndQemu("a", "/r/vm/a")),
+        (NETDEV, DelNetdev("a", "host-net0")),
+        (CARD, DelCard("a", "net0")),
+        (TABLE, DropTable("qemunet-lab-40000000", MARK)),
     ],
     ids=of,
 )
@@ -215,6 +306,8 @@ def test_what_was_made_is_removed(step: Step, undo: Step) -> None:
         AddAddress("t0", "10.0.0.1/24"),
         SetSysctl("net.ipv4.conf.t0.forwarding", "1"),
         SetLink("t0", up=True),
+        Limit("t0", SLOW),
+        Divert("t0", "ifb0"),
     ],
     ids=of,
 )
@@ -223,7 +316,48 @@ def test_what_is_set_on_a_new_interface_goes_with_it(step: Step) -> None:
     assert step.inverse(THERE) is None
 
 
+def test_rules_that_took_the_place_of_others_give_it_back() -> None:
+    """Those that were there on purpose; what a killed qemunet has left is nobody's."""
+    assert replace(TABLE, was="old").inverse(NOTHING) == replace(TABLE, rules="old", was=TABLE.rules)
+
+
 # ---------------------------------------------------------------- shell
+
+
+def test_a_script_makes_a_table_and_never_replaces_one() -> None:
+    """It cannot look whose it is. The end of the text stands alone in its line, whatever is in front of the others."""
+    (text,) = TABLE.shell()
+    first, *_, last = text.splitlines()
+    assert (first, last) == ("nft -f - <<'QEMUNET'", "QEMUNET")
+    assert "create table inet qemunet-lab-40000000\n" in text
+    assert "delete" not in text
+    assert DropTable(TABLE.name, MARK).shell() == ("nft delete table inet qemunet-lab-40000000",)
+
+
+def test_a_table_is_replaced_in_one_transaction() -> None:
+    """Whether there is one or not."""
+    assert TABLE.transaction.startswith("table inet qemunet-lab-40000000\ndelete table inet qemunet-lab-40000000\n")
+
+
+@pytest.mark.parametrize("step", [NETDEV, CARD, DelNetdev("a", "n"), DelCard("a", "n"), FORWARDS], ids=of)
+def test_a_script_starts_guests_and_changes_no_card_of_one_that_runs(step: Step) -> None:
+    """It has nobody who talks to QEMU."""
+    assert step.shell() == ()
+
+
+def test_a_carrier_is_set_as_ip_would_have_it() -> None:
+    """By the words of ip-link(8)."""
+    assert SetCarrier("t0", on=False).shell() == ("ip link set dev t0 carrier off",)
+    assert SetCarrier("t0", on=True).shell() == ("ip link set dev t0 carrier on",)
+
+
+def test_what_is_done_to_a_card_says_which_card_of_whom() -> None:
+    """Errors are made of it: could not …"""
+    assert NETDEV.describe() == "give a the backend host-net0"
+    assert CARD.describe() == "plug net0 into a"
+    assert DelCard("a", "net0").describe() == "unplug net0 from a"
+    assert SetGuestLink("a", "net0", up=False).describe() == "set the cable of a.net0 out"
+    assert FORWARDS.describe() == "open tcp:127.0.0.1:8080-:80, close tcp::22-:22 of host-net0 of a"
 
 
 def test_a_bridge_has_its_address_and_group_in_the_line_that_makes_it() -> None:
@@ -231,6 +365,17 @@ def test_a_bridge_has_its_address_and_group_in_the_line_that_makes_it() -> None:
     line = BRIDGE.shell()[0]
     for part in ("address 52:54:00:aa:00:01", "group 1073741824", "type bridge", "stp_state 0", "ageing_time 30000"):
         assert part in line
+
+
+def test_a_cable_has_both_ends_in_the_line_that_makes_it() -> None:
+    """Each with all that it is to be, so that none is nobody's for a moment."""
+    assert CABLE.describe() == "add cable h0 to p0 (52:54:00:00:00:03, mtu 1400)"
+    own, other = (f"address {mac}:54:00:00:00:03 mtu 1400 group 1073741824" for mac in ("52", "fe"))
+    assert CABLE.shell() == (
+        f"ip link add name h0 {own} type veth peer name p0 {other}",
+        "ip link property add dev h0 altname qemunet.vm-a.host",
+        "ip link property add dev p0 altname qemunet.vm-a.port",
+    )
 
 
 def test_a_shell_chooses_a_bridges_mtu_by_changing_it() -> None:
@@ -300,3 +445,10 @@ def test_dots_in_the_name_of_an_interface_become_slashes_in_a_sysctl() -> None:
 def test_a_claim_says_what_it_is_about(path: str, said: str) -> None:
     """Not where the file lies."""
     assert Claim(path, "vm/a").describe() == said
+
+
+def test_a_shell_changes_a_bucket_in_place() -> None:
+    """By its handle, and with sizes in bytes."""
+    bucket = "tc qdisc replace dev t0 root handle 1: tbf rate 1500mbit burst 1875000b limit 11250000b"
+    assert Limit("t0", FAST).shell() == Limit("t0", FAST, SLOW).shell() == (bucket,)
+    assert Unlimit("t0", FAST).shell() == ("tc qdisc del dev t0 root handle 1:",)

@@ -64,7 +64,7 @@ gone() { # has process $1 ended?
     ! kill -0 "$1" 2>/dev/null || grep -qs '^State:.*Z' "/proc/$1/status"
 }
 
-end() { # the QEMU of guest $1, by force after five seconds
+end() { # the program whose directory is $1, by force after five seconds
     [ -s "$run/$1/pid" ] || return 0
     pid=$(cat "$run/$1/pid")
     kill "$pid" 2>/dev/null || return 0
@@ -94,9 +94,6 @@ up() {
     ip link property add dev qn-guest-net1 altname qemunet.vm-guest.net1
     sysctl -e -qw net.ipv6.conf.qn-guest-net1.disable_ipv6=1
     ip link set dev qn-guest-net1 address fe:54:00:72:89:fe mtu 1400 group 1798729919 master br0 up
-
-    # vm/guest
-    user=1879048192 group=1879048192
     did 9
     mkdir -m 700 "${run}"/guest
     give "${run}"/guest
@@ -113,6 +110,8 @@ up() {
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/guest/serial.sock,server=on,wait=off \
     -serial chardev:serial \
+    -chardev socket,id=agent,path="${run}"/guest/agent.sock,server=on,wait=off \
+    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -130,7 +129,7 @@ up() {
     -device '{"driver":"virtio-net-pci","id":"net1","netdev":"host-net1","mac":"52:54:00:72:89:fe","bus":"rp.1","addr":"0x0","host_mtu":1400,"acpi-index":2,"romfile":""}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=guest' \
+    -append 'console=ttyS0 quiet qemunet.name=guest qemunet.agent=ttyS1' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \

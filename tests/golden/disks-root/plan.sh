@@ -64,7 +64,7 @@ gone() { # has process $1 ended?
     ! kill -0 "$1" 2>/dev/null || grep -qs '^State:.*Z' "/proc/$1/status"
 }
 
-end() { # the QEMU of guest $1, by force after five seconds
+end() { # the program whose directory is $1, by force after five seconds
     [ -s "$run/$1/pid" ] || return 0
     pid=$(cat "$run/$1/pid")
     kill "$pid" 2>/dev/null || return 0
@@ -82,9 +82,6 @@ up() {
     # vm/old
     user=1879048192 group=1879048192
     [ -e /lab/new.qcow2 ] || qemu-img create -q -f qcow2 /lab/new.qcow2 1073741824
-
-    # vm/old
-    user=1879048192 group=1879048192
     did 12
     mkdir -m 700 "${run}"/old
     qemu-img create -q -f qcow2 -b /lab/other.qcow2 -F qcow2 "${run}"/old/disk.1

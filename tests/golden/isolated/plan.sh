@@ -64,7 +64,7 @@ gone() { # has process $1 ended?
     ! kill -0 "$1" 2>/dev/null || grep -qs '^State:.*Z' "/proc/$1/status"
 }
 
-end() { # the QEMU of guest $1, by force after five seconds
+end() { # the program whose directory is $1, by force after five seconds
     [ -s "$run/$1/pid" ] || return 0
     pid=$(cat "$run/$1/pid")
     kill "$pid" 2>/dev/null || return 0
@@ -80,8 +80,30 @@ up() {
     mkdir -p "$run/done"
 
     # net/lan
-    ip link add name virbr4 address 52:54:00:aa:bb:cc mtu 9001 group 1753111487 type bridge forward_delay 200 ageing_time 30000 stp_state 1
+    nft -f - <<'QEMUNET'
+create table inet qemunet-lan-687e5bbf
+table inet qemunet-lan-687e5bbf {
+    comment "qemunet.net-lan.firewall"
+
+    chain forward {
+        type filter hook forward priority filter; policy accept;
+        iifname "virbr4" oifname "virbr4" accept
+        iifname "virbr4" jump from-guests
+        oifname "virbr4" jump to-guests
+    }
+
+    chain from-guests {
+        reject with icmpx admin-prohibited
+    }
+
+    chain to-guests {
+        reject with icmpx admin-prohibited
+    }
+}
+QEMUNET
     did 1
+    ip link add name virbr4 address 52:54:00:aa:bb:cc mtu 9001 group 1753111487 type bridge forward_delay 200 ageing_time 30000 stp_state 1
+    did 2
     ip link property add dev virbr4 altname qemunet.net-lan.bridge
     ip link set dev virbr4 mtu 9000
     sysctl -e -qw net.ipv6.conf.virbr4.accept_ra=0
@@ -93,19 +115,13 @@ up() {
     # vm/kali2
     user=1879048192 group=1879048192
     ip tuntap add dev qn-kali2-net0 mode tap vnet_hdr user "$user"
-    did 10
+    did 11
     ip link property add dev qn-kali2-net0 altname qemunet.vm-kali2.net0
     sysctl -e -qw net.ipv6.conf.qn-kali2-net0.disable_ipv6=1
     ip link set dev qn-kali2-net0 address fe:54:00:79:38:12 mtu 9000 group 1767316584 master virbr4 up
-
-    # vm/kali2
-    user=1879048192 group=1879048192
     env QEMUNET_LAB=lab QEMUNET_VM=kali2 QEMUNET_NIC=net0 QEMUNET_MAC=52:54:00:79:38:12 QEMUNET_IP=192.168.50.12/24 QEMUNET_BRIDGE=virbr4 QEMUNET_NETWORK=lan /lab/route-guest qn-kali2-net0
-    did 13
-
-    # vm/kali2
-    user=1879048192 group=1879048192
     did 14
+    did 15
     mkdir -m 700 "${run}"/kali2
     give "${run}"/kali2
     qemu -w /dev/net/tun -r /cache/tiny/vmlinuz -r /cache/tiny/initrd.gz -- qemu-system-x86_64 \
@@ -121,6 +137,8 @@ up() {
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/kali2/serial.sock,server=on,wait=off \
     -serial chardev:serial \
+    -chardev socket,id=agent,path="${run}"/kali2/agent.sock,server=on,wait=off \
+    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -135,7 +153,7 @@ up() {
     -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:79:38:12","bus":"rp.0","addr":"0x0","host_mtu":9000,"acpi-index":1,"romfile":""}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=kali2 qemunet.nic=52:54:00:79:38:12,192.168.50.12/24,via=192.168.50.1' \
+    -append 'console=ttyS0 quiet qemunet.name=kali2 qemunet.agent=ttyS1 qemunet.nic=52:54:00:79:38:12,192.168.50.12/24,via=192.168.50.1' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \
@@ -143,10 +161,11 @@ up() {
 }
 
 down() {
-    undo 14 end kali2
-    undo 13 env QEMUNET_LAB=lab QEMUNET_VM=kali2 QEMUNET_NIC=net0 QEMUNET_MAC=52:54:00:79:38:12 QEMUNET_IP=192.168.50.12/24 QEMUNET_BRIDGE=virbr4 QEMUNET_NETWORK=lan /lab/unroute-guest qn-kali2-net0
-    undo 10 ip link del dev qn-kali2-net0
-    undo 1 ip link del dev virbr4
+    undo 15 end kali2
+    undo 14 env QEMUNET_LAB=lab QEMUNET_VM=kali2 QEMUNET_NIC=net0 QEMUNET_MAC=52:54:00:79:38:12 QEMUNET_IP=192.168.50.12/24 QEMUNET_BRIDGE=virbr4 QEMUNET_NETWORK=lan /lab/unroute-guest qn-kali2-net0
+    undo 11 ip link del dev qn-kali2-net0
+    undo 2 ip link del dev virbr4
+    undo 1 nft delete table inet qemunet-lan-687e5bbf
     rm -rf "$run"
 }
 

@@ -64,7 +64,7 @@ gone() { # has process $1 ended?
     ! kill -0 "$1" 2>/dev/null || grep -qs '^State:.*Z' "/proc/$1/status"
 }
 
-end() { # the QEMU of guest $1, by force after five seconds
+end() { # the program whose directory is $1, by force after five seconds
     [ -s "$run/$1/pid" ] || return 0
     pid=$(cat "$run/$1/pid")
     kill "$pid" 2>/dev/null || return 0
@@ -85,24 +85,23 @@ up() {
     ip link property add dev qn-lab altname qemunet.net-lab.bridge
     ip link set dev qn-lab mtu 1500
     sysctl -e -qw net.ipv6.conf.qn-lab.disable_ipv6=1
+    sysctl -qw net.ipv4.conf.qn-lab.arp_ignore=8
+    sysctl -qw net.ipv4.conf.qn-lab.rp_filter=1
     ip link set dev qn-lab up
 
     # vm/shy
     user=1879048192 group=1879048192
     ip tuntap add dev qn-shy-net0 mode tap vnet_hdr user "$user"
-    did 8
+    did 11
     ip link property add dev qn-shy-net0 altname qemunet.vm-shy.net0
     sysctl -e -qw net.ipv6.conf.qn-shy-net0.disable_ipv6=1
     ip link set dev qn-shy-net0 address fe:54:00:59:d6:57 mtu 1500 group 1572651236 master qn-lab up
     ip tuntap add dev qn-shy-net1 mode tap vnet_hdr user "$user"
-    did 9
+    did 12
     ip link property add dev qn-shy-net1 altname qemunet.vm-shy.net1
     sysctl -e -qw net.ipv6.conf.qn-shy-net1.disable_ipv6=1
     ip link set dev qn-shy-net1 address fe:54:00:0f:9b:c7 mtu 1500 group 1572651236 master qn-lab up
-
-    # vm/shy
-    user=1879048192 group=1879048192
-    did 12
+    did 15
     mkdir -m 700 "${run}"/shy
     printf '%s\n' 'set_link net0 off' cont >"${run}"/shy/start.in
     : >"${run}"/shy/start.out
@@ -120,6 +119,8 @@ up() {
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/shy/serial.sock,server=on,wait=off \
     -serial chardev:serial \
+    -chardev socket,id=agent,path="${run}"/shy/agent.sock,server=on,wait=off \
+    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -137,7 +138,7 @@ up() {
     -device '{"driver":"virtio-net-pci","id":"net1","netdev":"host-net1","mac":"52:54:00:0f:9b:c7","bus":"rp.1","addr":"0x0","acpi-index":2,"romfile":""}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=shy' \
+    -append 'console=ttyS0 quiet qemunet.name=shy qemunet.agent=ttyS1' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -S \
@@ -145,12 +146,13 @@ up() {
     -mon chardev=start,mode=readline \
     -daemonize \
     -pidfile "${run}"/shy/pid
+    ip link set dev qn-shy-net0 carrier off
 }
 
 down() {
-    undo 12 end shy
-    undo 9 ip link del dev qn-shy-net1
-    undo 8 ip link del dev qn-shy-net0
+    undo 15 end shy
+    undo 12 ip link del dev qn-shy-net1
+    undo 11 ip link del dev qn-shy-net0
     undo 1 ip link del dev qn-lab
     rm -rf "$run"
 }

@@ -64,7 +64,7 @@ gone() { # has process $1 ended?
     ! kill -0 "$1" 2>/dev/null || grep -qs '^State:.*Z' "/proc/$1/status"
 }
 
-end() { # the QEMU of guest $1, by force after five seconds
+end() { # the program whose directory is $1, by force after five seconds
     [ -s "$run/$1/pid" ] || return 0
     pid=$(cat "$run/$1/pid")
     kill "$pid" 2>/dev/null || return 0
@@ -132,6 +132,8 @@ up() {
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/bridge/serial.sock,server=on,wait=off \
     -serial chardev:serial \
+    -chardev socket,id=agent,path="${run}"/bridge/agent.sock,server=on,wait=off \
+    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -146,7 +148,7 @@ up() {
     -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:33:f0:19","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=bridge' \
+    -append 'console=ttyS0 quiet qemunet.name=bridge qemunet.agent=ttyS1' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \
@@ -174,6 +176,8 @@ up() {
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/vepa/serial.sock,server=on,wait=off \
     -serial chardev:serial \
+    -chardev socket,id=agent,path="${run}"/vepa/agent.sock,server=on,wait=off \
+    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -188,7 +192,7 @@ up() {
     -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:03:7f:f2","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=vepa' \
+    -append 'console=ttyS0 quiet qemunet.name=vepa qemunet.agent=ttyS1' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \
@@ -216,6 +220,8 @@ up() {
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/private/serial.sock,server=on,wait=off \
     -serial chardev:serial \
+    -chardev socket,id=agent,path="${run}"/private/agent.sock,server=on,wait=off \
+    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -230,7 +236,7 @@ up() {
     -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:d3:6e:a1","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=private' \
+    -append 'console=ttyS0 quiet qemunet.name=private qemunet.agent=ttyS1' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \
@@ -258,6 +264,8 @@ up() {
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/passthru/serial.sock,server=on,wait=off \
     -serial chardev:serial \
+    -chardev socket,id=agent,path="${run}"/passthru/agent.sock,server=on,wait=off \
+    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -272,7 +280,7 @@ up() {
     -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"00:00:5e:00:53:04","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=passthru' \
+    -append 'console=ttyS0 quiet qemunet.name=passthru qemunet.agent=ttyS1' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \

@@ -64,7 +64,7 @@ gone() { # has process $1 ended?
     ! kill -0 "$1" 2>/dev/null || grep -qs '^State:.*Z' "/proc/$1/status"
 }
 
-end() { # the QEMU of guest $1, by force after five seconds
+end() { # the program whose directory is $1, by force after five seconds
     [ -s "$run/$1/pid" ] || return 0
     pid=$(cat "$run/$1/pid")
     kill "$pid" 2>/dev/null || return 0
@@ -98,9 +98,6 @@ up() {
     ip address add 10.0.0.1/30 dev qn-router-net0
     ip route add 10.99.0.0/24 dev qn-router-net0 proto static
     did 11
-
-    # vm/router
-    user=1879048192 group=1879048192
     did 14
     mkdir -m 700 "${run}"/router
     give "${run}"/router
@@ -117,6 +114,8 @@ up() {
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/router/serial.sock,server=on,wait=off \
     -serial chardev:serial \
+    -chardev socket,id=agent,path="${run}"/router/agent.sock,server=on,wait=off \
+    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -131,7 +130,7 @@ up() {
     -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:3f:ec:8d","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=router qemunet.nic=52:54:00:3f:ec:8d,10.0.0.2/30,10.99.0.1/24,via=10.0.0.1' \
+    -append 'console=ttyS0 quiet qemunet.name=router qemunet.agent=ttyS1 qemunet.nic=52:54:00:3f:ec:8d,10.0.0.2/30,10.99.0.1/24,via=10.0.0.1' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \

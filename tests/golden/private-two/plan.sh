@@ -64,7 +64,7 @@ gone() { # has process $1 ended?
     ! kill -0 "$1" 2>/dev/null || grep -qs '^State:.*Z' "/proc/$1/status"
 }
 
-end() { # the QEMU of guest $1, by force after five seconds
+end() { # the program whose directory is $1, by force after five seconds
     [ -s "$run/$1/pid" ] || return 0
     pid=$(cat "$run/$1/pid")
     kill "$pid" 2>/dev/null || return 0
@@ -85,12 +85,14 @@ up() {
     ip link property add dev qn-lab altname qemunet.net-lab.bridge
     ip link set dev qn-lab mtu 1500
     sysctl -e -qw net.ipv6.conf.qn-lab.disable_ipv6=1
+    sysctl -qw net.ipv4.conf.qn-lab.arp_ignore=8
+    sysctl -qw net.ipv4.conf.qn-lab.rp_filter=1
     ip link set dev qn-lab up
 
     # vm/alice
     user=1879048192 group=1879048192
     ip tuntap add dev qn-alice-net0 mode tap vnet_hdr user "$user"
-    did 7
+    did 9
     ip link property add dev qn-alice-net0 altname qemunet.vm-alice.net0
     sysctl -e -qw net.ipv6.conf.qn-alice-net0.disable_ipv6=1
     ip link set dev qn-alice-net0 address fe:54:00:df:87:4b mtu 1500 group 1815528449 master qn-lab up
@@ -98,14 +100,14 @@ up() {
     # vm/bob
     user=1879048193 group=1879048193
     ip tuntap add dev qn-bob-net0 mode tap vnet_hdr user "$user"
-    did 11
+    did 13
     ip link property add dev qn-bob-net0 altname qemunet.vm-bob.net0
     sysctl -e -qw net.ipv6.conf.qn-bob-net0.disable_ipv6=1
     ip link set dev qn-bob-net0 address fe:54:00:1a:02:d2 mtu 1500 group 1591167446 master qn-lab up
 
     # vm/alice
     user=1879048192 group=1879048192
-    did 16
+    did 18
     mkdir -m 700 "${run}"/alice
     give "${run}"/alice
     qemu -w /dev/net/tun -r /cache/tiny/vmlinuz -r /cache/tiny/initrd.gz -- qemu-system-x86_64 \
@@ -121,6 +123,8 @@ up() {
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/alice/serial.sock,server=on,wait=off \
     -serial chardev:serial \
+    -chardev socket,id=agent,path="${run}"/alice/agent.sock,server=on,wait=off \
+    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -135,7 +139,7 @@ up() {
     -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:df:87:4b","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=alice qemunet.nic=52:54:00:df:87:4b,10.77.0.1/24' \
+    -append 'console=ttyS0 quiet qemunet.name=alice qemunet.agent=ttyS1 qemunet.nic=52:54:00:df:87:4b,10.77.0.1/24' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \
@@ -143,7 +147,7 @@ up() {
 
     # vm/bob
     user=1879048193 group=1879048193
-    did 17
+    did 19
     mkdir -m 700 "${run}"/bob
     give "${run}"/bob
     qemu -w /dev/net/tun -r /cache/tiny/vmlinuz -r /cache/tiny/initrd.gz -- qemu-system-x86_64 \
@@ -159,6 +163,8 @@ up() {
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/bob/serial.sock,server=on,wait=off \
     -serial chardev:serial \
+    -chardev socket,id=agent,path="${run}"/bob/agent.sock,server=on,wait=off \
+    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -173,7 +179,7 @@ up() {
     -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:1a:02:d2","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=bob qemunet.nic=52:54:00:1a:02:d2,10.77.0.2/24,fd77::2/64,via=10.77.0.1' \
+    -append 'console=ttyS0 quiet qemunet.name=bob qemunet.agent=ttyS1 qemunet.nic=52:54:00:1a:02:d2,10.77.0.2/24,fd77::2/64,via=10.77.0.1' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \
@@ -181,10 +187,10 @@ up() {
 }
 
 down() {
-    undo 17 end bob
-    undo 16 end alice
-    undo 11 ip link del dev qn-bob-net0
-    undo 7 ip link del dev qn-alice-net0
+    undo 19 end bob
+    undo 18 end alice
+    undo 13 ip link del dev qn-bob-net0
+    undo 9 ip link del dev qn-alice-net0
     undo 1 ip link del dev qn-lab
     rm -rf "$run"
 }

@@ -1,0 +1,291 @@
+#!/bin/sh
+# The lab lab-lab without qemunet. Usage: sh FILE [up|down]
+set -eu
+umask 022
+if [ "$(id -u)" -eq 0 ]; then parent=/run; else parent=${XDG_RUNTIME_DIR:?}; fi
+run=${run:-$parent/qemunet-sh/lab-lab}  # sockets, pid files, and what was done
+accel=${accel:-tcg}                   # for guests that leave it open: accel=kvm sh FILE, where KVM works
+
+did() { # remember that step $1 was done
+    : >"$run/done/$1"
+}
+
+keep() { # the value of sysctl $2 that step $1 will change
+    sysctl -n "$2" >"$run/done/$1"
+}
+
+undo() { # step $1 by the command that follows, if it was done
+    [ -e "$run/done/$1" ] || return 0
+    step=$1
+    shift
+    "$@" || echo "note: failed: $*" >&2
+    rm -f "$run/done/$step"
+}
+
+restore() { # the sysctl $2 of step $1, unless somebody else changed what we wrote ($3)
+    [ "$(sysctl -n "$2")" != "$3" ] || undo "$1" sysctl -qw "$2=$(cat "$run/done/$1" 2>/dev/null)"
+}
+
+pin() { # make the address that bridge $1 has its own, or it would take that of its port, and lose it with the last one
+    ip link set dev "$1" address "$(ip -o link show dev "$1" | sed 's|.*link/ether ||; s| .*||')"
+}
+
+node() { # a private device node $2 for macvtap $1: /dev/tapN may belong to another namespace
+    # shellcheck disable=SC2016 # the inner shell expands it
+    numbers=$(unshare --mount sh -c 'mount -t sysfs sysfs /sys && cd /sys/class && cat net/"$1"/macvtap/*/dev' sh "$1")
+    mknod -m 600 "$2" c "${numbers%:*}" "${numbers#*:}"
+}
+
+give() { # directory $1 to $user
+    if [ "$(id -u)" -eq 0 ]; then chown -R "$user:$group" "$1"; fi
+}
+
+lower() { # run a command as $user, in the group of /dev/kvm if it is there
+    kvm=$(getent group kvm | cut -d: -f3)
+    setpriv --reuid "$user" --regid "$group" --groups "${kvm:-$group}" --inh-caps=-all --bounding-set=-all \
+        --no-new-privs "$@"
+}
+
+qemu() { # run what follows -- as $user if that may use the files before it: -r FILE to read, -w FILE to write
+    lowered=
+    if [ "$(id -u)" -eq 0 ]; then lowered=lower; fi
+    while [ "$1" != -- ]; do
+        if [ "$lowered" ] && ! lower test "$1" "$2"; then
+            echo "note: user $user has no access to $2, so its QEMU keeps the rights of root" >&2
+            lowered=
+        fi
+        shift 2
+    done
+    shift
+    $lowered "$@"
+}
+
+gone() { # has process $1 ended?
+    ! kill -0 "$1" 2>/dev/null || grep -qs '^State:.*Z' "/proc/$1/status"
+}
+
+end() { # the program whose directory is $1, by force after five seconds
+    [ -s "$run/$1/pid" ] || return 0
+    pid=$(cat "$run/$1/pid")
+    kill "$pid" 2>/dev/null || return 0
+    tries=50
+    while ! gone "$pid"; do
+        [ "$tries" -gt 0 ] || kill -9 "$pid"
+        tries=$((tries - 1))
+        sleep 0.1
+    done
+}
+
+up() {
+    mkdir -p "$run/done"
+
+    # net/lab
+    nft -f - <<'QEMUNET'
+create table inet qemunet-lab-42388020
+table inet qemunet-lab-42388020 {
+    comment "qemunet.net-lab.firewall"
+
+    chain forward {
+        type filter hook forward priority filter; policy accept;
+        iifname "qn-lab" oifname "qn-lab" accept
+        iifname "qn-lab" jump from-guests
+        oifname "qn-lab" jump to-guests
+    }
+
+    chain from-guests {
+        reject with icmpx admin-prohibited
+    }
+
+    chain to-guests {
+        reject with icmpx admin-prohibited
+    }
+
+    chain input {
+        type filter hook input priority filter; policy accept;
+        iifname "qn-lab" jump to-host
+    }
+
+    chain to-host {
+        ct state established,related accept
+        icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld-listener-report, mld-listener-done, mld2-listener-report } accept
+        meta nfproto ipv4 udp dport 67 accept
+        meta nfproto ipv6 udp dport 547 accept
+        meta l4proto { tcp, udp } th dport 53 accept
+        meta l4proto { icmp, ipv6-icmp } accept
+        meta l4proto tcp reject with tcp reset
+        reject
+    }
+}
+QEMUNET
+    did 1
+    ip link add name qn-lab address 52:54:00:a2:c6:b1 mtu 1501 group 1110999072 type bridge forward_delay 0 ageing_time 30000 stp_state 0
+    did 2
+    ip link property add dev qn-lab altname qemunet.net-lab.bridge
+    ip link set dev qn-lab mtu 1500
+    sysctl -e -qw net.ipv6.conf.qn-lab.disable_ipv6=1
+    ip address add 192.168.60.1/24 dev qn-lab
+    ip link set dev qn-lab up
+    if command -v ethtool >/dev/null; then ethtool -K qn-lab tx off >/dev/null; else echo "note: without ethtool some guests do not take the answers of DHCP" >&2; fi
+    mkdir -p "$run"/lab.dnsmasq/hosts
+    did 10
+    cat >"$run"/lab.dnsmasq/dnsmasq.conf <<'QEMUNET'
+# network lab
+interface=qn-lab
+except-interface=lo
+bind-dynamic
+no-hosts
+strict-order
+domain-needed
+expand-hosts
+no-resolv
+local=/lab.test/
+rev-server=192.168.60.0/24
+domain=lab.test
+quiet-dhcp
+quiet-dhcp6
+quiet-ra
+dhcp-name-match=set:wpad,wpad
+dhcp-ignore-names=tag:wpad
+dhcp-range=192.168.60.128,192.168.60.254,255.255.255.0,3600
+dhcp-lease-max=383
+dhcp-authoritative
+dhcp-no-override
+no-ping
+dhcp-option=option:router
+dhcp-option=option:mtu,1500
+QEMUNET
+    cat >"$run"/lab.dnsmasq/names <<'QEMUNET'
+QEMUNET
+    cat >"$run"/lab.dnsmasq/hosts/known <<'QEMUNET'
+QEMUNET
+    dnsmasq --conf-file="$run"/lab.dnsmasq/dnsmasq.conf --dhcp-hostsdir="$run"/lab.dnsmasq/hosts --addn-hosts="$run"/lab.dnsmasq/names --dhcp-leasefile="$run"/lab.dnsmasq/leases --pid-file="$run"/lab.dnsmasq/pid
+
+    # net/bare
+    nft -f - <<'QEMUNET'
+create table inet qemunet-bare-7518e82b
+table inet qemunet-bare-7518e82b {
+    comment "qemunet.net-bare.firewall"
+
+    chain forward {
+        type filter hook forward priority filter; policy accept;
+        iifname "qn-bare" oifname "qn-bare" accept
+        iifname "qn-bare" jump from-guests
+        oifname "qn-bare" jump to-guests
+    }
+
+    chain from-guests {
+        reject with icmpx admin-prohibited
+    }
+
+    chain to-guests {
+        reject with icmpx admin-prohibited
+    }
+}
+QEMUNET
+    did 11
+    ip link add name qn-bare address 52:54:00:d4:7b:e8 mtu 1501 group 1964566571 type bridge forward_delay 0 ageing_time 30000 stp_state 0
+    did 12
+    ip link property add dev qn-bare altname qemunet.net-bare.bridge
+    ip link set dev qn-bare mtu 1500
+    sysctl -e -qw net.ipv6.conf.qn-bare.disable_ipv6=1
+    sysctl -qw net.ipv4.conf.qn-bare.arp_ignore=8
+    sysctl -qw net.ipv4.conf.qn-bare.rp_filter=1
+    ip link set dev qn-bare up
+
+    # vm/a
+    user=1879048192 group=1879048192
+    printf '%s\n' 52:54:00:15:5a:e1,a >"$run"/lab.dnsmasq/hosts/a.net0
+    did 20
+    printf '%s\n' 52:54:00:2c:b7:ae,192.168.60.9,a-net1 >"$run"/lab.dnsmasq/hosts/a.net1
+    did 23
+    ip tuntap add dev qn-a-net0 mode tap vnet_hdr user "$user"
+    did 26
+    ip link property add dev qn-a-net0 altname qemunet.vm-a.net0
+    sysctl -e -qw net.ipv6.conf.qn-a-net0.disable_ipv6=1
+    ip link set dev qn-a-net0 address fe:54:00:15:5a:e1 mtu 1500 group 2095513102 master qn-lab up
+    ip tuntap add dev qn-a-net1 mode tap vnet_hdr user "$user"
+    did 27
+    ip link property add dev qn-a-net1 altname qemunet.vm-a.net1
+    sysctl -e -qw net.ipv6.conf.qn-a-net1.disable_ipv6=1
+    ip link set dev qn-a-net1 address fe:54:00:2c:b7:ae mtu 1500 group 2095513102 master qn-lab up
+    ip tuntap add dev qn-a-net2 mode tap vnet_hdr user "$user"
+    did 28
+    ip link property add dev qn-a-net2 altname qemunet.vm-a.net2
+    sysctl -e -qw net.ipv6.conf.qn-a-net2.disable_ipv6=1
+    ip link set dev qn-a-net2 address fe:54:00:83:bb:a9 mtu 1500 group 2095513102 master qn-bare up
+    did 31
+    mkdir -m 700 "${run}"/a
+    give "${run}"/a
+    qemu -w /dev/net/tun -r /cache/tiny/vmlinuz -r /cache/tiny/initrd.gz -- qemu-system-x86_64 \
+    -name guest=a,process=qemu-a \
+    -nodefaults \
+    -no-user-config \
+    -machine q35 \
+    -smp 1 \
+    -m 512M \
+    -chardev socket,id=qmp,path="${run}"/a/qmp.sock,server=on,wait=off \
+    -mon chardev=qmp,mode=control \
+    -chardev socket,id=monitor,path="${run}"/a/monitor.sock,server=on,wait=off \
+    -mon chardev=monitor,mode=control \
+    -chardev socket,id=serial,path="${run}"/a/serial.sock,server=on,wait=off \
+    -serial chardev:serial \
+    -chardev socket,id=agent,path="${run}"/a/agent.sock,server=on,wait=off \
+    -serial chardev:agent \
+    -display none \
+    -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
+    -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.2","chassis":3,"port":2,"addr":"0x2.2"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.3","chassis":4,"port":3,"addr":"0x2.3"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.4","chassis":5,"port":4,"addr":"0x2.4"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.5","chassis":6,"port":5,"addr":"0x2.5"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.6","chassis":7,"port":6,"addr":"0x2.6"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.7","chassis":8,"port":7,"addr":"0x2.7"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.8","chassis":9,"port":8,"addr":"0x3.0","multifunction":true}' \
+    -device '{"driver":"pcie-root-port","id":"rp.9","chassis":10,"port":9,"addr":"0x3.1"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.10","chassis":11,"port":10,"addr":"0x3.2"}' \
+    -netdev '{"type":"tap","id":"host-net0","ifname":"qn-a-net0","script":"no","downscript":"no"}' \
+    -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:15:5a:e1","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
+    -netdev '{"type":"tap","id":"host-net1","ifname":"qn-a-net1","script":"no","downscript":"no"}' \
+    -device '{"driver":"virtio-net-pci","id":"net1","netdev":"host-net1","mac":"52:54:00:2c:b7:ae","bus":"rp.1","addr":"0x0","acpi-index":2,"romfile":""}' \
+    -netdev '{"type":"tap","id":"host-net2","ifname":"qn-a-net2","script":"no","downscript":"no"}' \
+    -device '{"driver":"virtio-net-pci","id":"net2","netdev":"host-net2","mac":"52:54:00:83:bb:a9","bus":"rp.2","addr":"0x0","acpi-index":3,"romfile":""}' \
+    -kernel /cache/tiny/vmlinuz \
+    -initrd /cache/tiny/initrd.gz \
+    -append 'console=ttyS0 quiet qemunet.name=a qemunet.agent=ttyS1' \
+    -sandbox on,obsolete=deny,resourcecontrol=deny \
+    -accel tcg \
+    -daemonize \
+    -pidfile "${run}"/a/pid
+}
+
+down() {
+    undo 31 end a
+    undo 28 ip link del dev qn-a-net2
+    undo 27 ip link del dev qn-a-net1
+    undo 26 ip link del dev qn-a-net0
+    undo 23 rm -f "$run"/lab.dnsmasq/hosts/a.net1
+    undo 20 rm -f "$run"/lab.dnsmasq/hosts/a.net0
+    undo 12 ip link del dev qn-bare
+    undo 11 nft delete table inet qemunet-bare-7518e82b
+    undo 10 end lab.dnsmasq
+    undo 2 ip link del dev qn-lab
+    undo 1 nft delete table inet qemunet-lab-42388020
+    rm -rf "$run"
+}
+
+case ${1:-up} in
+up)
+    if [ -e "$run/done" ]; then
+        echo "it is up already, or what is left of it has to go by: sh $0 down" >&2
+        exit 6
+    fi
+    trap 'echo "failed, and taken back" >&2; down' EXIT
+    up
+    trap - EXIT
+    ;;
+down) down ;;
+*)
+    echo "usage: sh $0 [up|down]" >&2
+    exit 2
+    ;;
+esac
