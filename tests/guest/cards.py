@@ -146,7 +146,10 @@ class Stage:
     def ifname(self, vm: str, mac: str, *, timeout: float = 30) -> str:
         """What a guest calls a card, as soon as it has it."""
         words = f"grep -l {mac} /sys/class/net/*/address"
-        return self.guest(vm).wait_until(words, timeout=timeout).strip().split("/")[4]
+        said = self.guest(vm).wait_until(words, timeout=timeout)
+        found = re.search(r"/sys/class/net/([^/]+)/address", said)  # somebody else may say something on a console
+        assert found, said
+        return found[1]
 
     def has(self, vm: str, mac: str) -> bool:
         return self.guest(vm).run(f"grep -q {mac} /sys/class/net/*/address")[0] == 0
