@@ -24,7 +24,7 @@ from qemunet.shapes import Path
 
 if typing.TYPE_CHECKING:
     import re
-    from collections.abc import Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
 T = typing.TypeVar("T")
 
@@ -54,20 +54,26 @@ class _Loop:
         self._thread = threading.Thread(target=self._loop.run_forever, name="qemunet", daemon=True)
         self._thread.start()
 
-    def run(self, work: Coroutine[object, object, T]) -> T:
-        """Have something done and return its result; if this is interrupted, it is cancelled first."""
+    def run(self, work: Callable[[], Coroutine[object, object, T]]) -> T:
+        """Have something done and return its result; if this is interrupted, it is cancelled first.
+
+        A ^C comes between any two instructions of this thread, so the other one makes what is waited for.
+        """
         done: concurrent.futures.Future[T] = concurrent.futures.Future()
         tasks: list[asyncio.Task[T]] = []
 
         def begin() -> None:
-            tasks.append(self._loop.create_task(work))
+            tasks.append(self._loop.create_task(work()))
             tasks[0].add_done_callback(lambda task: _pass_on(task, done))
 
         def cancel() -> None:
-            tasks[0].cancel()
+            if tasks:
+                tasks[0].cancel()
+            else:  # it has not even begun
+                done.cancel()
 
-        self._loop.call_soon_threadsafe(begin)
         try:
+            self._loop.call_soon_threadsafe(begin)
             return done.result()
         except BaseException:
             if not done.done():
@@ -77,7 +83,7 @@ class _Loop:
 
     def close(self) -> None:
         """End the loop and its thread."""
-        self.run(self._loop.shutdown_asyncgens())
+        self.run(self._loop.shutdown_asyncgens)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -119,7 +125,7 @@ class Opening:
     def __enter__(self) -> Lab:
         self._loop = loop = _Loop()
         try:
-            return Lab(loop.run(self._opening.__aenter__()), loop)
+            return Lab(loop.run(self._opening.__aenter__), loop)
         except BaseException:
             self.__exit__()
             raise
@@ -128,7 +134,7 @@ class Opening:
         if self._loop is not None:
             loop, self._loop = self._loop, None
             try:
-                loop.run(self._opening.__aexit__(None, None, None))
+                loop.run(lambda: self._opening.__aexit__(None, None, None))
             finally:
                 loop.close()
 
@@ -147,15 +153,15 @@ class Lab:
 
     def status(self) -> dict[str, Status]:
         """See `qemunet.api.Lab.status`."""
-        return self._loop.run(self._lab.status())
+        return self._loop.run(self._lab.status)
 
     def refresh(self) -> None:
         """See `qemunet.api.Lab.refresh`."""
-        self._loop.run(self._lab.refresh())
+        self._loop.run(self._lab.refresh)
 
     def stop(self, *, timeout: float = STOP, force: bool = False) -> dict[str, How]:
         """See `qemunet.api.Lab.stop`."""
-        return self._loop.run(self._lab.stop(timeout=timeout, force=force))
+        return self._loop.run(lambda: self._lab.stop(timeout=timeout, force=force))
 
     def apply(
         self,
@@ -166,7 +172,7 @@ class Lab:
         timeout: float = DEL,
     ) -> tuple[Change, ...]:
         """See `qemunet.api.Lab.apply`."""
-        return self._loop.run(self._lab.apply(file, dry_run=dry_run, set=set, timeout=timeout))
+        return self._loop.run(lambda: self._lab.apply(file, dry_run=dry_run, set=set, timeout=timeout))
 
     def events(self, vm: str | None = None) -> Events:
         """See `qemunet.api.Lab.events`."""
@@ -203,47 +209,47 @@ class Vm:
 
     def refresh(self) -> None:
         """See `qemunet.api.Vm.refresh`."""
-        self._loop.run(self._vm.refresh())
+        self._loop.run(self._vm.refresh)
 
     def add_nic(self, *, timeout: float = ADD, **keys: typing.Unpack[NicKeys]) -> Nic:
         """See `qemunet.api.Vm.add_nic`."""
-        return self._loop.run(self._vm.add_nic(timeout=timeout, **keys))
+        return self._loop.run(lambda: self._vm.add_nic(timeout=timeout, **keys))
 
     def remove_nic(self, nic: Nic | str, *, timeout: float = DEL, cut: bool = False) -> None:
         """See `qemunet.api.Vm.remove_nic`."""
-        self._loop.run(self._vm.remove_nic(nic, timeout=timeout, cut=cut))
+        self._loop.run(lambda: self._vm.remove_nic(nic, timeout=timeout, cut=cut))
 
     def set_nic(self, nic: Nic | str, *, timeout: float = DEL, **keys: typing.Unpack[NicKeys]) -> Nic:
         """See `qemunet.api.Vm.set_nic`."""
-        return self._loop.run(self._vm.set_nic(nic, timeout=timeout, **keys))
+        return self._loop.run(lambda: self._vm.set_nic(nic, timeout=timeout, **keys))
 
     def set_link(self, nic: Nic | str, up: bool) -> Nic:
         """See `qemunet.api.Vm.set_link`."""
-        return self._loop.run(self._vm.set_link(nic, up))
+        return self._loop.run(lambda: self._vm.set_link(nic, up))
 
     def move_nic(self, nic: Nic | str, network: str) -> Nic:
         """See `qemunet.api.Vm.move_nic`."""
-        return self._loop.run(self._vm.move_nic(nic, network))
+        return self._loop.run(lambda: self._vm.move_nic(nic, network))
 
     def qmp(self, command: str, /, **arguments: object) -> typing.Any:
         """See `qemunet.api.Vm.qmp`."""
-        return self._loop.run(self._vm.qmp(command, **arguments))
+        return self._loop.run(lambda: self._vm.qmp(command, **arguments))
 
     def stop(self, *, timeout: float = STOP, force: bool = False) -> How:
         """See `qemunet.api.Vm.stop`."""
-        return self._loop.run(self._vm.stop(timeout=timeout, force=force))
+        return self._loop.run(lambda: self._vm.stop(timeout=timeout, force=force))
 
     def wait(self, timeout: float | None = None) -> Ending:
         """See `qemunet.api.Vm.wait`."""
-        return self._loop.run(self._vm.wait(timeout))
+        return self._loop.run(lambda: self._vm.wait(timeout))
 
     def console(self, *, replay: int = 0) -> Console:
         """See `qemunet.api.Vm.console`."""
-        return Console(self._loop.run(self._vm.console(replay=replay)), self._loop)
+        return Console(self._loop.run(lambda: self._vm.console(replay=replay)), self._loop)
 
     def wait_for_console(self, pattern: str, timeout: float = 60.0) -> re.Match[str]:
         """See `qemunet.api.Vm.wait_for_console`."""
-        return self._loop.run(self._vm.wait_for_console(pattern, timeout))
+        return self._loop.run(lambda: self._vm.wait_for_console(pattern, timeout))
 
 
 class Console:
@@ -256,19 +262,19 @@ class Console:
 
     def read(self, most: int = 65536) -> bytes:
         """See `qemunet.api.Console.read`."""
-        return self._loop.run(self._console.read(most))
+        return self._loop.run(lambda: self._console.read(most))
 
     def write(self, data: bytes) -> None:
         """See `qemunet.api.Console.write`."""
-        self._loop.run(self._console.write(data))
+        self._loop.run(lambda: self._console.write(data))
 
     def wait_for(self, pattern: str, timeout: float = 60.0) -> re.Match[str]:
         """See `qemunet.api.Console.wait_for`."""
-        return self._loop.run(self._console.wait_for(pattern, timeout))
+        return self._loop.run(lambda: self._console.wait_for(pattern, timeout))
 
     def close(self) -> None:
         """See `qemunet.api.Console.close`."""
-        self._loop.run(self._console.close())
+        self._loop.run(self._console.close)
 
     def __enter__(self) -> typing.Self:
         return self
@@ -285,7 +291,7 @@ class Events:
         self._loop = loop
 
     def __enter__(self) -> typing.Self:
-        self._loop.run(self._events.__aenter__())
+        self._loop.run(self._events.__aenter__)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -296,10 +302,10 @@ class Events:
 
     def __next__(self) -> Event:
         try:
-            return self._loop.run(self._events.__anext__())
+            return self._loop.run(self._events.__anext__)
         except StopAsyncIteration:
             raise StopIteration from None
 
     def close(self) -> None:
         """See `qemunet.api.Events.close`."""
-        self._loop.run(self._events.close())
+        self._loop.run(self._events.close)

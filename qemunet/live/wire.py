@@ -33,7 +33,11 @@ class Wire:
     async def of(cls, sock: socket.socket) -> Wire:
         """Use a socket that is connected."""
         sock.settimeout(0)
-        return cls(*await asyncio.open_unix_connection(sock=sock, limit=_LONGEST))
+        try:
+            return cls(*await asyncio.open_unix_connection(sock=sock, limit=_LONGEST))
+        except BaseException:  # cancelled before anybody had it
+            sock.close()
+            raise
 
     @classmethod
     async def to(cls, path: str) -> Wire:
