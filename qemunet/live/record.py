@@ -71,7 +71,7 @@ def pick(rows: Sequence[NicRecord], vm: str, word: str) -> NicRecord:
     if exact is not None:
         return exact
     address = _address(word)
-    found = [row for row in rows if row.mac == address or word in (row.network, row.bridge, row.ifname)]
+    found = [row for row in rows if address == row.mac != "" or word in (row.network, row.bridge, row.ifname)]
     if len(found) == 1:
         return found[0]
     if not found:
