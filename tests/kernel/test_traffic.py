@@ -344,7 +344,7 @@ def test_a_capture_can_go_through_a_pipe(stage: Stage) -> None:
     process = stage.capture("-w", "-")
     assert process.stdout is not None
     data = b""
-    for text in (b"a", b"b"):
+    for text in (b"first of two", b"second of two"):  # longer than what a time may look like by chance
         stage.sends(text)
         while text not in data[24:]:
             assert select.select([process.stdout], [], [], PATIENCE)[0]
