@@ -156,7 +156,8 @@ class Stage:
 
     def macs(self, vm: str) -> set[str]:
         """The addresses of the cards that a guest has."""
-        return set(self.guest(vm).succeeds("cat /sys/class/net/*/address").split()) - {"00:00:00:00:00:00"}
+        said = self.guest(vm).succeeds("cat /sys/class/net/*/address")
+        return set(re.findall(r"(?m)^(?:[0-9a-f]{2}:){5}[0-9a-f]{2}$", said)) - {"00:00:00:00:00:00"}
 
     def give(self, vm: str, mac: str, address: str) -> str:
         """Have a guest use an address on a card; return what it calls that."""
