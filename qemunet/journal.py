@@ -196,20 +196,6 @@ def _written(path: str, data: bytes) -> bool:
     return whole
 
 
-def _is_written(path: str, data: bytes) -> bool:
-    """Write a file; tell whether there was room for all of it."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return False
-    try:
-        return os.write(fd, data) == len(data)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-
-
 def _is_torn(fd: int) -> bool:
     """Tell whether the last line has no end."""
     size = os.fstat(fd).st_size

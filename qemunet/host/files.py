@@ -53,9 +53,14 @@ def unclaim(step: Unclaim) -> None:
 def write(step: WriteFile) -> None:
     """Write a private file, whole or not at all."""
     make_private(os.path.dirname(step.path))
-    draft = f"{step.path}.new"
-    _write(draft, step.text)
-    os.rename(draft, step.path)
+    write_whole(step.path, step.text)
+
+
+def write_whole(path: str, text: str) -> None:
+    """Write a private file, whole or not at all."""
+    draft = f"{path}.new"
+    _write(draft, text)
+    os.rename(draft, path)
 
 
 def remove(step: RemoveFile) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import subprocess
@@ -11,11 +12,13 @@ from qemunet.errors import Failed, HostLacks, Taken
 from qemunet.facts import FileFact
 from qemunet.frozen import replace
 from qemunet.host import caller
+from qemunet.host.files import write_whole
+from qemunet.host.links import Vanished
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from qemunet.steps import CreateImage, OpenOverlay
+    from qemunet.steps import CreateImage, OpenOverlay, RemoveImage
 
 _MAGIC = b"QFI\xfb"
 _HEADER = struct.Struct(">4sIQIIQ")  # magic, version, offset and size of the backing name, cluster bits, disk size
@@ -24,6 +27,7 @@ _NAME_MAX = 1023  # QEMU's own limit of a backing name
 _V2_SIZE, _V3_SIZE = 72, 104
 _DATA_ELSEWHERE = 1 << 2  # of the incompatible features of version 3
 _DEPTH = 16
+_NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR)  # what file systems, and kernels, without O_TMPFILE say
 _DEADLINE = 60  # seconds for qemu-img, which writes a few kilobytes
 _OVERLAY_DIRECTORY = "/var/tmp"  # noqa: S108 - nameless files only, as QEMU's own snapshot=on does
 
@@ -43,21 +47,38 @@ def look_at(paths: Iterable[str]) -> dict[str, FileFact]:
 
 
 def create(step: CreateImage) -> None:
-    """Make an image that belongs to the calling user. Raises Taken if the path is; then nothing was made."""
+    """Make an image that belongs to the calling user. Raises Taken if the path is; then nothing was made.
+
+    It gets its name when it is finished and the note is written: at no time is there a file of which it could not be
+    told whether it was made here.
+    """
     try:
-        fd = os.open(step.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    except FileExistsError as error:
-        raise Taken(f"{step.path} exists already and is not overwritten") from error
+        fd = os.open(os.path.dirname(step.path) or ".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno not in _NO_NAMELESS:
+            raise
+        _create_in_place(step)
+        return
     try:
-        user = caller.owner()
-        if user is not None:
-            os.fchown(fd, *user)
-        _format(fd, step.format, step.size)
-    except BaseException:
-        os.unlink(step.path)
-        raise
+        _fill(fd, step)
+        _note(step, os.fstat(fd))
+        _give_name(fd, step)
     finally:
         os.close(fd)
+
+
+def remove(step: RemoveImage) -> None:
+    """Remove an image that was created and not changed since; raises Vanished if it was not, or is another file."""
+    try:
+        with open(step.note) as file:
+            made = file.read()
+        status = os.stat(step.path, follow_symlinks=False)
+    except FileNotFoundError as error:
+        raise Vanished(*error.args) from error
+    if made not in (_identity(status), _identity(status, finished=False)):
+        raise Vanished(errno.ENOENT, f"{step.path} is not as it was made")
+    os.unlink(step.path)
+    os.unlink(step.note)
 
 
 def open_overlay(step: OpenOverlay, runtime: str) -> int:
@@ -72,6 +93,54 @@ def open_overlay(step: OpenOverlay, runtime: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _give_name(fd: int, step: CreateImage) -> None:
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # without one, Python does not follow the link
+    try:
+        os.link(f"/proc/self/fd/{fd}", step.path, src_dir_fd=root, follow_symlinks=True)
+    except FileExistsError as error:
+        raise _exists(step) from error
+    finally:
+        os.close(root)
+
+
+def _create_in_place(step: CreateImage) -> None:
+    """Make an image where every file has a name from its first moment on (NFS, FAT)."""
+    try:
+        fd = os.open(step.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except FileExistsError as error:
+        raise _exists(step) from error
+    try:
+        _note(step, os.fstat(fd), finished=False)
+        _fill(fd, step)
+        _note(step, os.fstat(fd))
+    except BaseException:
+        os.unlink(step.path)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _exists(step: CreateImage) -> Taken:
+    return Taken(f"{step.path} exists already and is not overwritten")
+
+
+def _fill(fd: int, step: CreateImage) -> None:
+    user = caller.owner()
+    if user is not None:
+        os.fchown(fd, *user)
+    _format(fd, step.format, step.size)
+
+
+def _note(step: CreateImage, status: os.stat_result, *, finished: bool = True) -> None:
+    """Write down which file it is, whole or not at all."""
+    write_whole(step.note, _identity(status, finished=finished))
+
+
+def _identity(status: os.stat_result, *, finished: bool = True) -> str:
+    """Say which file it is; with the time of its last change, because a number is given to the next file at once."""
+    return f"{status.st_dev} {status.st_ino} {status.st_mtime_ns if finished else 'unfinished'}\n"
 
 
 def _format(fd: int, kind: str, size: int) -> None:

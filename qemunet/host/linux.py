@@ -39,6 +39,7 @@ from qemunet.steps import (
     OpenTap,
     PinBridge,
     RemoveFile,
+    RemoveImage,
     Reserve,
     Resume,
     RunHook,
@@ -63,6 +64,8 @@ if typing.TYPE_CHECKING:
     from qemunet.host.cards import CardStep, Monitor
     from qemunet.host.guests import RunningQemu
     from qemunet.steps import Step
+
+    FileStep = Claim | Unclaim | WriteFile | RemoveFile | CreateImage | RemoveImage
 
 
 class LinuxHost:
@@ -103,7 +106,7 @@ class LinuxHost:
                 self._tables(step)
             case OpenTap() | OpenMacvtap() | OpenFile() | LoadFile() | OpenOverlay():
                 self._open(step)
-            case Claim() | Unclaim() | WriteFile() | RemoveFile() | CreateImage():
+            case Claim() | Unclaim() | WriteFile() | RemoveFile() | CreateImage() | RemoveImage():
                 self._files(step)
             case RunHook():
                 from qemunet.host import hooks
@@ -240,7 +243,7 @@ class LinuxHost:
                 typing.assert_never(step)
         self.handles[step.handle] = opened
 
-    def _files(self, step: Claim | Unclaim | WriteFile | RemoveFile | CreateImage) -> None:
+    def _files(self, step: FileStep) -> None:
         match step:
             case Claim():
                 files.claim(step)
@@ -254,6 +257,10 @@ class LinuxHost:
                 from qemunet.host import images
 
                 images.create(step)
+            case RemoveImage():
+                from qemunet.host import images
+
+                images.remove(step)
             case _:
                 typing.assert_never(step)
 

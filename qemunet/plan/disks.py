@@ -34,9 +34,10 @@ def stacks(vm: Vm, facts: Facts) -> tuple[Stack, ...]:
 
 def steps(vm: Vm, facts: Facts) -> Iterator[Step]:
     """Yield what makes missing images and opens what has to reach QEMU open."""
-    for disk in vm.disks:
+    for number, disk in enumerate(vm.disks):
         if disk.create is not None:
-            yield CreateImage(disk.image.path, disk.image.format, disk.create)
+            note = f"{facts.runtime}/vm/{vm.name}/image-{number}"
+            yield CreateImage(disk.image.path, disk.image.format, disk.create, note)
     way = Passed(vm)
     for layer, below in chain.from_iterable(zip(stack, (*stack[1:], None), strict=True) for stack in stacks(vm, facts)):
         if layer.overlay:

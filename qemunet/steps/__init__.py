@@ -29,6 +29,7 @@ from qemunet.steps.files import (
     OpenFile,
     OpenOverlay,
     RemoveFile,
+    RemoveImage,
     Unclaim,
     WriteFile,
 )
@@ -104,6 +105,7 @@ Step = (
     | WriteFile
     | RemoveFile
     | CreateImage
+    | RemoveImage
     | OpenFile
     | LoadFile
     | OpenOverlay
@@ -191,6 +193,7 @@ __all__ = [
     "PinBridge",
     "Plan",
     "RemoveFile",
+    "RemoveImage",
     "Reserve",
     "Resume",
     "RunHook",

@@ -88,21 +88,42 @@ class RemoveFile:
 
 @frozen
 class CreateImage:
-    """Create an empty disk image. It is the user's: it stays once the guest runs, and goes if the start fails."""
+    """Create an empty disk image. It is the user's: it stays once the guest runs, and goes if the start fails.
+
+    `note` is a file of ours that says which file it is before it has its name.
+    """
 
     path: str
     format: str
     size: int  # bytes
+    note: str
 
     def describe(self) -> str:
         return f"create {self.format} image {self.path} of {self.size} bytes"
 
     def inverse(self, before: Facts) -> Step | None:
-        return None if self.path in before.files else RemoveFile(self.path)
+        return None if self.path in before.files else RemoveImage(self.path, self.note)
 
     def shell(self) -> tuple[str, ...]:
         create = line("qemu-img", "create", "-q", "-f", self.format, self.path, str(self.size))
         return (f"[ -e {shlex.quote(self.path)} ] || {create}",)
+
+
+@frozen
+class RemoveImage:
+    """Remove an image that was created, if it is still the file that the note tells of, and as it was made."""
+
+    path: str
+    note: str
+
+    def describe(self) -> str:
+        return f"remove {self.path}"
+
+    def inverse(self, before: Facts) -> Step | None:
+        return None
+
+    def shell(self) -> tuple[str, ...]:
+        return ()  # no script removes a user's image: it may hold work by then
 
 
 @frozen

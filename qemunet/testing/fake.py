@@ -48,6 +48,7 @@ from qemunet.steps import (
     OpenTap,
     PinBridge,
     RemoveFile,
+    RemoveImage,
     Reserve,
     Resume,
     RunHook,
@@ -70,6 +71,8 @@ from qemunet.testing.network import FakeNetwork, refused
 
 if typing.TYPE_CHECKING:
     from qemunet.steps import Step, Word
+
+    FileStep = Claim | Unclaim | WriteFile | RemoveFile | CreateImage | RemoveImage
 
 
 @dataclass(slots=True)
@@ -153,7 +156,7 @@ class FakeHost(FakeNetwork):
                 self.table_step(step)
             case OpenTap() | OpenMacvtap() | OpenFile() | LoadFile() | OpenOverlay():
                 self._open(step)
-            case Claim() | Unclaim() | WriteFile() | RemoveFile() | CreateImage():
+            case Claim() | Unclaim() | WriteFile() | RemoveFile() | CreateImage() | RemoveImage():
                 self._files(step)
             case RunHook(up=program, interface=interface):
                 self._hook(program, interface)
@@ -205,7 +208,7 @@ class FakeHost(FakeNetwork):
         if path not in self.files:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
-    def _files(self, step: Claim | Unclaim | WriteFile | RemoveFile | CreateImage) -> None:
+    def _files(self, step: FileStep) -> None:
         match step:
             case Claim(path, by):
                 if path in self.files:
@@ -220,10 +223,15 @@ class FakeHost(FakeNetwork):
             case RemoveFile(path):
                 if self.files.pop(path, None) is None:
                     raise Vanished(errno.ENOENT, path)
-            case CreateImage(path, kind, size):
+            case CreateImage(path, kind, size, note):
                 if path in self.files:
                     raise Taken(f"{path} exists already and is not overwritten")
-                self.files[path] = f"{kind} of {size}"
+                self.files[path] = self.files[note] = f"{kind} of {size}"
+            case RemoveImage(path, note):
+                made = self.files.pop(note, None)
+                if made is None or self.files.get(path) != made:
+                    raise Vanished(errno.ENOENT, f"{path} was not made here")
+                del self.files[path]
             case _:
                 typing.assert_never(step)
 

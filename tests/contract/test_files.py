@@ -68,7 +68,7 @@ def test_a_file_is_written_and_removed(world: World) -> None:
 
 
 def test_an_image_is_made_and_its_inverse_removes_it(world: World) -> None:
-    step = CreateImage(world.path("disk.qcow2"), "qcow2", 1 << 20)
+    step = CreateImage(world.path("disk.qcow2"), "qcow2", 1 << 20, world.path("note"))
     undo = step.inverse(world.host.photograph(Wanted()))
     world.do(step)
     assert step.path in world.host.photograph(Wanted(files=frozenset({step.path}))).files
@@ -77,10 +77,33 @@ def test_an_image_is_made_and_its_inverse_removes_it(world: World) -> None:
     assert step.path not in world.host.photograph(Wanted(files=frozenset({step.path}))).files
 
 
+def test_an_image_that_somebody_has_put_in_its_place_survives_taking_back(world: World) -> None:
+    """Whoever made ours was killed; then the user removed it, and made one of his own."""
+    step = CreateImage(world.path("disk.raw"), "raw", 1 << 20, world.path("note"))
+    undo = step.inverse(world.host.photograph(Wanted()))
+    world.do(step, RemoveFile(step.path))
+    world.make_file("disk.raw", "precious")
+    assert undo is not None
+    with pytest.raises(Gone):
+        world.do(undo)
+    assert world.text("disk.raw") == "precious"
+
+
+def test_an_image_that_somebody_made_first_survives_taking_back(world: World) -> None:
+    """Whoever was to make ours was killed before he did."""
+    step = CreateImage(world.path("disk.raw"), "raw", 1 << 20, world.path("note"))
+    undo = step.inverse(world.host.photograph(Wanted()))
+    world.make_file("disk.raw", "precious")
+    assert undo is not None
+    with pytest.raises(Gone):
+        world.do(undo)
+    assert world.text("disk.raw") == "precious"
+
+
 def test_an_image_that_is_there_is_never_overwritten(world: World) -> None:
     path = world.make_file("disk.raw", "precious")
     with pytest.raises(Taken, match="exists already"):
-        world.do(CreateImage(path, "raw", 1 << 20))
+        world.do(CreateImage(path, "raw", 1 << 20, world.path("note")))
     assert world.text("disk.raw") == "precious"
 
 
@@ -124,7 +147,7 @@ def test_a_hook_for_the_way_back_runs_only_then(world: World) -> None:
 
 
 def test_what_somebody_made_since_the_photograph_survives_taking_back(world: World, tmp_path: Path) -> None:
-    step = CreateImage(world.path("disk.raw"), "raw", 1 << 20)
+    step = CreateImage(world.path("disk.raw"), "raw", 1 << 20, world.path("note"))
     before = world.host.photograph(Wanted(files=frozenset({step.path})))
     world.make_file("disk.raw", "precious")
     journal = Journal(world.path("journal.jsonl"))

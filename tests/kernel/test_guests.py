@@ -28,7 +28,7 @@ from qemunet.steps import (
     LoadFile,
     OpenFile,
     OpenOverlay,
-    RemoveFile,
+    RemoveImage,
     Resume,
     RunHook,
     SetGuestLink,
@@ -251,7 +251,7 @@ def test_root_starts_it_as_somebody_else(host: LinuxHost, directory: Path) -> No
 
 def test_files_reach_a_qemu_that_could_not_open_them(host: LinuxHost, directory: Path, fresh: Path) -> None:
     """Kernel by a copy in memory, a raw disk by its descriptor, an overlay without a name above another."""
-    host.perform(CreateImage(str(fresh / "disk.qcow2"), "qcow2", 1 << 20))
+    host.perform(CreateImage(str(fresh / "disk.qcow2"), "qcow2", 1 << 20, str(fresh / "note")))
     (fresh / "secret").write_bytes(b"\0" * 512 * 8)
     for path in ("disk.qcow2", "secret"):
         (fresh / path).chmod(0o600)
@@ -280,7 +280,7 @@ def test_files_reach_a_qemu_that_could_not_open_them(host: LinuxHost, directory:
     assert nodes["over"]["image"]["virtual-size"] == 1 << 20
     assert nodes["over"]["backing_file_depth"] == 1
     host.perform(EndQemu("a", str(directory)))
-    host.perform(RemoveFile(str(fresh / "disk.qcow2")))
+    host.perform(RemoveImage(str(fresh / "disk.qcow2"), str(fresh / "note")))
     (fresh / "secret").unlink()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -13,7 +14,17 @@ from qemunet.errors import Failed, Gone, Taken
 from qemunet.facts import Wanted
 from qemunet.host import caller, files, images, sysctls
 from qemunet.host.linux import LinuxHost
-from qemunet.steps import Claim, CreateImage, LoadFile, OpenFile, OpenOverlay, RemoveFile, Unclaim, WriteFile
+from qemunet.steps import (
+    Claim,
+    CreateImage,
+    LoadFile,
+    OpenFile,
+    OpenOverlay,
+    RemoveFile,
+    RemoveImage,
+    Unclaim,
+    WriteFile,
+)
 
 
 def qemu_img(*words: str) -> None:
@@ -81,9 +92,59 @@ def test_a_sysctl_key_may_have_a_dot_inside_a_name() -> None:
     assert sysctls.path("net.ipv4.conf.eth0/10.forwarding") == "/proc/sys/net/ipv4/conf/eth0.10/forwarding"
 
 
+def note(folder: Path) -> str:
+    return str(folder / "note")
+
+
+@pytest.fixture(params=["nameless", "in place"])
+def birth(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How a file system makes a file: some know none without a name."""
+    if request.param == "in place":
+        known = os.open
+
+        def refuse(path: str, flags: int, *arguments: int, **named: int) -> int:
+            if flags & os.O_TMPFILE == os.O_TMPFILE:
+                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)
+            return known(path, flags, *arguments, **named)
+
+        monkeypatch.setattr(os, "open", refuse)
+    return str(request.param)
+
+
+def test_an_image_is_removed_as_long_as_nobody_wrote_to_it(tmp_path: Path, birth: str) -> None:
+    step = CreateImage(str(tmp_path / "disk"), "raw", 1 << 20, note(tmp_path))
+    images.create(step)
+    images.remove(RemoveImage(step.path, step.note))
+    assert not os.listdir(tmp_path)
+
+
+def test_an_image_that_somebody_has_used_is_not_removed(tmp_path: Path, birth: str) -> None:
+    step = CreateImage(str(tmp_path / "disk"), "raw", 1 << 20, note(tmp_path))
+    images.create(step)
+    os.utime(step.path)
+    with pytest.raises(Gone, match="is not as it was made"):
+        images.remove(RemoveImage(step.path, step.note))
+    assert (tmp_path / "disk").exists()
+
+
+def test_an_image_has_no_name_before_it_is_known_which_file_it_is(tmp_path: Path) -> None:
+    """Whoever is killed before that has made nothing."""
+    step = CreateImage(str(tmp_path / "disk"), "raw", 1 << 20, str(tmp_path / "missing" / "note"))
+    with pytest.raises(FileNotFoundError):
+        images.create(step)
+    assert not os.listdir(tmp_path)
+
+
+def test_an_image_that_is_there_is_kept_however_files_are_made(tmp_path: Path, birth: str) -> None:
+    (tmp_path / "disk").write_text("precious")
+    with pytest.raises(Taken, match="exists already and is not overwritten"):
+        images.create(CreateImage(str(tmp_path / "disk"), "raw", 1 << 20, note(tmp_path)))
+    assert (tmp_path / "disk").read_text() == "precious"
+
+
 def test_a_new_image_is_what_qemu_img_says(tmp_path: Path) -> None:
     path = tmp_path / "disk.qcow2"
-    images.create(CreateImage(str(path), "qcow2", 3 << 20))
+    images.create(CreateImage(str(path), "qcow2", 3 << 20, note(tmp_path)))
     out = subprocess.run(["qemu-img", "info", str(path)], capture_output=True, text=True, check=True).stdout
     assert "file format: qcow2" in out
     assert "virtual size: 3 MiB" in out
@@ -91,14 +152,14 @@ def test_a_new_image_is_what_qemu_img_says(tmp_path: Path) -> None:
 
 def test_an_image_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(Failed, match="qemu-img could not create a nonsense image"):
-        images.create(CreateImage(str(tmp_path / "disk"), "nonsense", 1 << 20))
+        images.create(CreateImage(str(tmp_path / "disk"), "nonsense", 1 << 20, note(tmp_path)))
     assert not os.listdir(tmp_path)
 
 
 def test_a_link_to_nowhere_is_not_followed_for_a_new_image(tmp_path: Path) -> None:
     (tmp_path / "disk").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Taken):
-        images.create(CreateImage(str(tmp_path / "disk"), "raw", 1 << 20))
+        images.create(CreateImage(str(tmp_path / "disk"), "raw", 1 << 20, note(tmp_path)))
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -106,7 +167,7 @@ def test_a_link_to_nowhere_is_not_followed_for_a_new_image(tmp_path: Path) -> No
 def test_behind_sudo_a_new_image_belongs_to_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUDO_UID", "1234")
     monkeypatch.setenv("SUDO_GID", "5678")
-    images.create(CreateImage(str(tmp_path / "disk"), "raw", 1 << 20))
+    images.create(CreateImage(str(tmp_path / "disk"), "raw", 1 << 20, note(tmp_path)))
     status = (tmp_path / "disk").stat()
     assert (status.st_uid, status.st_gid) == (1234, 5678)
 

@@ -92,7 +92,9 @@ def test_what_the_guest_may_not_write_is_opened_for_reading(change: dict[str, bo
 def test_a_missing_image_is_made_first() -> None:
     """Of the size that the file says."""
     made = Disk(TOP, create=1 << 30)
-    assert next(disks.steps(guest(made), FACTS)) == CreateImage("/d/top.qcow2", "qcow2", 1 << 30)
+    assert next(disks.steps(guest(made), FACTS)) == CreateImage(
+        "/d/top.qcow2", "qcow2", 1 << 30, f"{FACTS.runtime}/vm/vm/image-0"
+    )
 
 
 def test_a_block_device_is_no_file() -> None:

@@ -85,7 +85,7 @@ def test_a_host_without_ethtool_is_told_what_it_lacks() -> None:
 
 def test_a_script_never_removes_a_users_image() -> None:
     """It may hold work by then."""
-    found = script("net/lab", CreateImage("/d/x", "qcow2", 1))
+    found = script("net/lab", CreateImage("/d/x", "qcow2", 1, "/r/note"))
     assert "rm -f /d/x" not in found
 
 
@@ -111,7 +111,7 @@ def test_a_script_says_how_it_is_used() -> None:
     """Nothing is done for a word that it does not know."""
     done = subprocess.run(
         ["sh", "-s", "sideways"],
-        input=script("net/lab", CreateImage("/nonexistent/x", "raw", 1)),
+        input=script("net/lab", CreateImage("/nonexistent/x", "raw", 1, "/r/note")),
         env={"PATH": "/usr/bin:/bin", "XDG_RUNTIME_DIR": "/nonexistent"},
         capture_output=True,
         text=True,

@@ -106,7 +106,7 @@ def test_a_setting_is_put_back_only_if_nobody_changed_it(journal: Journal) -> No
 
 
 def test_an_image_is_for_good_once_it_is_said_so(journal: Journal) -> None:
-    lasting = runner.apply([CreateImage("/d.qcow2", "qcow2", 1)], BEFORE, Recorder(), journal)
+    lasting = runner.apply([CreateImage("/d.qcow2", "qcow2", 1, "/r/note")], BEFORE, Recorder(), journal)
     assert len(journal.owed()) == 1
     for number in lasting:
         journal.mark(number, "kept")

@@ -48,6 +48,7 @@ from qemunet.steps import (
     OpenTap,
     PinBridge,
     RemoveFile,
+    RemoveImage,
     Reserve,
     Resume,
     RunHook,
@@ -134,7 +135,8 @@ EVERY: list[Step] = [
     Unclaim("/r/net/lab/users/a", "vm/a"),
     WriteFile("/r/x", "text"),
     RemoveFile("/r/x y"),
-    CreateImage("/d/new disk", "qcow2", 1 << 30),
+    RemoveImage("/d/x y", "/r/note"),
+    CreateImage("/d/new disk", "qcow2", 1 << 30, "/r/note"),
     OpenFile("a:disk.0", "/d/x", writable=True),
     LoadFile("a:boot.kernel", "/k"),
     OpenOverlay("a:disk.0", "/d/x"),
@@ -233,7 +235,7 @@ def test_a_cable_is_put_back_at_once_to_how_it_was_said_to_be(step: Step, undo: 
         AddRoute("10.9.0.0/24", "br0"),
         SetSysctl("net.ipv4.conf.br0.forwarding", "0"),
         PinBridge("br0", "52:54:00:aa:00:01"),
-        CreateImage("/d/x", "qcow2", 1),
+        CreateImage("/d/x", "qcow2", 1, "/r/note"),
         DelAddress("br0", "10.0.0.2/24"),
         DelRoute("10.8.0.0/24", "br0"),
     ],
@@ -284,7 +286,7 @@ def test_what_was_different_is_put_back(step: Step, undo: Step) -> None:
         (AddNeighbour("mv1", "10.0.0.9", "52:54:00:00:00:01"), DelNeighbour("mv1", "10.0.0.9")),
         (AddNeighbour("mv1", "fd00::1"), DelNeighbour("mv1", "fd00::1", proxy=True)),
         (TAP, DelLink("t0", MARK)),
-        (CreateImage("/d/new", "raw", 1), RemoveFile("/d/new")),
+        (CreateImage("/d/new", "raw", 1, "/r/note"), RemoveImage("/d/new", "/r/note")),
         (Claim("/r/c", "vm/a"), Unclaim("/r/c", "vm/a")),
         (WriteFile("/r/x", ""), RemoveFile("/r/x")),
         (HOOK, RunHook("/down", None, "t0", HOOK.environment)),
@@ -420,7 +422,7 @@ def test_words_with_blanks_are_quoted() -> None:
 
 def test_a_user_image_is_made_only_where_there_is_none() -> None:
     """A script runs later than it was written."""
-    assert CreateImage("/d/new disk", "qcow2", 5).shell() == (
+    assert CreateImage("/d/new disk", "qcow2", 5, "/r/note").shell() == (
         "[ -e '/d/new disk' ] || qemu-img create -q -f qcow2 '/d/new disk' 5",
     )
 
