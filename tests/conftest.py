@@ -1,11 +1,17 @@
-"""Makes every skip visible: all are printed, and one that tests/skips.txt does not list fails the run."""
+"""Makes every skip visible: all are printed, and one that tests/skips.txt does not list fails the run.
+
+With `pytest -n` that is done where the workers' reports come together, and the tests are dealt out by tests/workers.py.
+"""
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests import workers
 
 SKIPS = Path(__file__).with_name("skips.txt")
 
@@ -44,9 +50,16 @@ class Skips:
     def unlisted(self) -> list[str]:
         return [test for test in self.seen if not matches(test, self.known)]
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take what a worker has seen: of the collections' reports only those come by themselves that differ."""
+        self.seen |= getattr(node, "workeroutput", {}).get("skips", {})
+
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if self.unlisted() and session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["skips"] = self.seen
+        elif self.unlisted() and session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -60,6 +73,20 @@ class Skips:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write what golden tests found as what they expect")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: workers.rank(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> workers.Deal | None:
+    if config.getoption("dist") != "load":  # what `-n` alone means; another choice is the caller's
+        return None
+    config.option.loadscopereorder = False  # our order, not that of the files with the most tests
+    return workers.Deal(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:
