@@ -91,3 +91,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> workers.Deal
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Skips(), "skips")
+    if config.pluginmanager.hasplugin("hypothesispytest"):
+        hurry_nobody()
+
+
+def hurry_nobody() -> None:
+    """On a machine that does other things as well, an example may take any time."""
+    from hypothesis import settings
+
+    settings.register_profile("unhurried", deadline=None)
+    settings.load_profile("unhurried")

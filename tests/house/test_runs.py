@@ -75,7 +75,8 @@ class Tree:
 
     def run(self, *options: str) -> tuple[int, list[str]]:
         """Run all; return the exit status and the lines that were printed, of which the last is the closing line."""
-        argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, "tests"]
+        needless = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]  # the latter takes most of the time
+        argv = [sys.executable, "-m", "pytest", *needless, *options, "tests"]
         done = subprocess.run(argv, cwd=self.folder, capture_output=True, text=True, timeout=200)
         lines = done.stdout.splitlines() or [done.stderr]
         assert CLOSING.fullmatch(lines[-1]), done.stdout + done.stderr
