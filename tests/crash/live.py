@@ -140,11 +140,15 @@ class Live:
             return control.ask(do, within=PATIENCE, **arguments)
 
     def type(self, vm: str, line: str) -> None:
-        """Type a line at a guest's console."""
+        """Type a line at a guest's console, and see it there."""
+        seen = ""
         with connect(str(self.world.runtime / "vm" / vm / "console.sock")) as console:
             console.sendall(f"{line}\n".encode())
             console.settimeout(PATIENCE)
-            console.recv(1)
+            while line not in seen:
+                data = console.recv(4096)
+                assert data, f"the console of {vm} ended: {seen!r}"
+                seen += data.decode(errors="replace")
 
     # ---------------------------------------------------------------- faults
 

@@ -21,6 +21,7 @@ import pytest
 from tests import namespace
 from tests.dump import Dump, difference, dump, program
 
+PARTS = 3  # in which the steps are taken in turn, as tests of their own: each takes long enough
 VICTIM = Path(__file__).with_name("victim.py")
 QEMUNET = str(Path(sys.executable).with_name("qemunet"))
 TREE = Path(__file__).parents[2]
@@ -170,47 +171,52 @@ def end_what_is_left(scene: Scene) -> None:
         os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
-def steps_of(scene: Scene, phase: str) -> int:
-    """Run without a fault, end everything, and return how many steps it took."""
+def steps_of(scene: Scene, phase: str, part: int) -> range:
+    """Run without a fault, end everything, and return the numbers of the steps that it took, those of one part."""
     done, count = scene.victim(phase, 0, "none")
     assert done.returncode == 0, done.stderr
     if phase == "run":
         assert scene.qemunet("stop", "--force", "one", "two").returncode == 0
     (scene.folder / "new.qcow2").unlink()
     assert not scene.left()
-    return count
+    assert count > PARTS
+    return range(part, count + 1, PARTS)
 
 
+@pytest.mark.parametrize("part", range(1, PARTS + 1))
 @pytest.mark.parametrize("fault", ["fail", "int", "int2"])
-def test_a_start_that_fails_or_is_interrupted_takes_everything_back_itself(scene: Scene, fault: str) -> None:
+def test_a_start_that_fails_or_is_interrupted_takes_everything_back_itself(scene: Scene, fault: str, part: int) -> None:
     """Exit status 1 or 130, one clear message, and not even `gc` is needed."""
     wanted = 1 if fault == "fail" else 130
-    for number in range(1, steps_of(scene, "run") + 1):
+    for number in steps_of(scene, "run", part):
         done, _ = scene.victim("run", number, fault)
         assert "Traceback" not in done.stderr
         assert (done.returncode, scene.left()) == (wanted, ""), f"{fault} at step {number}: {done.stderr}"
 
 
+@pytest.mark.parametrize("part", range(1, PARTS + 1))
 @pytest.mark.parametrize("fault", ["kill-before", "kill-after"])
-def test_a_killed_start_is_taken_back_by_the_command_that_waits_for_it(scene: Scene, fault: str) -> None:
-    for number in range(1, steps_of(scene, "run") + 1):
+def test_a_killed_start_is_taken_back_by_the_command_that_waits_for_it(scene: Scene, fault: str, part: int) -> None:
+    for number in steps_of(scene, "run", part):
         done, _ = scene.victim("run", number, fault)
         assert "Traceback" not in done.stderr
         assert (done.returncode, scene.left()) == (1, ""), f"{fault} at step {number}: {done.stderr}"
 
 
+@pytest.mark.parametrize("part", range(1, PARTS + 1))
 @pytest.mark.parametrize("fault", ["both-before", "both-after"])
-def test_when_both_processes_are_killed_gc_takes_everything_back(scene: Scene, fault: str) -> None:
-    for number in range(1, steps_of(scene, "run") + 1):
+def test_when_both_processes_are_killed_gc_takes_everything_back(scene: Scene, fault: str, part: int) -> None:
+    for number in steps_of(scene, "run", part):
         done, _ = scene.victim("run", number, fault)
         assert done.returncode == -signal.SIGKILL
         cleared = scene.qemunet("gc")
         assert (cleared.returncode, scene.left()) == (0, ""), f"{fault} at step {number}: {cleared.stderr}"
 
 
+@pytest.mark.parametrize("part", range(1, PARTS + 1))
 @pytest.mark.parametrize("fault", ["fail", "kill-before", "kill-after"])
-def test_a_taking_back_that_fails_or_is_killed_is_finished_by_gc(scene: Scene, fault: str) -> None:
-    for number in range(1, steps_of(scene, "back") + 1):
+def test_a_taking_back_that_fails_or_is_killed_is_finished_by_gc(scene: Scene, fault: str, part: int) -> None:
+    for number in steps_of(scene, "back", part):
         scene.victim("back", number, fault)
         cleared = scene.qemunet("gc")
         (scene.folder / "new.qcow2").unlink()

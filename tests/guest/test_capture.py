@@ -168,7 +168,8 @@ def test_two_captures_at_one_card_see_the_same(stage: Stage) -> None:
         assert len(stage.captures()) == 2
         stage.guest.pings("10.0.2.2")
     assert len(second) == 4
-    assert [frame.data for frame in second] == [frame.data for frame in first][:4]
+    whole, part = [[frame.data for frame in frames] for frames in (first, second)]
+    assert part in [whole[begin : begin + 4] for begin in range(len(whole))]  # the guest may have said something before
     assert [kind for _, _, kind in pings(first)] == [8, 0] * 3
     assert stage.captures() == []
 

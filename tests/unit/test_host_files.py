@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -246,8 +247,9 @@ def test_what_is_missing_is_not_in_the_picture_and_a_directory_is_no_file(tmp_pa
 def test_root_sees_what_everybody_may_read_and_behind_sudo_what_the_caller_may(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.parent.is_relative_to(tempfile.gettempdir()):  # pytest's own, closed to others
+            folder.chmod(0o755)
     for name, owner, bits in (("open", 0, 0o644), ("closed", 0, 0o600), ("his", 1234, 0o600)):
         (tmp_path / name).write_text("")
         os.chown(tmp_path / name, owner, owner)
