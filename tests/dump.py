@@ -51,7 +51,7 @@ def difference(before: Dump, after: Dump) -> str:
     return "\n".join(found)
 
 
-def left_behind(before: Dump, runtime: Path | None = None, seconds: float = 5) -> str:
+def left_behind(before: Dump, runtime: Path | None = None, seconds: float = 20) -> str:
     """Return what differs now; the kernel and dying processes get some time to finish by themselves."""
     deadline = time.monotonic() + seconds
     while (found := difference(before, dump(runtime))) and time.monotonic() < deadline:

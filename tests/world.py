@@ -96,7 +96,7 @@ class World:
         found: list[dict[str, Any]] = json.loads(self.succeeds("ps", "--json"))
         return found
 
-    def left(self, seconds: float = 10) -> str:
+    def left(self, seconds: float = 20) -> str:
         """What differs from the beginning, when everything that ends by itself had time to."""
         return left_behind(self.before, self.folder / "host", seconds)
 

@@ -124,7 +124,7 @@ def set_up_links() -> None:
         "link set eth1 up",
     ):
         subprocess.run(["ip", *words.split()], check=True)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while "ff00::/8" not in program("ip", "-6", "route", "show", "table", "local", "dev", "eth1"):
         assert time.monotonic() < deadline, "eth1 did not get its multicast route"
 

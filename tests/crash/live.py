@@ -322,7 +322,7 @@ def until_state(look: Callable[[], State], *wanted: State) -> tuple[State | None
         return bool(there)
 
     with contextlib.suppress(AssertionError):
-        until(is_there, "the state", 5)
+        until(is_there, "the state", 20)
     return (there[0], "") if there else (None, found)
 
 

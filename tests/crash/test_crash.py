@@ -159,7 +159,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 def wait_for_carrier(*names: str) -> None:
     """Wait until the kernel has noticed the carriers, up to a second later, and has made the routes that follow."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not all(f"ff00::/8 dev {name}" in program("ip", "-6", "route", "show", "table", "all") for name in names):
         assert time.monotonic() < deadline, program("ip", "-6", "route", "show", "table", "all")
         select.select([], [], [], 0.05)

@@ -134,7 +134,7 @@ class Stage:
         vms = [folder.name for folder in (self.scene.runtime / "vm").glob("*")]
         return seen | {f"owed by {vm}": self.owed(vm) for vm in vms}
 
-    def is_as(self, before: Dump, seconds: float = 5) -> None:
+    def is_as(self, before: Dump, seconds: float = 20) -> None:
         """Check that all is as it was; what ends by itself has some time for that."""
         deadline = time.monotonic() + seconds
         while found := difference(before, self.look()):
@@ -203,7 +203,7 @@ def until(true: Callable[[], object], what: str, seconds: float = PATIENCE) -> N
 
 def answers(peer: Peer, address: str) -> None:
     """Check that another host gets answers from an address."""
-    until(lambda: peer.run("busybox", "ping", "-c", "1", "-W", "1", address, check=False).returncode == 0, address, 15)
+    until(lambda: peer.run("busybox", "ping", "-c", "1", "-W", "1", address, check=False).returncode == 0, address, 30)
 
 
 def links() -> set[str]:
@@ -243,7 +243,7 @@ def empty_stage(folder: Path) -> Iterator[Stage]:
         finally:
             failed = end_everything(stage)
         assert not failed, failed
-        stage.is_as(before, 10)
+        stage.is_as(before)
 
 
 def end_everything(stage: Stage) -> str:

@@ -76,7 +76,7 @@ def test_a_cable_out_and_in_is_seen_by_guest_and_host(stage: Stage, one: Guest) 
         for number, model in enumerate(MODELS):
             assert carrier(f"qn-one-net{number}") is up
             if model != "e1000e":
-                one.wait_until(f"grep -x {int(up)} /sys/class/net/{names[model]}/carrier", timeout=6)
+                one.wait_until(f"grep -x {int(up)} /sys/class/net/{names[model]}/carrier", timeout=30)
         if not up:
             assert who_answers(one) == set()
     until(lambda: who_answers(one) == both(MODELS), "all work again", 15)
@@ -135,7 +135,7 @@ def test_a_card_moves_to_another_network(stage: Stage, one: Guest, model: str) -
     was = stage.add("one", "--network", "first", "--model", model)
     name = stage.give("one", was["mac"], "10.77.1.10/24")
     stage.reaches("one", "10.77.1.1")
-    one.wait_until(f"grep -x 1 /sys/class/net/{name}/carrier", timeout=6)
+    one.wait_until(f"grep -x 1 /sys/class/net/{name}/carrier", timeout=30)
     ups = int(stage.read("one", f"/sys/class/net/{name}/carrier_up_count"))
     index = link(was["ifname"])["ifindex"]
     now = stage.set("one", "net0", "--network", "second")
@@ -144,7 +144,7 @@ def test_a_card_moves_to_another_network(stage: Stage, one: Guest, model: str) -
         "ip": [],
         "guest_ifname": None,
     }
-    one.wait_until(f"[ $(cat /sys/class/net/{name}/carrier_up_count) -gt {ups} ]", timeout=6)
+    one.wait_until(f"[ $(cat /sys/class/net/{name}/carrier_up_count) -gt {ups} ]", timeout=30)
     found = link(was["ifname"])
     assert (found["ifindex"], found["master"], found["mtu"]) == (index, "qn-second", 1500)
     assert "qn-first" not in links()
@@ -262,7 +262,7 @@ def test_a_card_changes_its_mode_in_its_place(stage: Stage, one: Guest) -> None:
             **{key: was[key] for key in ("id", "mac", "slot")},
             "mode": mode,
         }
-        until(lambda: stage.has("one", was["mac"]), "the guest has it again", 10)
+        until(lambda: stage.has("one", was["mac"]), "the guest has it again", 30)
         assert stage.ifname("one", was["mac"]) == name
         one.succeeds("grep -x 42 /sys/bus/pci/devices/*/acpi_index")
         assert ("qn-one-net0" in links()) is (mode == "tap")
@@ -288,7 +288,7 @@ def test_a_card_that_cannot_become_another_one_comes_back(stage: Stage, one: Gue
         rule = f"tcp:127.0.0.1:{server.getsockname()[1]}:80"
         error = stage.fails(6, "nic", "set", "one", "net0", "--mode", "user", "--forward", rule)
     assert "is in use by python" in error
-    until(lambda: stage.has("one", was["mac"]), "it is back", 10)
+    until(lambda: stage.has("one", was["mac"]), "it is back", 30)
     assert [stage.cards("one")["net0"][key] for key in ("mode", "slot")] == ["tap", was["slot"]]
 
 
@@ -357,13 +357,13 @@ def test_a_rate_is_obeyed_from_now_on(stage: Stage, one: Guest) -> None:
     stage.give("one", added["mac"], "10.77.1.10/24")
     stage.reaches("one", "10.77.1.1")
     one.succeeds("dd if=/dev/zero of=/root/www/much bs=1k count=1000")
-    free = seconds_for_a_megabyte()
+    free = min(seconds_for_a_megabyte() for _ in range(3))  # without what else the machine does
     stage.set("one", "net0", "--rate", "out=4mbit")
-    limited = seconds_for_a_megabyte()
+    limited = min(seconds_for_a_megabyte() for _ in range(2))
     assert 1.2 < limited < 8, "a megabyte at four megabits per second"
     assert limited > 2 * free
     stage.set("one", "net0", "--rate", "none")
-    assert seconds_for_a_megabyte() < limited / 2
+    until(lambda: seconds_for_a_megabyte() < limited / 2, "it is as fast as before")
     assert "10.77.1.10" in one.succeeds("ip address")
 
 

@@ -50,7 +50,7 @@ def test_cards_with_every_host_side_come_work_and_go(place: tuple[Stage, Peer], 
     assert [one.stderr for one in done.values()] == [""] * len(WAYS)
     cards = {way: card(one) for way, one in done.items()}
     macs = {one["mac"] for one in cards.values()}
-    until(lambda: stage.macs(vm) == macs, "drivers that have their cards make interfaces of them", 5)
+    until(lambda: stage.macs(vm) == macs, "drivers that have their cards make interfaces of them", 30)
     assert len({one["slot"] for one in cards.values()}) == len(WAYS)
     carry_traffic(stage, peer, vm, cards)
     stage.remove(vm, *WAYS)

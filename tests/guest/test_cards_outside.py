@@ -92,7 +92,7 @@ def test_a_card_of_somebody_else_is_listed_and_left_alone(stage: Stage, one: Gue
     assert stage.has("one", mac)
     with stage.heard("one", event="qmp", name="DEVICE_DELETED"):
         tell(stage, ("device_del", {"id": "net0"}))
-    until(lambda: not stage.cards("one"), "it is gone", 10)
+    until(lambda: not stage.cards("one"), "it is gone", 30)
     tell(stage, ("netdev_del", {"id": "theirs"}))
 
 
@@ -115,7 +115,7 @@ def test_a_new_keeper_finishes_what_a_killed_one_had_begun(stage: Stage) -> None
     stage.fails(5, "nic", "del", "one", "net0", "--timeout", "1s")
     keeper = stage.keeper()
     os.kill(keeper, signal.SIGKILL)
-    until(lambda: not Path(f"/proc/{keeper}/fd").exists() or not descriptors(keeper), "the keeper is dead", 10)
+    until(lambda: not Path(f"/proc/{keeper}/fd").exists() or not descriptors(keeper), "the keeper is dead", 30)
     tell(stage, ("cont", {}))
     until(lambda: "net0" not in stage.cards("one"), "the new keeper has seen that it is gone", 20)
     stage.remove("one", "net1")
@@ -164,7 +164,7 @@ def test_a_connection_on_one_card_does_not_notice_another_one(stage: Stage, one:
     stream.start()
     one.succeeds(f"(wget -q -O - {stream.url} | md5sum >/run/sum 2>&1 &)")
     for model in ("virtio", "e1000", "e1000e", "rtl8139", "vmxnet3"):
-        until(lambda so_far=stream.sent: stream.sent > so_far, "the download goes on", 10)
+        until(lambda so_far=stream.sent: stream.sent > so_far, "the download goes on", 30)
         stage.add("one", "--network", "spare", "--model", model, "--id", "other")
         stage.remove("one", "other")
     stream.over.set()

@@ -92,7 +92,7 @@ def test_a_card_that_was_never_seen_goes_as_well(stage: Stage, one: Guest) -> No
     stage.succeeds("nic", "add", "one", "--network", "lab")
     stage.fails(5, "nic", "del", "one", "net0", "--timeout", "1s")
     stage.qmp("one", "cont")
-    until(lambda: not stage.cards("one"), "it is gone", 10)
+    until(lambda: not stage.cards("one"), "it is gone", 30)
 
 
 # ---------------------------------------------------------------- booting
@@ -111,7 +111,7 @@ def test_cards_change_while_the_guest_boots(stage: Stage) -> None:
     )
     assert (added.returncode, gone.returncode) == (0, 0), f"{added.stderr}{gone.stderr}"
     assert added.stderr in ("", "note: late has not booted yet, as far as one can see; its kernel finds new\n")
-    until(lambda: stage.macs("late") == {card(added)["mac"]}, "the guest has the new card alone", 10)
+    until(lambda: stage.macs("late") == {card(added)["mac"]}, "the guest has the new card alone", 30)
     late = stage.guest("late")
     with stage.heard("late", event="qmp", name="RESET"):
         late.run("(sleep 0.2; reboot) >/dev/null 2>&1 &")  # when its shell has answered
@@ -149,7 +149,7 @@ def test_a_guest_without_hot_plug_is_told_of(stage: Stage) -> None:
     cut_off(stage, deaf)
     with stage.heard("deaf", event="card", nic="net0", what="unplugged"):
         stage.qmp("deaf", "system_reset")
-    until(lambda: not stage.cards("deaf"), "both are gone", 10)
+    until(lambda: not stage.cards("deaf"), "both are gone", 30)
     assert before["links"] != stage.look()["links"]
     assert not stage.owed_for("deaf", "net0", "net1")
 
@@ -159,7 +159,7 @@ def cut_off(stage: Stage, deaf: Guest) -> None:
     until(lambda: host_pings("10.77.1.9"), "the host reaches it")
     begun = time.monotonic()
     stage.fails(5, "nic", "del", "deaf", "net0", "--cut", "--timeout", "1s")
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 9  # of the 10 s that it has otherwise
     assert stage.has("deaf", "52:54:00:00:00:d1")
     assert not carrier("qn-deaf-net0")
     assert not host_pings("10.77.1.9")
