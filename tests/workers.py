@@ -6,19 +6,20 @@ Where tests share nothing and take long, each is dealt out by itself.
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from xdist.scheduler import LoadScopeScheduling
 
 # The folders whose files take minutes come first: the many quick ones fill what is left of each worker's time.
 ORDER = ("crash", "guest", "house", "kernel", "contract", "golden", "unit")
-ONE_BY_ONE = frozenset({"tests/crash/test_crash.py", "tests/crash/test_live_storms.py", "tests/house/test_tools.py"})
+ONE_BY_ONE = ("tests/crash/test_crash*.py", "tests/crash/test_live_storms.py", "tests/house/test_tools.py")
 
 
 def share_of(test: str) -> str:
     """Return what a test, named by its id, is dealt out with."""
     file = test.partition("::")[0]
-    return test if file in ONE_BY_ONE else file
+    return test if any(fnmatchcase(file, glob) for glob in ONE_BY_ONE) else file
 
 
 def rank(test: str) -> int:
