@@ -219,12 +219,12 @@ def _row(reply: Message) -> dict[str, str]:
 def _told(here: Runtime, args: Namespace, reply: Message) -> int:
     """Print the card, and say what is not known of it; raises TimedOut if a guest that runs has not taken it."""
     from qemunet.cli.look import nic_json
+    from qemunet.records import NicRecord
 
-    row = _row(reply)
-    record = here.vm(args.vm)
-    name = reply.get("guest_ifname")
+    row, record = _row(reply), here.vm(args.vm)
+    card, name = NicRecord.from_dict(row), reply.get("guest_ifname")
     if args.json:
-        render.as_json(nic_json(record, record.card(row["id"])) | {"guest_ifname": name})
+        render.as_json(nic_json(record, card) | {"guest_ifname": name})
     else:
         called = str(name) if name else None
         render.table(_HEADER, [(row["id"], called, row["mac"], row["ifname"], row["slot"])])
@@ -236,7 +236,7 @@ def _told(here: Runtime, args: Namespace, reply: Message) -> int:
         case "not-booted":
             render.note(f"note: {args.vm} has not booted yet, as far as one can see; its kernel finds {row['id']}")
         case "unseen":
-            raise unseen(record.name, record.card(row["id"]), args.timeout)
+            raise unseen(record.name, card, args.timeout)
     return 0
 
 

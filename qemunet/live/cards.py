@@ -7,23 +7,23 @@ import contextlib
 import typing
 
 from qemunet.errors import Failed, NotFound, NotTakenBack, QemunetError, Taken, TimedOut, UsageError
-from qemunet.live import presence, unplug
+from qemunet.live import unplug
+from qemunet.live.arrival import Arrivals
 from qemunet.live.cardwork import PLUGGED, UNPLUGGING, CardWork, Other
 from qemunet.live.presence import Presence
 from qemunet.live.record import pick
+from qemunet.live.seats import Seats
 from qemunet.live.talk import Talk
 from qemunet.plan import live
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from qemunet.live.cardwork import Keys, Left, Wish
     from qemunet.live.care import Keeper
     from qemunet.live.control import Message
     from qemunet.live.process import Guest
     from qemunet.records import NicRecord
-
-TIMEOUT = 10.0  # seconds for a guest to take a card, or to let go of one
 
 
 class Cards:
@@ -33,6 +33,8 @@ class Cards:
         self._keeper = keeper
         self._leaving: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._coming_back: set[tuple[str, str]] = set()
+        self._seats = Seats()
+        self._arrivals = Arrivals(self._seats, self)
 
     # ---------------------------------------------------------------- what is asked for
 
@@ -41,9 +43,9 @@ class Cards:
         wanted = keys.get("id")
         if (guest.vm, str(wanted)) in self._coming_back:
             raise Taken(f"{wanted} is about to be plugged in again", where=f"vm.{guest.vm}")
-        row = await self._do(CardWork.add, guest, keys)
-        self._tell(guest, row.id, "plugged")
-        return row, await presence.wait(guest, row.id, row.model, seconds)
+        row = await self.do(CardWork.add, guest, keys)
+        self.tell(guest, row.id, "plugged")
+        return await self._arrivals.arrive(guest, row, seconds)
 
     async def remove(self, guest: Guest, word: str, seconds: float, *, cut: bool) -> NicRecord:
         """Unplug a card; return the row that it had when the guest has let go of it.
@@ -55,17 +57,17 @@ class Cards:
         task = self._leave(guest, row.id)
         if cut:
             with contextlib.suppress(NotFound):
-                await self._do(CardWork.cut, guest, row.id)
+                await self.do(CardWork.cut, guest, row.id)
         await self._gone_within(guest, row.id, task, seconds)
         return row
 
     async def alter(self, guest: Guest, word: str, keys: Keys, seconds: float) -> tuple[NicRecord, Presence]:
         """Change a card, in its place if that can be; return its row, and whether the guest has it."""
-        return await self._altered(guest, await self._do(CardWork.alter, guest, word, keys), seconds)
+        return await self._altered(guest, await self.do(CardWork.alter, guest, word, keys), seconds)
 
     async def apply(self, guest: Guest, wish: Wish, seconds: float, *, dry: bool) -> list[Message]:
         """Make the cards of a guest what they are in a wish; return what there was to do, and what of it was done."""
-        found = await self._do(CardWork.differences, guest, wish, strict=True)
+        found = await self.do(CardWork.differences, guest, wish, strict=True)
         if not dry:
             for one in found:
                 await self._apply(guest, wish, one, seconds)
@@ -77,7 +79,7 @@ class Cards:
 
     async def list(self, guest: Guest) -> tuple[tuple[NicRecord, ...], list[Message]]:
         """Return the rows of a guest's cards as they are, and the cards that somebody else has plugged in."""
-        record, there = await self._do(CardWork.rows, guest)
+        record, there = await self.do(CardWork.rows, guest)
         known = {row.id for row in record.nics}
         foreign: list[Message] = [
             {"id": card.id, "model": card.model, "mac": card.mac, "slot": card.slot}
@@ -89,7 +91,7 @@ class Cards:
     async def compared(self, guest: Guest) -> Message:
         """Say how a guest differs from its lab file, or why that cannot be said."""
         try:
-            found = await self._do(CardWork.unlike_its_file, guest)
+            found = await self.do(CardWork.unlike_its_file, guest)
         except QemunetError as error:
             return {"problem": str(error)}
         return {"differs": [one.describe() for one in found]}
@@ -98,43 +100,53 @@ class Cards:
 
     async def attend(self, guest: Guest) -> None:
         """Notice from now on what others do to a guest's cards; of an adopted one, finish what was begun."""
+        self._seats.forget(guest.vm)
         guest.hear.append(lambda event: self._heard(guest, event))
-        guest.missed.append(lambda: self._keeper.begin(self._catch_up(guest)))
+        guest.missed.append(lambda: self.begin(self._catch_up(guest)))
         if guest.adopted:
             await self._catch_up(guest)
 
     async def _catch_up(self, guest: Guest) -> None:
         """Finish what a killed keeper had begun, and notice what was done while nobody listened."""
         try:
-            left: Left = await self._do(CardWork.recover, guest)
+            left: Left = await self.do(CardWork.recover, guest)
         except QemunetError as error:
-            self._keeper.say(f"{guest.vm}: its cards were not looked after: {error}")
+            self.say(f"{guest.vm}: its cards were not looked after: {error}")
             return
         if left.half_way:
             await guest.monitor.tidy()
         for failure in left.failures:
-            self._keeper.say(f"{guest.vm}: not taken back: {failure}")
+            self.say(f"{guest.vm}: not taken back: {failure}")
         for nic in left.leaving:
             self._leave(guest, nic)
         for nic in left.gone:
-            await self._forget(guest, nic)
+            if not self._arrivals.gone(guest, nic, asked=False):
+                await self.forget(guest, nic)
 
     def _heard(self, guest: Guest, event: Message) -> None:
         """A card that somebody else has unplugged: what was made for it has to go, too."""
+        self._arrivals.heard(guest, event)
         data = event.get("data")
         nic = data.get("device") if event["event"] == "DEVICE_DELETED" and isinstance(data, dict) else None
-        if isinstance(nic, str) and (guest.vm, nic) not in self._leaving and self._has(guest, nic):
-            self._keeper.say(f"{guest.vm}: {nic} was unplugged by somebody else")
-            self._keeper.begin(self._forget(guest, nic))
+        if not isinstance(nic, str):
+            return
+        asked, slot = (guest.vm, nic) in self._leaving, self._slot(guest, nic)
+        if slot is not None:
+            self._seats.leave(guest.vm, nic, slot)
+        if not self._arrivals.gone(guest, nic, asked=asked) and not asked and slot is not None:
+            self.say(f"{guest.vm}: {nic} was unplugged by somebody else")
+            self.begin(self.forget(guest, nic))
 
-    async def _forget(self, guest: Guest, nic: str) -> None:
+    async def forget(self, guest: Guest, nic: str) -> None:
+        """Take back what was made for a card that is gone; what cannot be is said."""
         try:
-            await self._do(CardWork.forget, guest, nic)
+            if not await self.do(CardWork.forget, guest, nic):
+                return
         except NotFound:  # the guest has ended, and all of it is taken back
             return
         except QemunetError as error:
-            self._keeper.say(f"{guest.vm}: {error}")
-        self._tell(guest, nic, "unplugged")
+            self.say(f"{guest.vm}: {error}")
+        self.tell(guest, nic, "unplugged")
 
     # ---------------------------------------------------------------- unplugging
 
@@ -151,19 +163,19 @@ class Cards:
         del self._leaving[key]
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, NotFound):
-            self._keeper.say(f"{key[0]}: {key[1]}: {error}")
+            self.say(f"{key[0]}: {key[1]}: {error}")
 
     async def _unplug(self, guest: Guest, nic: str) -> None:
-        await self._do(CardWork.part, guest, nic)
-        self._tell(guest, nic, UNPLUGGING)
+        await self.do(CardWork.part, guest, nic)
+        self.tell(guest, nic, UNPLUGGING)
         try:
             await unplug.unplug(guest, nic)
         except (Failed, UsageError):
-            await self._do(CardWork.stay, guest, nic)
-            self._tell(guest, nic, PLUGGED)
+            await self.do(CardWork.stay, guest, nic)
+            self.tell(guest, nic, PLUGGED)
             raise
-        await self._do(CardWork.forget, guest, nic)
-        self._tell(guest, nic, "unplugged")
+        await self.do(CardWork.forget, guest, nic)
+        self.tell(guest, nic, "unplugged")
 
     async def _gone_within(self, guest: Guest, nic: str, task: asyncio.Task[None], seconds: float) -> None:
         try:
@@ -181,9 +193,9 @@ class Cards:
 
     async def _altered(self, guest: Guest, result: NicRecord | Other, seconds: float) -> tuple[NicRecord, Presence]:
         row = await self._replug(guest, result, seconds) if isinstance(result, Other) else result
-        self._tell(guest, row.id, "changed")
+        self.tell(guest, row.id, "changed")
         if isinstance(result, Other):
-            return row, await presence.wait(guest, row.id, row.model, seconds)
+            return await self._arrivals.arrive(guest, row, seconds)
         return row, Presence.THERE
 
     async def _replug(self, guest: Guest, other: Other, seconds: float) -> NicRecord:
@@ -196,7 +208,7 @@ class Cards:
         try:
             await self._gone_within(guest, other.nic, leaving, seconds)
         except TimedOut as error:
-            self._keeper.begin(self._replug_late(guest, other, leaving))
+            self.begin(self._replug_late(guest, other, leaving))
             out = f"`qemunet nic del {guest.vm} {other.nic}` takes it out for good"
             error.hint = f"as soon as it lets go, it gets it again as it shall be; {out}"
             raise
@@ -212,18 +224,19 @@ class Cards:
             self._coming_back.discard((guest.vm, other.nic))
             return
         try:
-            await self._plug_other(guest, other)
+            row = await self._plug_other(guest, other)
         except QemunetError as error:
-            self._keeper.say(f"{guest.vm}: {other.nic}: {error}")
+            self.say(f"{guest.vm}: {other.nic}: {error}")
             return
-        self._tell(guest, other.nic, "changed")
+        self.tell(guest, other.nic, "changed")
+        self._arrivals.arrive_alone(guest, row)
 
     async def _plug_other(self, guest: Guest, other: Other) -> NicRecord:
         key = (guest.vm, other.nic)
         if key not in self._coming_back:
             raise NotFound(f"{other.nic} was unplugged by somebody else", where=f"vm.{guest.vm}")
         try:
-            row: NicRecord = await self._do(CardWork.add_as, guest, other.shall, other.nic, other.seat or None)
+            row: NicRecord = await self.do(CardWork.add_as, guest, other.shall, other.nic, other.seat or None)
         except QemunetError as error:
             await self._bring_back(guest, other, error)
             raise
@@ -233,43 +246,56 @@ class Cards:
 
     async def _bring_back(self, guest: Guest, other: Other, cause: QemunetError) -> None:
         try:
-            await self._do(CardWork.add_as, guest, other.was, other.nic, other.seat or None)
+            row = await self.do(CardWork.add_as, guest, other.was, other.nic, other.seat or None)
         except NotFound:
             raise cause from None
         except QemunetError as error:
             raise NotTakenBack([str(cause), f"the old {other.nic} could not be plugged in again: {error}"]) from error
+        self._arrivals.arrive_alone(guest, row)
 
     async def _apply(self, guest: Guest, wish: Wish, one: live.Difference, seconds: float) -> None:
         match one:
             case live.Remove(nic=nic):
                 await self.remove(guest, nic.id, seconds, cut=False)
             case live.Add(nic=nic):
-                row = await self._do(CardWork.add_as, guest, wish, nic.id)
-                self._tell(guest, row.id, "plugged")
-                await presence.wait(guest, row.id, row.model, seconds)
+                row = await self.do(CardWork.add_as, guest, wish, nic.id)
+                self.tell(guest, row.id, "plugged")
+                await self._arrivals.arrive(guest, row, seconds)
             case live.Change(new=nic) | live.Replug(new=nic):
-                await self._altered(guest, await self._do(CardWork.alter_as, guest, wish, nic.id), seconds)
+                await self._altered(guest, await self.do(CardWork.alter_as, guest, wish, nic.id), seconds)
             case live.Restart():
                 pass
 
     # ---------------------------------------------------------------- how
 
-    async def _do(
+    async def do(
         self, work: Callable[..., typing.Any], guest: Guest, *arguments: object, **named: object
     ) -> typing.Any:
         """Have a `CardWork` done in the keeper's thread, which is the only one that changes anything."""
-        cards = CardWork(self._keeper.worker.runtime, guest.vm, Talk(guest))
+        cards = CardWork(self._keeper.worker.runtime, guest.vm, Talk(guest), self._seats)
         return await self._keeper.blocking(lambda: work(cards, *arguments, **named))
 
     def _rows(self, guest: Guest) -> tuple[NicRecord, ...]:
         return self._keeper.worker.runtime.vm(guest.vm).nics
 
-    def _has(self, guest: Guest, nic: str) -> bool:
-        try:
-            return any(row.id == nic for row in self._rows(guest))
-        except NotFound:
-            return False
+    def _slot(self, guest: Guest, nic: str) -> str | None:
+        """Return where one of our cards sits, or is about to; None if it is none of ours, empty if that is unknown."""
+        newcomer = self._seats.newcomer(guest.vm, nic)
+        if newcomer is not None:
+            return newcomer.slot
+        with contextlib.suppress(NotFound):
+            return next((row.slot or "" for row in self._rows(guest) if row.id == nic), None)
+        return None
 
-    def _tell(self, guest: Guest, nic: str, what: str) -> None:
-        self._keeper.say(f"{guest.vm}: {nic}: {what}")
+    def tell(self, guest: Guest, nic: str, what: str) -> None:
+        """Tell what has become of a card, to the log and to whoever listens."""
+        self.say(f"{guest.vm}: {nic}: {what}")
         self._keeper.tell("card", guest.vm, nic=nic, what=what)
+
+    def say(self, text: str) -> None:
+        """Write into the keeper's log."""
+        self._keeper.say(text)
+
+    def begin(self, work: Coroutine[typing.Any, typing.Any, None]) -> None:
+        """Do something beside everything else."""
+        self._keeper.begin(work)

@@ -25,6 +25,7 @@ if typing.TYPE_CHECKING:
     from qemunet.config.spec import LabSpec, NicSpec
     from qemunet.host.cards import Monitor
     from qemunet.live.running import Comparison
+    from qemunet.live.seats import Seats
     from qemunet.model.nic import Nic
     from qemunet.plan.words import Json
     from qemunet.records import NicRecord, VmRecord
@@ -60,12 +61,13 @@ class Left:
 
 
 class CardWork:
-    """Changes the cards of one vm; `monitor` is for a thread that may wait for it."""
+    """Changes the cards of one vm; `monitor` is for a thread that may wait for it, `seats` are the keeper's."""
 
-    def __init__(self, runtime: Runtime, vm: str, monitor: Monitor) -> None:
+    def __init__(self, runtime: Runtime, vm: str, monitor: Monitor, seats: Seats | None = None) -> None:
         self.runtime = runtime
         self.vm = vm
         self.monitor = monitor
+        self.seats = seats
 
     def add(self, keys: Keys) -> NicRecord:
         """Plug in a card that has these keys; raises any QemunetError, and then nothing has changed."""
@@ -84,6 +86,15 @@ class CardWork:
             record = change.record()
             refuse_taken(record.nics, self.vm, nic)
             return change.add(lambda: self._compared(change, record, wish), nic, seat)
+
+    def again(self, nic: str, seat: dict[str, Json] | None) -> NicRecord:
+        """Plug in a card once more that the guest has thrown out; raises NotFound if that is not wanted any more."""
+        record = self.runtime.vm(self.vm)
+        if record.card(nic).state == UNPLUGGING:
+            raise NotFound(f"{nic} was unplugged by another command before the guest had it", where=f"vm.{self.vm}")
+        there = running.read_spec(self.runtime, record)
+        self.forget(nic)
+        return self.add_as(lambda _: there, nic, seat)
 
     def alter(self, word: str, keys: Keys) -> NicRecord | Other:
         """Change keys of a card; return its row, or what it takes if that cannot be done in its place."""
@@ -127,12 +138,18 @@ class CardWork:
                 if error.error_class != NO_SUCH_DEVICE:  # it has just gone
                     raise
 
-    def forget(self, nic: str) -> None:
-        """Take back all that was made for a card that the guest has let go of."""
+    def forget(self, nic: str) -> bool:
+        """Take back all that was made for a card that the guest has let go of; tell whether it has.
+
+        QEMU may say late that a card is gone, when there is another one of its id.
+        """
         with self._change() as change:
             record = change.record()
+            if devices.has(self.monitor, nic):
+                return False
             if any(row.id == nic for row in record.nics):
                 change.forget(self._compared(change, record, lambda there: there, strict=False), nic)
+        return True
 
     def recover(self) -> Left:
         """Finish what a killed keeper left; return what is left to do."""
@@ -209,7 +226,7 @@ class CardWork:
     def _change(self) -> Iterator[Change]:
         host = self._host()
         try:
-            with Change(self.runtime, host, self.vm) as change:
+            with Change(self.runtime, host, self.vm, self.seats) as change:
                 yield change
         except OSError as error:
             text = f"could not write down the change: {why(error)}"

@@ -17,6 +17,7 @@ from qemunet.errors import NotFound, NotTakenBack
 from qemunet.frozen import replace
 from qemunet.live import devices, session
 from qemunet.live.record import nic_record
+from qemunet.live.seats import Seats
 from qemunet.live.taken import refuse_taken_networks
 from qemunet.plan import plug
 from qemunet.steps import DelLink, DelNetdev, Plan, RunHook, Unclaim, Unreserve
@@ -27,6 +28,7 @@ if typing.TYPE_CHECKING:
     from qemunet.host.linux import LinuxHost
     from qemunet.journal import Journal, Owed
     from qemunet.live.running import Comparison
+    from qemunet.live.seats import Newcomer
     from qemunet.locks import Lock
     from qemunet.model.nic import Nic
     from qemunet.model.vm import Vm
@@ -47,10 +49,12 @@ class Change:
     `half_way` tells whether an earlier change was left so, `failures` what of it could not be taken back even now.
     """
 
-    def __init__(self, runtime: Runtime, host: LinuxHost, vm: str) -> None:
+    def __init__(self, runtime: Runtime, host: LinuxHost, vm: str, seats: Seats | None = None) -> None:
         self.runtime = runtime
         self.host = host
         self.vm = vm
+        self._seats = seats or Seats()
+        self._coming: tuple[str, Newcomer] | None = None
         self.scope = runtime.scope(f"vm/{vm}")
         self._right: Lock
         self._journal: Journal
@@ -84,6 +88,8 @@ class Change:
             self._journal.compact()
         finally:
             self._let_go()
+            if error is not None and self._coming is not None:  # nobody will wait for it
+                self._seats.settle(self.vm, *self._coming)
         failures += session.reap(self.runtime, self.host)
         if isinstance(error, Exception) and not self.scope.alive():  # who notices that takes back what is left
             raise NotFound(f"{self.vm} has ended meanwhile ({error})", where=f"vm.{self.vm}") from error
@@ -109,14 +115,21 @@ class Change:
     def add(self, look: Look, name: str, seat: dict[str, Json] | None = None) -> NicRecord:
         """Plug a card in, into a place that is free or the one that is given; return its row."""
         vm = look().old  # QEMU may take its time, and is asked while nobody waits for us
-        place = seat or devices.free_seat(vm, self.host.monitors[self.vm])
+        place = seat or devices.free_seat(vm, self.host.monitors[self.vm], self._left())
+        slot = devices.slot_of(place)
+        self._coming = name, self._seats.sit(self.vm, name, slot, seat)
         found = self._perform(
             look, lambda found: plug.add(found.lab, found.old, card_of(found.new, name), place, found.facts)
         )
         nic = card_of(found.new, name)
-        row = replace(nic_record(nic), slot=self.cards()[nic.id].slot)
+        row = replace(nic_record(nic), slot=slot)  # it may be out again
         self._commit(found, (*found.old.nics, nic), row)
         return row
+
+    def _left(self) -> tuple[str, ...]:
+        """Return the places that were left lately; where a card is on record, it is about to be forgotten."""
+        there = tuple(row.slot for row in self.record().nics if row.slot)
+        return (*(slot for slot in self._seats.left(self.vm) if slot not in there), *there)
 
     def alter(self, look: Look, name: str) -> NicRecord:
         """Change a card in its place; return its row."""

@@ -14,7 +14,7 @@ from qemunet.frozen import frozen
 from qemunet.model.vm import NicBus
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from qemunet.host.cards import Monitor
     from qemunet.model.vm import Vm
@@ -46,7 +46,12 @@ class Card:
     @property
     def slot(self) -> str:
         """Say where it sits: a root port of its own, or a slot of the one bus."""
-        return f"{self.bus} {self.addr}" if self.bus == _PCI_BUS else self.bus
+        return slot_of({"bus": self.bus, "addr": self.addr})
+
+
+def slot_of(seat: Mapping[str, Json]) -> str:
+    """Say which place ``bus`` and ``addr`` are: a root port of its own, or a slot of the one bus."""
+    return f"{seat['bus']} {seat['addr']}" if seat["bus"] == _PCI_BUS else str(seat["bus"])
 
 
 def cards(monitor: Monitor) -> tuple[Card, ...]:
@@ -59,24 +64,29 @@ def cards(monitor: Monitor) -> tuple[Card, ...]:
     return tuple(found)
 
 
-def free_seat(vm: Vm, monitor: Monitor) -> dict[str, Json]:
-    """Return a place for one more card as `device_add` wants it.
+def has(monitor: Monitor, nic: str) -> bool:
+    """Tell whether QEMU has a device of that id."""
+    return any(name == nic for name, _ in _children(monitor, _PERIPHERAL))
+
+
+def free_seat(vm: Vm, monitor: Monitor, left: Sequence[str] = ()) -> dict[str, Json]:
+    """Return a place for one more card as `device_add` wants it; of those that were `left` before, the first at last.
 
     Raises Taken if all are in use, UsageError on a machine that takes none. The address makes QEMU refuse an occupied
     root port, where it would else take a second card in silence.
     """
     match vm.machine.nic_bus:
         case NicBus.ROOT_PORTS:
-            port = next(_free_ports(monitor), None)
-            if port is None:
+            ports: list[dict[str, Json]] = [{"bus": port, "addr": "0x0"} for port in _free_ports(monitor)]
+            if not ports:
                 more = f"hotplug-slots = {vm.machine.hotplug_slots + 8} in [vm.{vm.name}] gives its next start more"
                 raise _full(vm, monitor, more)
-            return {"bus": port, "addr": "0x0"}
+            return _first(ports, left)
         case NicBus.PCI:
-            slot = next(_free_slots(monitor), None)
-            if slot is None:
+            slots: list[dict[str, Json]] = [{"bus": _PCI_BUS, "addr": f"{slot:#x}"} for slot in _free_slots(monitor)]
+            if not slots:
                 raise _full(vm, monitor, 'the PCI bus has 32 slots; profile = "q35" has room for more')
-            return {"bus": _PCI_BUS, "addr": f"{slot:#x}"}
+            return _first(slots, left)
         case NicBus.MMIO:
             raise UsageError(
                 f"the cards of {vm.name} are fixed while it runs: machine {vm.machine.type} takes none",
@@ -113,6 +123,11 @@ def _free_slots(monitor: Monitor) -> Iterator[int]:
     buses = typing.cast("list[Node]", monitor.execute("query-pci"))
     used = {node["slot"] for bus in buses if bus["bus"] == 0 for node in bus["devices"]}
     yield from sorted((slot for slot in _SLOTS if slot not in used), key=lambda slot: (slot < _FIRST, slot))
+
+
+def _first(seats: list[dict[str, Json]], left: Sequence[str]) -> dict[str, Json]:
+    """Return the first place that no card has left, or the one that was left first."""
+    return min(seats, key=lambda seat: left.index(slot_of(seat)) if slot_of(seat) in left else -1)
 
 
 def _full(vm: Vm, monitor: Monitor, hint: str) -> Taken:

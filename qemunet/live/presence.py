@@ -14,6 +14,8 @@ from qemunet.errors import Refused
 from qemunet.live import devices
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qemunet.live.process import Guest
 
 _GLANCE = 0.05  # seconds between two looks; one costs QEMU some milliseconds
@@ -28,17 +30,29 @@ class Presence(StrEnum):
     UNSEEN = "unseen"  # it runs, and has not taken the card
 
 
-async def wait(guest: Guest, nic: str, model: str, seconds: float) -> Presence:
-    """Return when the guest has the card, or after `seconds` why not; raises NotFound if QEMU is gone."""
+async def wait(
+    guest: Guest, nic: str, model: str, seconds: float, check: Callable[[], None] = lambda: None
+) -> Presence:
+    """Return when the guest has the card, or after `seconds` why not; raises NotFound if QEMU is gone.
+
+    `check` is called at every look, and ends the wait by what it raises.
+    """
     clock = asyncio.get_running_loop().time
     deadline = clock() + seconds
     while not await _has_driver(guest, nic, model):
+        check()
         if await guest.run_state() not in ("running", "unknown"):
             return Presence.PAUSED
         if clock() > deadline:
             return Presence.UNSEEN if await _is_up(guest) else Presence.NOT_BOOTED
         await asyncio.sleep(_GLANCE)
     return Presence.THERE
+
+
+async def is_plugged(guest: Guest, nic: str) -> bool:
+    """Tell whether QEMU has the card, whoever else does; raises as `Guest.execute` does."""
+    nodes = await guest.execute("qom-list", arguments={"path": "/machine/peripheral"})
+    return any(node["name"] == nic for node in typing.cast("list[dict[str, str]]", nodes))
 
 
 async def _has_driver(guest: Guest, nic: str, model: str) -> bool:

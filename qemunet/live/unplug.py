@@ -2,8 +2,10 @@
 
 Theory of operation. ``device_del`` only says that the guest was asked. It has let go when DEVICE_DELETED names the card
 (virtio sends another one before, for its inner half). A request that comes while firmware or an early kernel has the
-machine is lost without a word, hence it is repeated; a repeated one does no harm. Before a guest has run at all it must
-not be asked: QEMU would take it for asked until its next reset. A guest may refuse, which it then says by an event.
+machine is lost without a word, hence it is repeated; a repeated one does no harm. QEMU may have forgotten a card by
+then and not yet said so: that word is waited for, lest it be taken for the end of the next card of that id. Before a
+guest has run at all it must not be asked: QEMU would take it for asked until its next reset. A guest may refuse, which
+it then says by an event.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ if typing.TYPE_CHECKING:
     from qemunet.live.process import Guest
 
 _AGAIN = 1.0  # seconds between two requests
+_LATE = 2.0  # seconds that the word of a card may take that QEMU does not know any more
 _MISSING = "DeviceNotFound"
 _GONE, _REFUSED = "DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR"
 
@@ -30,15 +33,20 @@ async def unplug(guest: Guest, nic: str) -> None:
 
     Raises Failed if the guest refuses, UsageError if the machine lets none go, and NotFound when QEMU itself is gone.
     """
+    asked = False
     with _heard(guest, nic) as events:
         while True:
-            if not await _ask(guest, nic):
+            there = await _ask(guest, nic)
+            if not there and not asked:
                 return
+            asked = True
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_AGAIN):
+                async with asyncio.timeout(_AGAIN if there else _LATE):
                     if await events.get() == _GONE:
                         return
                     raise Failed(f"the guest does not give up {nic}", where=f"vm.{guest.vm}")
+            if not there:
+                return
 
 
 async def within(guest: Guest, nic: str, seconds: float) -> None:

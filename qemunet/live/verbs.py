@@ -9,7 +9,7 @@ import typing
 
 from qemunet.errors import Failed, QemunetError, Refused, UsageError
 from qemunet.frozen import as_dict
-from qemunet.live import cards, power, sight
+from qemunet.live import arrival, power, sight
 from qemunet.live.control import Message, no_such_vm
 from qemunet.live.server import Peer, Takeover
 from qemunet.live.worker import Wish
@@ -169,17 +169,17 @@ class Verbs:
         return found | (await self.keeper.cards.compared(guest) if request.get("compare") is True else {})
 
     async def _nic_add(self, peer: Peer, request: Message) -> Answer:
-        guest, seconds = self._guest(request), _number(request, "timeout", cards.TIMEOUT, MAX_TIMEOUT)
+        guest, seconds = self._guest(request), _number(request, "timeout", arrival.TIMEOUT, MAX_TIMEOUT)
         row, presence = await self.keeper.cards.add(guest, _keys(request), seconds)
         return await _plugged(guest, row, presence)
 
     async def _nic_del(self, peer: Peer, request: Message) -> Answer:
-        guest, seconds = self._guest(request), _number(request, "timeout", cards.TIMEOUT, MAX_TIMEOUT)
+        guest, seconds = self._guest(request), _number(request, "timeout", arrival.TIMEOUT, MAX_TIMEOUT)
         row = await self.keeper.cards.remove(guest, _text(request, "nic"), seconds, cut=request.get("cut") is True)
         return {"nic": as_dict(row)}
 
     async def _nic_set(self, peer: Peer, request: Message) -> Answer:
-        guest, seconds = self._guest(request), _number(request, "timeout", cards.TIMEOUT, MAX_TIMEOUT)
+        guest, seconds = self._guest(request), _number(request, "timeout", arrival.TIMEOUT, MAX_TIMEOUT)
         row, presence = await self.keeper.cards.alter(guest, _text(request, "nic"), _keys(request), seconds)
         return await _plugged(guest, row, presence)
 
@@ -187,7 +187,7 @@ class Verbs:
         from qemunet.config import read
         from qemunet.live.running import as_in
 
-        seconds = _number(request, "timeout", cards.TIMEOUT, MAX_TIMEOUT)
+        seconds = _number(request, "timeout", arrival.TIMEOUT, MAX_TIMEOUT)
         dry = request.get("dry") is True
         spec = await self.keeper.blocking(read.load, _text(request, "file"), _texts(request, "overrides"))
         named = [vm.name for vm in spec.vms]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qemunet.errors import Taken
+from qemunet.errors import NotFound, Taken
 from qemunet.facts import LinkFact
 from qemunet.frozen import replace
 from qemunet.live.cardwork import CardWork, Other
@@ -89,3 +89,20 @@ def test_a_network_that_is_up_otherwise_is_refused_before_the_card_goes(scene: S
     Path(made.path("users/b.net0")).write_text("vm/b")
     with pytest.raises(Taken, match="up with other settings"):
         altered(scene, replace(E1000E, backend=ON_OTHER))
+
+
+# ---------------------------------------------------------------- cards that are said to be gone
+
+
+def test_a_card_that_qemu_has_is_not_forgotten_whoever_says_so(scene: Scene) -> None:
+    """The word may be of an earlier one of its id."""
+    before = scene.state()
+    assert not Work(scene, NET0).forget("net0")
+    assert scene.state() == before
+
+
+def test_a_card_that_is_being_unplugged_is_not_plugged_in_again(scene: Scene) -> None:
+    Work(scene, NET0).part("net0")
+    scene.host.guests["a"].cards.remove("net0")
+    with pytest.raises(NotFound, match="net0 was unplugged by another command before the guest had it"):
+        Work(scene, NET0).again("net0", None)

@@ -20,6 +20,7 @@ from qemunet.live import session
 from qemunet.live.change import Change
 from qemunet.live.record import record
 from qemunet.live.running import Comparison
+from qemunet.live.seats import Seats
 from qemunet.locks import Lock
 from qemunet.model.lab import Lab
 from qemunet.model.network import Dhcp, Firewall, Masquerade, Network, NetworkMode, OwnBridge, Services
@@ -441,6 +442,48 @@ def test_a_vm_that_does_not_run_is_not_changed(scene: Scene) -> None:
     lock = Lock.take(scene.scope.path("lock"), create=True)
     assert lock is not None
     scene.lock = lock
+
+
+def test_a_place_that_was_left_lately_is_taken_at_last(scene: Scene) -> None:
+    """By what the keeper remembers; whoever waits for the card finds it among the new ones."""
+    seats = Seats()
+    seats.leave("a", "net0", "rp.1")
+    with Change(scene.runtime, scene.host, "a", seats) as change:  # type: ignore[arg-type]
+        card = replace(NET1, backend=UserBackend(), hook=Hook())
+        assert change.add(lambda: scene.found(NET0, card), card.id).slot == "rp.2"
+    newcomer = seats.newcomer("a", "net1")
+    assert newcomer is not None
+    assert (newcomer.slot, newcomer.second_hand) == ("rp.2", False)
+
+
+def test_the_place_of_a_card_that_has_just_gone_is_taken_at_last(scene: Scene) -> None:
+    """It is still on record, and nobody has said yet that it is gone."""
+    scene.host.guests["a"].cards.remove("net0")
+    card = replace(NET1, backend=UserBackend(), hook=Hook())
+    with scene.change() as change:
+        assert change.add(lambda: scene.found(NET0, card), card.id).slot == "rp.1"
+
+
+def test_a_card_that_could_not_be_plugged_in_is_no_new_one(scene: Scene) -> None:
+    seats = Seats()
+    scene.host.fail_at(3, OSError(errno.EIO, "Input/output error"))
+    with pytest.raises(StepFailed), Change(scene.runtime, scene.host, "a", seats) as change:  # type: ignore[arg-type]
+        change.add(lambda: scene.found(NET0, NET1), "net1")
+    assert seats.newcomer("a", "net1") is None
+
+
+def test_a_card_that_is_thrown_out_at_once_is_written_down_all_the_same(scene: Scene) -> None:
+    """Who waits for it hears of that, and sees to it."""
+    card = replace(NET1, backend=UserBackend(), hook=Hook())
+    perform = scene.host.perform
+
+    def performs_and_loses(step: Step) -> None:
+        perform(step)
+        scene.host.guests["a"].cards.discard("net1")
+
+    scene.host.perform = performs_and_loses  # type: ignore[method-assign]
+    with scene.change() as change:
+        assert change.add(lambda: scene.found(NET0, card), card.id).slot == "rp.1"
 
 
 def test_a_place_that_is_given_is_the_place(scene: Scene) -> None:

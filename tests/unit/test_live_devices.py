@@ -127,6 +127,21 @@ def test_the_first_free_root_port_is_taken() -> None:
     assert devices.free_seat(guest(Q35), qemu) == {"bus": "rp.2", "addr": "0x0"}
 
 
+def test_a_place_that_was_left_lately_is_taken_at_last() -> None:
+    """The one that was left first before the others."""
+    qemu = Qemu()
+    qemu.ports(4, 0)
+    assert devices.free_seat(guest(Q35), qemu, ("rp.1", "rp.2")) == {"bus": "rp.3", "addr": "0x0"}
+    assert devices.free_seat(guest(Q35), qemu, ("rp.2", "rp.3", "rp.1")) == {"bus": "rp.2", "addr": "0x0"}
+    assert devices.free_seat(guest(Q35), qemu, ("rp.0",)) == {"bus": "rp.1", "addr": "0x0"}
+    full = Qemu((0, 1, *range(5, 32)))
+    assert devices.free_seat(guest(PC), full, ("pci.0 0x3",)) == {"bus": "pci.0", "addr": "0x4"}
+    assert devices.free_seat(guest(PC), full, ("pci.0 0x3", "pci.0 0x4", "pci.0 0x2")) == {
+        "bus": "pci.0",
+        "addr": "0x3",
+    }
+
+
 def test_a_root_port_of_the_users_own_is_his() -> None:
     """He has it from qemu-args for something."""
     qemu = Qemu()

@@ -65,6 +65,7 @@ def refused(error: Exception) -> Callable[[FakeGuest], None]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask again soon."""
     monkeypatch.setattr(unplug, "_AGAIN", 0.02)
+    monkeypatch.setattr(unplug, "_LATE", 0.1)
 
 
 def run(work: Coroutine[object, object, None], seconds: float = 10.0) -> None:
@@ -147,6 +148,18 @@ def test_a_qemu_that_does_not_answer_in_time_is_asked_again() -> None:
 def test_a_card_that_is_not_there_is_gone(before: tuple[Callable[[FakeGuest], None], ...]) -> None:
     """Somebody else was quicker, or the word of its end was missed."""
     assert unplugged(FakeGuest(*before, refused(MISSING))) == len(before) + 1
+
+
+def test_word_that_comes_after_qemu_has_forgotten_the_card_is_waited_for() -> None:
+    """Whoever plugs in the next one of that id must not hear it."""
+    heard = []
+
+    def missing(guest: FakeGuest) -> None:
+        asyncio.get_running_loop().call_later(0.03, lambda: (heard.append(1), gone(guest)))
+        raise MISSING
+
+    assert unplugged(FakeGuest(lost, missing)) == 2
+    assert heard
 
 
 def test_a_guest_may_refuse() -> None:
