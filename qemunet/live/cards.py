@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import typing
 
-from qemunet.errors import Failed, NotFound, NotTakenBack, QemunetError, Taken, TimedOut, UsageError
+from qemunet.errors import Failed, NotFound, QemunetError, TimedOut, UsageError
 from qemunet.live import unplug
 from qemunet.live.arrival import Arrivals
 from qemunet.live.cardwork import PLUGGED, UNPLUGGING, CardWork, Other
 from qemunet.live.presence import Presence
 from qemunet.live.record import pick
+from qemunet.live.replug import Replugs
 from qemunet.live.seats import Seats
 from qemunet.live.talk import Talk
 from qemunet.plan import live
@@ -32,18 +33,15 @@ class Cards:
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
         self._leaving: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._coming_back: set[tuple[str, str]] = set()
         self._seats = Seats()
         self._arrivals = Arrivals(self._seats, self)
+        self._replugs = Replugs(self._arrivals, self)
 
     # ---------------------------------------------------------------- what is asked for
 
     async def add(self, guest: Guest, keys: Keys, seconds: float) -> tuple[NicRecord, Presence]:
         """Plug in a card; return its row when the guest has it, or why that cannot be said. Raises any QemunetError."""
-        wanted = keys.get("id")
-        if (guest.vm, str(wanted)) in self._coming_back:
-            raise Taken(f"{wanted} is about to be plugged in again", where=f"vm.{guest.vm}")
-        row = await self.do(CardWork.add, guest, keys)
+        row = await self.do(CardWork.add, guest, keys, lambda: self._replugs.expected(guest.vm))
         self.tell(guest, row.id, "plugged")
         return await self._arrivals.arrive(guest, row, seconds)
 
@@ -53,12 +51,12 @@ class Cards:
         Raises TimedOut if it has not, and then it is unplugged as soon as it does; `cut` stops its traffic at once.
         """
         row = pick(self._rows(guest), guest.vm, word)
-        self._coming_back.discard((guest.vm, row.id))
-        task = self._leave(guest, row.id)
+        self._replugs.give_up(guest.vm, row.id)
+        task = self.leave(guest, row.id)
         if cut:
             with contextlib.suppress(NotFound):
                 await self.do(CardWork.cut, guest, row.id)
-        await self._gone_within(guest, row.id, task, seconds)
+        await self.gone_within(guest, row.id, task, seconds)
         return row
 
     async def alter(self, guest: Guest, word: str, keys: Keys, seconds: float) -> tuple[NicRecord, Presence]:
@@ -118,7 +116,7 @@ class Cards:
         for failure in left.failures:
             self.say(f"{guest.vm}: not taken back: {failure}")
         for nic in left.leaving:
-            self._leave(guest, nic)
+            self.leave(guest, nic)
         for nic in left.gone:
             if not self._arrivals.gone(guest, nic, asked=False):
                 await self.forget(guest, nic)
@@ -150,7 +148,7 @@ class Cards:
 
     # ---------------------------------------------------------------- unplugging
 
-    def _leave(self, guest: Guest, nic: str) -> asyncio.Task[None]:
+    def leave(self, guest: Guest, nic: str) -> asyncio.Task[None]:
         """Begin to unplug a card, or go on with it; the task ends when it is gone."""
         key = (guest.vm, nic)
         if key not in self._leaving:
@@ -177,7 +175,8 @@ class Cards:
         await self.do(CardWork.forget, guest, nic)
         self.tell(guest, nic, "unplugged")
 
-    async def _gone_within(self, guest: Guest, nic: str, task: asyncio.Task[None], seconds: float) -> None:
+    async def gone_within(self, guest: Guest, nic: str, task: asyncio.Task[None], seconds: float) -> None:
+        """Wait until a card that is being unplugged is gone; raises TimedOut if it is not, then or later."""
         try:
             async with asyncio.timeout(seconds):
                 await asyncio.shield(task)
@@ -192,66 +191,11 @@ class Cards:
     # ---------------------------------------------------------------- changing
 
     async def _altered(self, guest: Guest, result: NicRecord | Other, seconds: float) -> tuple[NicRecord, Presence]:
-        row = await self._replug(guest, result, seconds) if isinstance(result, Other) else result
+        row = await self._replugs.replug(guest, result, seconds) if isinstance(result, Other) else result
         self.tell(guest, row.id, "changed")
         if isinstance(result, Other):
             return await self._arrivals.arrive(guest, row, seconds)
         return row, Presence.THERE
-
-    async def _replug(self, guest: Guest, other: Other, seconds: float) -> NicRecord:
-        """Take a card out and put another one in its place; if that cannot be had, the old one comes back.
-
-        Raises TimedOut if the guest keeps it: then the other one comes when it lets go, unless `remove` is asked for.
-        """
-        key, leaving = (guest.vm, other.nic), self._leave(guest, other.nic)
-        self._coming_back.add(key)
-        try:
-            await self._gone_within(guest, other.nic, leaving, seconds)
-        except TimedOut as error:
-            self.begin(self._replug_late(guest, other, leaving))
-            out = f"`qemunet nic del {guest.vm} {other.nic}` takes it out for good"
-            error.hint = f"as soon as it lets go, it gets it again as it shall be; {out}"
-            raise
-        except BaseException:
-            self._coming_back.discard(key)
-            raise
-        return await self._plug_other(guest, other)
-
-    async def _replug_late(self, guest: Guest, other: Other, leaving: asyncio.Task[None]) -> None:
-        """Put the other card in its place when the guest has let go of the old one at last."""
-        await asyncio.wait([leaving])
-        if leaving.cancelled() or leaving.exception() is not None:  # it stays, or the guest has ended
-            self._coming_back.discard((guest.vm, other.nic))
-            return
-        try:
-            row = await self._plug_other(guest, other)
-        except QemunetError as error:
-            self.say(f"{guest.vm}: {other.nic}: {error}")
-            return
-        self.tell(guest, other.nic, "changed")
-        self._arrivals.arrive_alone(guest, row)
-
-    async def _plug_other(self, guest: Guest, other: Other) -> NicRecord:
-        key = (guest.vm, other.nic)
-        if key not in self._coming_back:
-            raise NotFound(f"{other.nic} was unplugged by somebody else", where=f"vm.{guest.vm}")
-        try:
-            row: NicRecord = await self.do(CardWork.add_as, guest, other.shall, other.nic, other.seat or None)
-        except QemunetError as error:
-            await self._bring_back(guest, other, error)
-            raise
-        finally:
-            self._coming_back.discard(key)
-        return row
-
-    async def _bring_back(self, guest: Guest, other: Other, cause: QemunetError) -> None:
-        try:
-            row = await self.do(CardWork.add_as, guest, other.was, other.nic, other.seat or None)
-        except NotFound:
-            raise cause from None
-        except QemunetError as error:
-            raise NotTakenBack([str(cause), f"the old {other.nic} could not be plugged in again: {error}"]) from error
-        self._arrivals.arrive_alone(guest, row)
 
     async def _apply(self, guest: Guest, wish: Wish, one: live.Difference, seconds: float) -> None:
         match one:

@@ -20,7 +20,7 @@ from qemunet.runner import why
 from qemunet.steps import Plan, SetGuestLink
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from qemunet.config.spec import LabSpec, NicSpec
     from qemunet.host.cards import Monitor
@@ -69,13 +69,18 @@ class CardWork:
         self.monitor = monitor
         self.seats = seats
 
-    def add(self, keys: Keys) -> NicRecord:
-        """Plug in a card that has these keys; raises any QemunetError, and then nothing has changed."""
+    def add(self, keys: Keys, expected: Callable[[], Collection[str]] = tuple) -> NicRecord:
+        """Plug in a card that has these keys; raises any QemunetError, and then nothing has changed.
+
+        `expected` are the ids of cards that are out and about to come back.
+        """
         with _of_another(), self._change() as change:
-            record = change.record()
-            name = edit.free_id((*(row.id for row in record.nics), *change.cards()))
+            record, soon = change.record(), expected()
+            name = edit.free_id((*(row.id for row in record.nics), *change.cards(), *soon))
             given = read.nic({"id": name, **keys}, f"vm {self.vm}", "nic")
             name = given.id or name
+            if name in soon:
+                raise coming_back(self.vm, name)
             refuse_taken(record.nics, self.vm, name)
             wish = running.with_cards(self.runtime, record, lambda nics: (*nics, given))
             return change.add(lambda: self._compared(change, record, wish), name)
@@ -238,6 +243,11 @@ class CardWork:
         host = LinuxHost(self.runtime.path)
         host.monitors[self.vm] = self.monitor
         return host
+
+
+def coming_back(vm: str, nic: str) -> Taken:
+    """Return the error for an id whose card is out, and comes back as another one."""
+    return Taken(f"{nic} is about to be plugged in again", where=f"vm.{vm}")
 
 
 @contextlib.contextmanager

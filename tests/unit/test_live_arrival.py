@@ -8,12 +8,12 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 
-from qemunet.errors import Failed, NotFound, QemunetError
+from qemunet.errors import Failed, NotFound, QemunetError, Taken
 from qemunet.frozen import replace
 from qemunet.live import presence
 from qemunet.live.arrival import Arrivals
 from qemunet.live.cards import Cards
-from qemunet.live.cardwork import CardWork
+from qemunet.live.cardwork import CardWork, Other
 from qemunet.live.presence import Presence
 from qemunet.live.seats import Seats
 from qemunet.records import NicRecord, VmRecord
@@ -328,3 +328,14 @@ def test_the_place_of_any_card_that_goes_is_known_to_be_left() -> None:
     assert cards._seats.left("a") == ("rp.0",)
     assert cards.doer.done[:2] == ["forget net0", "tell net0 unplugged"]
     assert cards.doer.done[2:] == ["tell d plugged", "again d anywhere", "tell d plugged"]
+
+
+def test_of_two_who_change_a_card_that_has_to_be_unplugged_for_that_one_is_refused() -> None:
+    """Nothing was done for him, and the other one goes on."""
+    cards = FakeCards(FakeGuest(), deleted("theirs"))
+    other = Other("d", SEAT, lambda spec: spec, lambda spec: spec)
+    cards._replugs._coming_back.add(("a", "d"))
+    with pytest.raises(Taken, match="d is about to be plugged in again"):
+        run(cards._replugs.replug(typing.cast("Guest", cards.guest), other, 10.0))
+    assert cards._replugs._coming_back == {("a", "d")}
+    assert cards._leaving == {}

@@ -106,3 +106,9 @@ def test_a_card_that_is_being_unplugged_is_not_plugged_in_again(scene: Scene) ->
     scene.host.guests["a"].cards.remove("net0")
     with pytest.raises(NotFound, match="net0 was unplugged by another command before the guest had it"):
         Work(scene, NET0).again("net0", None)
+
+
+def test_the_id_of_a_card_that_is_about_to_come_back_is_taken(scene: Scene) -> None:
+    """It is neither on record nor in QEMU meanwhile."""
+    with pytest.raises(Taken, match="net7 is about to be plugged in again"):
+        Work(scene, NET0).add({"id": "net7", "mode": "user"}, lambda: ["net7"])
