@@ -130,7 +130,13 @@ class Live:
         self.await_death(pid)
 
     def await_death(self, pid: int) -> None:
-        until(lambda: not processes.start_time(pid), f"process {pid} is dead")
+        try:
+            until(lambda: not processes.start_time(pid), f"process {pid} is dead")
+        except AssertionError as error:
+            logs = self.world.runtime.glob("*/*/*.log")
+            error.add_note("\n".join(f"{log}: {log.read_text(errors='replace')[-1000:]}" for log in logs))
+            error.add_note(Path(f"/proc/{pid}/stat").read_text())
+            raise
 
     def control(self) -> Control:
         return Control.open(self.runtime.lab(self.lab).path("keeper.sock"))

@@ -49,7 +49,7 @@ def nothing_left(before: Dump, scene: Scene) -> Iterator[None]:
 
 
 def program(scene: Scene, *words: str) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-X", "dev", "-W", "error", *words]
+    argv = [sys.executable, "-X", "dev", "-W", "error", "-m", "tests.guest.patient", *words]
     environment = {**scene.environment, "PYTHONPATH": str(TREE)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(argv, cwd=scene.folder, env=environment, text=True, **pipes)
