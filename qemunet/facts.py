@@ -50,6 +50,15 @@ class RouteFact:
 
 
 @frozen
+class WireFact:
+    """A veth pair between two bridges: these, its two ends, and whose it is by the mark it carries, if any."""
+
+    bridges: tuple[str, str]
+    ends: tuple[str, str]
+    whose: str = ""
+
+
+@frozen
 class FileFact:
     """One file that the lab names. `qcow2`: its first bytes are that format's magic.
 
@@ -90,6 +99,7 @@ class Wanted:
     programs: frozenset[str] = frozenset()
     routes: bool = False  # all routes, and all interfaces that carry addresses, with their forwarding
     guest: bool = False
+    wires: bool = False  # what joins bridges, and which of them have a spanning tree
     shaping: bool = False  # whether the kernel can limit rates
     networks: bool = False  # what the networks that are up were made from
     ports: frozenset[tuple[str, str, int, int]] = frozenset()  # who listens: protocol, address, first and last port
@@ -108,6 +118,8 @@ class Facts:
     routes: tuple[RouteFact, ...] = ()
     sysctls: Mapping[str, str] = _NOTHING
     macs_on_bridge: Mapping[str, frozenset[str]] = _NOTHING
+    wires: tuple[WireFact, ...] = ()
+    stp: frozenset[str] = frozenset()  # bridges that take part in a spanning tree
     ports: Mapping[str, frozenset[str]] = _NOTHING  # bridge to the addresses of its ports
     files: Mapping[str, FileFact] = _NOTHING
     programs: Mapping[str, str] = _NOTHING  # name to path

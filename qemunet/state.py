@@ -10,6 +10,7 @@
     RUNTIME/net/NAME/            a network's scope, shared: `users/` holds a file for each card on it
                                  and stays without one if it has a file `keep`, or `held` with something in it
     RUNTIME/host/NAME/           a shared setting of the host, likewise
+    RUNTIME/cable/NAME/          a cable, likewise: all guests of its lab are its users, and it is one of its networks
     RUNTIME/lab/NAME/            a lab's keeper; `lock` is held by it for life
     …/journal.jsonl              what was done in that scope; whoever works on the scope holds a lock on it
 
@@ -35,7 +36,8 @@ from qemunet.records import VmRecord
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-SHARED_KINDS = ("net", "host")
+SHARED_KINDS = ("cable", "net", "host")  # each uses only what comes after it
+_CABLE = "..cable"  # no card has such an id
 _MADE, _USED = "made-by-qemunet", "used-by-qemunet"
 _MARKED, _UNMARKED = 0o700, 0o1700  # modes: whoever makes or removes it may be killed while it has no mark
 _DRAFTED = ("vm.toml", "record.json")  # what a live change writes anew
@@ -110,8 +112,20 @@ class Scope:
         os.mkdir(self.directory, 0o700)
 
     def users(self) -> tuple[str, ...]:
-        """Return the names of the guests that use a shared scope; each of their cards has a file ``VM.NIC`` there."""
+        """Return the names of the guests that use a shared scope; each of their cards has a file ``VM.NIC`` there.
+
+        And of the cables and networks that do.
+        """
         return tuple(sorted({entry.partition(".")[0] for entry in _listing(self.path("users"))}))
+
+    def cables(self) -> tuple[str, ...]:
+        """Return the names of the cables that use a network, ``CABLE..cable``."""
+        return tuple(sorted(entry.removesuffix(_CABLE) for entry in _listing(self.path("users")) if _CABLE in entry))
+
+    def guests(self) -> tuple[str, ...]:
+        """Return the names of the guests that use a network or a cable."""
+        found = (entry.partition(".")[0] for entry in _listing(self.path("users")) if _CABLE not in entry)
+        return tuple(sorted({*found}))
 
     def held(self) -> bool:
         """Tell whether `net up` holds a network; a file with nothing in it is that of one that was killed."""

@@ -17,6 +17,11 @@ def lack() -> str:
     return "" if done.returncode == 0 else f"no network namespace can be made: {done.stderr.strip()}"
 
 
+def ip(words: str) -> None:
+    """Run ip(8) in the namespace that the main thread is in."""
+    subprocess.run(["ip", *words.split()], check=True)
+
+
 @contextlib.contextmanager
 def fresh_namespace() -> Iterator[None]:
     """Put the main thread, and what it starts, into a new network namespace with lo up."""

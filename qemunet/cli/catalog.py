@@ -15,11 +15,16 @@ COMMANDS = {
     "nic set": ("nic", "change a card: its cable, its network, its forwards, its rate"),
     "nic stats": ("traffic", "show what went through the cards of a vm"),
     "nic capture": ("traffic", "capture the packets of a card, as pcap"),
-    "net up": ("netup", "bring networks up without vms, or hold those that are up"),
+    "net up": ("netup", "bring networks and cables up without vms, or hold those that are up"),
     "net down": ("netup", "take down networks that no guest is on"),
     "net list": ("nets", "list the networks that are up"),
     "net show": ("nets", "show one network and who is on it"),
     "net leases": ("nets", "list the addresses that networks have lent, and to whom"),
+    "cable list": ("cable", "list the cables that are there"),
+    "cable pull": ("cable", "pull cables out: both ends lose their carrier"),
+    "cable plug": ("cable", "plug cables in again"),
+    "cable add": ("cable", "join two places by a cable of no lab file"),
+    "cable del": ("cable", "take cables away"),
     "console": ("terminal", "attach to a vm's serial console"),
     "logs": ("terminal", "print what a vm's console, or its QEMU, has said"),
     "events": ("events", "print what happens to the guests, one JSON object a line"),
@@ -41,6 +46,7 @@ COMMANDS = {
 GROUPS = {
     "nic": "cards",
     "net": "networks",
+    "cable": "cables",
     "guest": "the built-in test guest",
 }
 

@@ -1,4 +1,4 @@
-"""``net up`` and ``net down``: networks without vms."""
+"""``net up`` and ``net down``: networks and cables without vms."""
 
 from __future__ import annotations
 
@@ -46,10 +46,13 @@ def _up(args: Namespace) -> int:
 def _tell(here: Runtime, names: Sequence[str], *, as_json: bool) -> int:
     from qemunet.cli.nets import networks
 
-    shapes = [network for network in networks(here) if network["name"] in names]
+    shapes = [network for network in networks(here) if f"net/{network['name']}" in names]
     if as_json:
         render.as_json(shapes)
         return 0
+    for name in names:
+        if name.startswith("cable/"):
+            render.note(f"{name.partition('/')[2]}: the cable is up")
     for network in shapes:
         addresses = f" ({', '.join(network['addresses'])})" if network["addresses"] else ""
         render.note(f"{network['name']}: up, bridge {network['bridge']}{addresses}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qemunet.config import listeners, modes, served, units
+from qemunet.config import cables, listeners, modes, served, units
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.spec import DiskSpec, LabSpec, NetworkSpec, NicMode, NicSpec, VmSpec
 from qemunet.model import names
@@ -23,6 +23,7 @@ def check(spec: LabSpec) -> None:
         _cards(spec, vm)
         for disk in vm.disk:
             _disk(spec, disk)
+    cables.check(spec)
     spec = modes.expanded(spec)
     _macs(spec)
     _interfaces(spec)
@@ -171,6 +172,7 @@ def _disk(spec: LabSpec, disk: DiskSpec) -> None:
 def _macs(spec: LabSpec) -> None:
     once = _Once(spec, "the address")
     given = [(network.mac, network.path) for network in spec.networks]
+    given += [(end.mac, f"{end.path}.{end.side}") for cable in spec.cables for end in cables.ends(cable)]
     given += [(nic.mac, nic.path) for vm in spec.vms for nic in nics(vm)]
     for mac, path in given:
         if mac not in (None, "auto"):
@@ -181,6 +183,24 @@ def _interfaces(spec: LabSpec) -> None:
     """No interface is made twice, and none is made that is expected to be there."""
     made = _Once(spec, "the interface")
     used: dict[str, str] = {}
+    _network_interfaces(spec, made, used)
+    for vm in spec.vms:
+        for index, nic in enumerate(nics(vm)):
+            if modes.nic_mode(nic) is not NicMode.USER:
+                made.take(ifname(vm, index, nic), f"{nic.path}.ifname", nic.path)
+            if nic.bridge is not None:
+                used.setdefault(nic.bridge, f"{nic.path}.bridge")
+            if nic.parent is not None:
+                used.setdefault(nic.parent, f"{nic.path}.parent")
+    for name, path, cable in cables.interfaces(spec):
+        made.take(name, path, cable)
+    for name, path in cables.bridges(spec):
+        used.setdefault(name, path)
+    _only_used(spec, made, used)
+    _parents(spec)
+
+
+def _network_interfaces(spec: LabSpec, made: _Once, used: dict[str, str]) -> None:
     for network in spec.networks:
         if modes.makes_bridge(network):
             made.take(modes.bridge_name(network), f"{network.path}.bridge", network.path)
@@ -191,16 +211,6 @@ def _interfaces(spec: LabSpec) -> None:
             used.setdefault(network.bridge, f"{network.path}.bridge")
         if network.parent is not None:
             used.setdefault(network.parent, f"{network.path}.parent")
-    for vm in spec.vms:
-        for index, nic in enumerate(nics(vm)):
-            if modes.nic_mode(nic) is not NicMode.USER:
-                made.take(ifname(vm, index, nic), f"{nic.path}.ifname", nic.path)
-            if nic.bridge is not None:
-                used.setdefault(nic.bridge, f"{nic.path}.bridge")
-            if nic.parent is not None:
-                used.setdefault(nic.parent, f"{nic.path}.parent")
-    _only_used(spec, made, used)
-    _parents(spec)
 
 
 def _only_used(spec: LabSpec, made: _Once, used: dict[str, str]) -> None:
@@ -209,6 +219,8 @@ def _only_used(spec: LabSpec, made: _Once, used: dict[str, str]) -> None:
             owner = made.owners[name]
             network = owner.removeprefix("network.")
             hint = f'to plug into it: network = "{network}"' if owner.startswith("network.") and ".nic[" in path else ""
+            if owner.startswith("network.") and path.startswith("cable["):
+                hint = f'to plug into it: "network:{network}"'
             raise spec.error(path, f'"{name}" is the interface that {owner} makes, not an existing one', hint)
 
 

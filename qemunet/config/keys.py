@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qemunet.config import kinds
+from qemunet.config.cablekeys import CABLE
 from qemunet.config.netkeys import DHCP, DNS, HOSTS, NAT_TABLE, NETWORK
 from qemunet.config.spec import NicMode, Switch
 from qemunet.config.tables import (
@@ -22,6 +23,7 @@ from qemunet.model.vm import Accel, Firmware, NicBus
 
 __all__ = [
     "BOOT",
+    "CABLE",
     "DHCP",
     "DISK",
     "DNS",

@@ -29,6 +29,8 @@ def _all(spec: LabSpec, profiles: Mapping[str, Profile]) -> Iterator[tuple[str, 
             yield from _table(spec, path, getattr(network, name), below, None, "")
         for host in network.hosts or ():
             yield from _table(spec, host.path, host, keys.HOSTS, None, "")
+    for cable in spec.cables:
+        yield from _table(spec, cable.path, cable, keys.CABLE, None, "")
     for vm in spec.vms:
         profile = profiles[vm.profile or "q35"]
         named = f"profile {profile.name}"

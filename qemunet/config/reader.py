@@ -11,6 +11,7 @@ from qemunet.config import keys
 from qemunet.config.hints import Bad, did_you_mean, dotted, listed, quoted
 from qemunet.config.spec import (
     BootSpec,
+    CableSpec,
     DhcpSpec,
     DiskSpec,
     DnsSpec,
@@ -35,7 +36,7 @@ if typing.TYPE_CHECKING:
 # Compiled where they are used: only errors need them.
 _PLACE = r"(?s)(.*) \(at (?:line (\d+), column (\d+)|end of document)\)"
 _UNQUOTED = r"\s*[\w.-]+\s*=\s*([A-Za-z\d][^\s\"'#,]*)\s*(#.*)?"
-TOP = ("lab", "vm", "network")
+TOP = ("lab", "vm", "network", "cable")
 
 
 def parse(text: str, file: str) -> dict[str, Any]:
@@ -80,13 +81,27 @@ class Reader:
         own = self.values(raw.get("lab", {}), "lab", keys.LAB)
         vms = tuple(self.vm(*one) for one in self.named(raw, "vm", keys.VM))
         networks = tuple(self.network(*one) for one in self.named(raw, "network", keys.NETWORK))
-        if not vms and not networks:
+        cables = tuple(self.cables(raw))
+        if not vms and not networks and not cables:
             raise self.error("", "describes nothing", "a lab has at least one [vm.NAME] or [network.NAME]")
         taken = {vm.name for vm in vms} | {network.name for network in networks}
         name = own.get("name")
         return LabSpec(
-            self.file, self.path, name or _name_after(self.path, taken), bool(name), vms, networks, self.overridden
+            self.file,
+            self.path,
+            name or _name_after(self.path, taken),
+            bool(name),
+            vms,
+            networks,
+            cables,
+            self.overridden,
         )
+
+    def cables(self, raw: dict[str, Any]) -> Iterable[CableSpec]:
+        """Yield the cables ``[[cable]]``."""
+        if isinstance(raw.get("cable"), dict):
+            raise self.error("cable", "must be a list of tables", "in double brackets: [[cable]]")
+        return (CableSpec(place, **one) for place, one in self.rows(raw, "", "cable", keys.CABLE))
 
     def named(self, raw: dict[str, Any], key: str, table: Table) -> Iterable[tuple[str, str, dict[str, Any]]]:
         """Yield the tables ``[key.NAME]`` with their paths and names."""
@@ -186,7 +201,7 @@ def _of_64_bits(value: object) -> None:
 def _top_hint(key: str) -> str:
     if key in keys.VM.known():
         return f"it belongs into a guest's table: [vm.NAME], then {key} = …"
-    return did_you_mean(key, TOP, "a lab file has [lab], [vm.NAME] and [network.NAME]")
+    return did_you_mean(key, TOP, "a lab file has [lab], [vm.NAME], [network.NAME] and [[cable]]")
 
 
 def _name_after(path: str, taken: set[str]) -> str:

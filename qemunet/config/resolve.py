@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import cards, check, disks, managed, modes, nics, units
+from qemunet.config import cables, cards, check, disks, managed, modes, nics, units
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.scene import Scene, first
-from qemunet.config.spec import LabSpec, NetworkSpec, NicMode, Profile, VmSpec
+from qemunet.config.spec import CableSpec, LabSpec, NetworkSpec, NicMode, Profile, VmSpec
 from qemunet.errors import NotFound
 from qemunet.facts import Facts, Wanted
+from qemunet.frozen import replace
 from qemunet.model.lab import Lab
 from qemunet.model.names import altname, digest, ifb
 from qemunet.model.network import ForeignBridge, HostSide, Network, NetworkMode, OwnBridge, Parent
@@ -49,6 +50,9 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
                 links |= {check.ifname(vm, index, nic), altname(f"vm/{vm.name}", check.nic_id(index, nic))}
             links |= {ifb(vm.name, check.nic_id(index, nic))} if nic.rate else set()
     every = [nic for vm in spec.vms for nic in check.nics(vm)]
+    for cable in spec.cables:
+        links |= {name for end in cables.ends(cable) for name in (cables.ifname(cable, end), *_marks(cable, end))}
+    bridges |= {name for name, _ in cables.bridges(spec)}
     return Wanted(
         links=frozenset(links | bridges),
         bridges=frozenset(bridges),
@@ -58,6 +62,7 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
         or any(modes.is_point_to_point(nic) or nic.host_macvlan for nic in every),
         guest=any(vm.boot.guest is not None for vm in spec.vms),
         shaping=any(nic.rate for nic in every),
+        wires=bool(spec.cables),
         networks=managed.asks_others(spec),
         ports=managed.ports(spec),
     )
@@ -71,6 +76,10 @@ def _links(network: NetworkSpec) -> set[str]:
     return found | {name for name in (network.uplink, network.parent) if name is not None}
 
 
+def _marks(cable: CableSpec, end: cables.EndKeys) -> tuple[str]:
+    return (altname(f"cable/{cables.name(cable)}", end.side),)
+
+
 def resolve(
     spec: LabSpec,
     profiles: Mapping[str, Profile],
@@ -80,10 +89,12 @@ def resolve(
     strict: bool = True,
     running: bool = False,
     networks_only: Collection[str] | None = None,
+    cables_only: Collection[str] | None = None,
 ) -> Lab:
     """Return the lab with the vms of these names and what they need; with all of the file if none is named.
 
-    `running`: they run already, and what they were started from may be gone. `networks_only`: these, and no vm.
+    `running`: they run already, and what they were started from may be gone. `networks_only`: these, and no vm,
+    and of the cables `cables_only`.
 
     Raises ConfigError, NotFound for an unknown vm, and, if it is `strict` because the lab is to be run, Taken and
     HostLacks with everything that is lacking at once.
@@ -94,12 +105,15 @@ def resolve(
     chosen = [vm for vm in spec.vms if vm.name in vms] if vms else list(spec.vms)
     _all_known(spec, vms)
     used = {nic.network for vm in chosen for nic in check.nics(vm)}
+    used.update(cables.networks(spec))
     every = len(chosen) == len(spec.vms)
     if networks_only is not None:
-        chosen, used, every = [], {*networks_only}, False
+        spec = replace(spec, cables=tuple(one for one in spec.cables if cables.name(one) in (cables_only or ())))
+        chosen, used, every = [], {*networks_only, *cables.networks(spec)}, False
     networks = {one.name: _network(scene, one) for one in spec.networks if every or one.name in used}
     _programs(scene, chosen)
-    lab = Lab(spec.name, spec.path, tuple(_vm(scene, vm, networks) for vm in chosen), tuple(networks.values()))
+    wired = tuple(cables.resolve(scene, one, networks) for one in spec.cables)
+    lab = Lab(spec.name, spec.path, tuple(_vm(scene, vm, networks) for vm in chosen), tuple(networks.values()), wired)
     _distinct(spec, lab)
     scene.settle()
     return lab

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import keys, kinds, netkinds
+from qemunet.config import cablekeys, keys, kinds, netkinds
 from qemunet.model.names import NAME
 
 if typing.TYPE_CHECKING:
@@ -55,6 +55,8 @@ _WRITTEN = (
     (netkinds.BOOT, 'table, as in `{ file = "pxelinux.0", tftp = "dir" }`'),
     (netkinds.NAMES, 'table, as in `{ db = "192.168.50.20" }`'),
     (netkinds.IP, "address"),
+    (cablekeys.END, '"network:NAME", "bridge:IFNAME", "host" or "free"'),
+    (cablekeys.ROUTES, 'one route or a list, as in ["192.168.60.0/24", "10.0.0.0/8 via 192.168.5.2"]'),
     (netkinds.HOST_MAC, '"52:54:00:12:34:56"'),
     (kinds.ORDER, 'list of "disk", "network", "cdrom"'),
     (kinds.TEXTS, "list of texts"),
@@ -68,9 +70,14 @@ def lab_schema() -> Schema:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "qemunet lab",
-        "description": "Guests, their cards and their networks.",
+        "description": "Guests, their cards, their networks and cables.",
         "type": "object",
-        "properties": {"lab": _table(keys.LAB), "vm": _named(keys.VM), "network": _named(keys.NETWORK)},
+        "properties": {
+            "lab": _table(keys.LAB),
+            "vm": _named(keys.VM),
+            "network": _named(keys.NETWORK),
+            "cable": {"type": "array", "items": _table(keys.CABLE)},
+        },
         "additionalProperties": False,
     }
 
@@ -89,7 +96,8 @@ def _table(table: Table) -> Schema:
     properties: Schema = {key.name: _key(key) for key in table.keys.values()}
     properties |= {name: _sub_table(keys.SUB_TABLES[name]) for name in table.tables}
     properties |= {name: {"type": "array", "items": _table(keys.SUB_TABLES[name])} for name in table.lists}
-    required: Schema = {"required": ["file"]} if table is keys.DISK else {}
+    needed = {keys.DISK.title: ["file"], keys.CABLE.title: ["a", "b"]}.get(table.title)
+    required: Schema = {"required": needed} if needed else {}
     return {
         "type": "object",
         "description": table.doc,
@@ -122,7 +130,7 @@ def describe(key: Key) -> str:
 def markdown() -> str:
     """Return the reference of all keys as a page of Markdown."""
     tables: tuple[Table, ...] = (keys.LAB, keys.VM, keys.BOOT, keys.DISK, keys.NIC, keys.MACHINE, keys.NETWORK)
-    tables += (keys.NAT_TABLE, keys.DHCP, keys.DNS, keys.HOSTS)
+    tables += (keys.NAT_TABLE, keys.DHCP, keys.DNS, keys.HOSTS, keys.CABLE)
     return "\n".join((_PREFACE, *(line for table in tables for line in _section(table))))
 
 

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from qemunet.errors import ConfigError, Duplicate
 from qemunet.frozen import frozen
+from qemunet.model.cable import Route
 from qemunet.model.network import Boot, HostSide, NetworkMode
 from qemunet.model.nic import Forward, LinkState, MacvtapMode, Rate
 from qemunet.model.vm import Accel, Firmware, NicBus
@@ -194,6 +195,45 @@ class NetworkSpec:
     hosts: tuple[KnownHostSpec, ...] | None = None
 
 
+class EndKind(StrEnum):
+    """What an end of a cable is plugged into."""
+
+    NETWORK = "network"
+    BRIDGE = "bridge"
+    HOST = "host"
+    FREE = "free"
+
+
+@frozen
+class EndSpec:
+    """An end of a cable, ``network:lab``. `name` is empty for ``host`` and ``free``."""
+
+    kind: EndKind
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else str(self.kind)
+
+
+@frozen
+class CableSpec:
+    """``[[cable]]``."""
+
+    path: str = ""
+    name: str | None = None
+    a: EndSpec | None = None
+    b: EndSpec | None = None
+    a_name: str | None = None
+    b_name: str | None = None
+    a_address: tuple[str, ...] | None = None
+    b_address: tuple[str, ...] | None = None
+    a_routes: tuple[Route, ...] | None = None
+    b_routes: tuple[Route, ...] | None = None
+    a_mac: str | None = None
+    b_mac: str | None = None
+    mtu: int | None = None
+
+
 @frozen
 class LabSpec:
     """A lab file. `file` is for messages, `path` is absolute, `overridden` are the paths that ``--set`` gave."""
@@ -204,6 +244,7 @@ class LabSpec:
     named: bool  # in the file; else after the file
     vms: tuple[VmSpec, ...]
     networks: tuple[NetworkSpec, ...]
+    cables: tuple[CableSpec, ...] = ()
     overridden: frozenset[str] = frozenset()
 
     def error(self, path: str, problem: str, hint: str = "") -> ConfigError:

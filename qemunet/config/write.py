@@ -7,6 +7,7 @@ import typing
 from qemunet.config import units
 from qemunet.config.cards import USUAL_MTU, is_virtio
 from qemunet.config.hints import dotted, quoted
+from qemunet.model.cable import AtHost, Cable, End, Loose, OnSwitch
 from qemunet.model.network import (
     Boot,
     Dns,
@@ -35,7 +36,7 @@ from qemunet.model.nic import (
 from qemunet.model.vm import DirectBoot, Disk, NicBus, Vm
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from qemunet.model.lab import Lab
 
@@ -45,7 +46,7 @@ if typing.TYPE_CHECKING:
 
 def lab_toml(lab: Lab, origins: Mapping[str, str] | None = None) -> str:
     """Return the whole lab. `origins` (see `qemunet.config.origins`) says in a comment where each value came from."""
-    return _text(lab, lab.networks, lab.vms, origins or {})
+    return _text(lab, lab.networks, lab.vms, origins or {}, lab.cables)
 
 
 def vm_toml(lab: Lab, vm: Vm) -> str:
@@ -75,12 +76,16 @@ def value(one: Value) -> str:
             return str(one)
 
 
-def _text(lab: Lab, networks: Iterable[Network], vms: Iterable[Vm], origins: Mapping[str, str]) -> str:
+def _text(
+    lab: Lab, networks: Iterable[Network], vms: Iterable[Vm], origins: Mapping[str, str], cables: Sequence[Cable] = ()
+) -> str:
     tables = [_table("[lab]", "lab", [("name", lab.name)], origins)]
     for network in networks:
         tables += _network_tables(network, origins)
     for vm in vms:
         tables += _vm_tables(vm, origins)
+    for index, cable in enumerate(cables):
+        tables.append(_table("[[cable]]", f"cable[{index}]", _cable(cable), origins))
     return "\n".join(tables)
 
 
@@ -92,6 +97,37 @@ def _table(title: str, path: str, pairs: Pairs, origins: Mapping[str, str]) -> s
             origin = origins.get(dotted(path, key))
             lines.append(f"{key} = {value(one)}" + (f"  # {origin}" if origin else ""))
     return "\n".join(lines) + "\n"
+
+
+def _cable(cable: Cable) -> Pairs:
+    yield "name", cable.name
+    yield "a", place(cable.a)
+    yield "b", place(cable.b)
+    for side, end in (("a", cable.a), ("b", cable.b)):
+        yield f"{side}-name", end.ifname
+        yield f"{side}-address", end.addresses or None
+        yield f"{side}-routes", tuple(map(str, end.routes)) or None
+        yield f"{side}-mac", end.mac
+    yield "mtu", cable.mtu
+
+
+def place(end: End) -> str:
+    """Return where an end of a cable is, as a lab file has it."""
+    match end.where:
+        case OnSwitch(network=str(network)):
+            return f"network:{network}"
+        case OnSwitch(bridge=bridge):
+            return f"bridge:{bridge}"
+        case AtHost():
+            return "host"
+        case Loose():
+            return "free"
+
+
+def cable_toml(lab: Lab, cable: Cable) -> str:
+    """Return one cable of a lab, with the networks that it is plugged into."""
+    used = [network for network in lab.networks if network.name in cable.networks]
+    return _text(lab, used, [], {}, [cable])
 
 
 def _vm_tables(vm: Vm, origins: Mapping[str, str]) -> Iterator[str]:

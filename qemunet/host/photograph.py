@@ -17,6 +17,7 @@ if typing.TYPE_CHECKING:
 
     from qemunet.host.netlink import Netlink
     from qemunet.host.netns import Place
+    from qemunet.host.wires import Wires
 
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not in the PATH of Debian's ordinary users
 _VHOST, _KVM = "/dev/vhost-net", "/dev/kvm"
@@ -32,6 +33,7 @@ def photograph(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Fact
     found = _links(net, wanted.links | known.keys())
     entries = {found[name].name if name in found else name: _forwarding(net, name) for name in wanted.bridges}
     ports = place.inside(lambda: _listeners(wanted.ports)) if wanted.ports else {}
+    wired = _wired(net) if wanted.wires else None
     keys = wanted.sysctls | (set(_forwarding_keys(known)) if wanted.routes else frozenset())
     return Facts(
         runtime=runtime,
@@ -44,6 +46,8 @@ def photograph(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Fact
         sysctls=place.inside(lambda: _sysctls(keys)) if keys else {},
         macs_on_bridge={name: frozenset(filter(None, map(_guest_mac, known))) for name, known in entries.items()},
         ports={name: frozenset(filter(None, map(_port_mac, known))) for name, known in entries.items()},
+        wires=wired.wires if wired else (),
+        stp=wired.stp if wired else frozenset(),
         files=_files(wanted.files),
         programs=_programs(wanted.programs),
         users=_users(),
@@ -61,6 +65,12 @@ def _links(net: Netlink, names: Iterable[str]) -> dict[str, LinkFact]:
 
 def _routing(net: Netlink) -> tuple[Mapping[str, tuple[str, ...]], tuple[RouteFact, ...]]:
     return addresses.addresses(net), addresses.routes(net)
+
+
+def _wired(net: Netlink) -> Wires:
+    from qemunet.host import wires
+
+    return wires.look(net)
 
 
 def _forwarding_keys(names: Iterable[str]) -> Iterator[str]:

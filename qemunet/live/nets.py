@@ -1,4 +1,4 @@
-"""Brings networks up without vms, holds those that are up, and takes down what nobody is on.
+"""Brings networks and cables up without vms, holds those that are up, and takes down what nobody is on.
 
 Theory of operation. `net up` is a user of networks as a vm is: it makes what is not there by the same steps, and then
 holds it by a file in the network's scope, beside ``keep``. That is one file with a name in the scope of each network
@@ -13,7 +13,7 @@ import os
 import typing
 
 from qemunet import interrupts, plan
-from qemunet.config import modes
+from qemunet.config import cables, modes
 from qemunet.errors import NotFound, NotTakenBack, Taken
 from qemunet.live import mend, session
 from qemunet.live.source import Source
@@ -31,48 +31,54 @@ if typing.TYPE_CHECKING:
     Tell = Callable[[str], None]
 
 _HELD = "held"
+_KINDS = ("cable", "net")
 _BY_NAME = "by name"  # whoever holds a network that was up did not say of which file it is
 
 
 def up(
     runtime: Runtime, host: LinuxHost, source: Source, names: Sequence[str], tell: Callable[[str], None]
 ) -> list[str]:
-    """Bring these networks of a lab file up, and hold them; without names, all that it makes. Return which.
+    """Bring these networks and cables of a lab file up, and hold them; without names, all that it makes.
 
-    `tell` gets a line for each that needs no bringing up. Raises any QemunetError; then everything was taken back, or
-    `NotTakenBack` says what was not.
+    Return their scopes. `tell` gets a line for each that needs no bringing up. Raises any QemunetError; then everything
+    was taken back, or `NotTakenBack` says what was not.
     """
     chosen = _chosen(source, names)
     session.clean(runtime, host)
-    with _taken_back(runtime, host), runtime.exclusive():
+    with taken_back(runtime, host), runtime.exclusive():
         session.drop_half_made(runtime, host)
         found = source.think_networks(runtime, chosen, host)
-        ours = [name for name in chosen if found.parts[name]]
-        for name in chosen:
-            if name not in ours:
-                tell(f"note: {name}: there is nothing to bring up, it is used as it is")
-        _make(runtime, host, found)
-        _hold(runtime, ours, source.spec.path)
+        ours = [scope for scope in chosen if found.parts[scope]]
+        for scope in chosen:
+            if scope not in ours:
+                tell(f"note: {_name(scope)}: there is nothing to bring up, it is used as it is")
+        make(runtime, host, found)
+        hold_all(runtime, ours, source.spec.path)
     return ours
 
 
 def hold(runtime: Runtime, host: LinuxHost, names: Sequence[str]) -> list[str]:
-    """Hold networks that are up; raises NotFound for one that is not, and then none is held that was not."""
+    """Hold networks and cables that are up, return their scopes.
+
+    Raises NotFound for one that is not, and then none is held that was not.
+    """
     session.clean(runtime, host)
-    with _taken_back(runtime, host), runtime.exclusive():
+    with taken_back(runtime, host), runtime.exclusive():
         session.drop_half_made(runtime, host)
-        sources = {name: Source.read(_known(runtime, name).path("net.toml")) for name in names}
-        thoughts = [source.think_networks(runtime, [name], host) for name, source in sources.items()]
+        scopes = [_known(runtime, name) for name in names]
+        thoughts = [
+            Source.read(scope.path(_files(scope))).think_networks(runtime, [scope.name], host) for scope in scopes
+        ]
         for found in thoughts:
-            _make(runtime, host, found)
-        _hold(runtime, list(sources), _BY_NAME)
-    return list(sources)
+            make(runtime, host, found)
+        hold_all(runtime, [scope.name for scope in scopes], _BY_NAME)
+    return [scope.name for scope in scopes]
 
 
 def down(runtime: Runtime, host: LinuxHost, names: Sequence[str]) -> list[str]:
-    """Take networks down that no guest is on, held or kept; return those that are gone.
+    """Take networks and cables down that no guest is on, held or kept; return those that are gone.
 
-    Raises NotFound for one that is not up and Taken for one with guests, whom it names; then nothing was done.
+    Raises NotFound for one that is not up and Taken for one that is in use, and says by whom; then nothing was done.
     """
     session.clean(runtime, host)
     with runtime.exclusive():
@@ -86,23 +92,25 @@ def down(runtime: Runtime, host: LinuxHost, names: Sequence[str]) -> list[str]:
         failures = session.reap(runtime, host)
     if failures:
         raise NotTakenBack(failures)
-    return [name for name in names if not runtime.scope(plan.links.network_scope(name)).exists()]
+    return [_name(scope.name) for scope in scopes if not scope.exists()]
 
 
 def of_file(runtime: Runtime, file: str) -> list[str]:
-    """Return the networks that are up and that a lab file makes, or that were brought up from it if it is gone.
+    """Return the networks and cables that are up and that a lab file makes, or was brought up for if it is gone.
 
     Raises ConfigError, and NotFound if there is none.
     """
     from qemunet.config import read
 
     path = os.path.abspath(file)
-    there = [scope.name.removeprefix("net/") for scope in runtime.scopes("net")]
+    there = runtime.scopes(*_KINDS)
     if os.path.exists(path):
-        made = {network.name for network in read.load(file).networks if modes.makes_bridge(network)}
-        found = [name for name in there if name in made]
+        spec = read.load(file)
+        made = {plan.links.network_scope(network.name) for network in spec.networks if modes.makes_bridge(network)}
+        made |= {plan.cables.scope(cables.name(cable)) for cable in spec.cables}
+        found = [scope.name for scope in there if scope.name in made]
     else:
-        found = [name for name in there if _held_by(runtime.scope(f"net/{name}")) == path]
+        found = [scope.name for scope in there if _held_by(scope) == path]
     if not found:
         raise NotFound("no network of this file is up", where=file, hint="`qemunet net list` shows those that are")
     return found
@@ -112,20 +120,31 @@ def of_file(runtime: Runtime, file: str) -> list[str]:
 
 
 def _chosen(source: Source, names: Sequence[str]) -> list[str]:
-    """Return the networks that are meant: those that are named, or all but those that are another lab's to make."""
-    known = [network.name for network in source.spec.networks]
+    """Return the scopes that are meant: of those that are named, or all but those that are another lab's to make."""
+    spec = source.spec
+    known = {network.name: plan.links.network_scope(network.name) for network in spec.networks}
+    wired = {cables.name(cable): plan.cables.scope(cables.name(cable)) for cable in spec.cables}
     for name in names:
-        if name not in known:
-            every = ", ".join(known) or "none"
-            raise NotFound(f'no network "{name}" in this lab', where=source.spec.file, hint=f"it has: {every}")
-    own = [network.name for network in source.spec.networks if not network.external]
+        if name not in known and name not in wired:
+            every = ", ".join((*known, *wired)) or "none"
+            raise NotFound(f'no network "{name}" in this lab', where=spec.file, hint=f"it has: {every}")
+    own = [known[network.name] for network in spec.networks if not network.external] + [*wired.values()]
     if not names and not own:
-        raise NotFound("this lab makes no network", where=source.spec.file)
-    return list(dict.fromkeys(names)) or own
+        raise NotFound("this lab makes no network", where=spec.file)
+    return [known.get(name) or wired[name] for name in dict.fromkeys(names)] or own
+
+
+def _name(scope: str) -> str:
+    return scope.partition("/")[2]
+
+
+def _files(scope: Scope) -> str:
+    """Return the name of the file that says what a scope was made from."""
+    return f"{scope.name.partition('/')[0]}.toml"
 
 
 @contextlib.contextmanager
-def _taken_back(runtime: Runtime, host: LinuxHost) -> typing.Iterator[None]:
+def taken_back(runtime: Runtime, host: LinuxHost) -> typing.Iterator[None]:
     """Within, an exception takes down what was made and is not held."""
     try:
         yield
@@ -137,7 +156,7 @@ def _taken_back(runtime: Runtime, host: LinuxHost) -> typing.Iterator[None]:
         raise
 
 
-def _make(runtime: Runtime, host: LinuxHost, found: Networks) -> None:
+def make(runtime: Runtime, host: LinuxHost, found: Networks) -> None:
     """Make what is not up, and again what somebody has deleted of what is."""
     every = {part.scope: part for parts in found.parts.values() for part in parts}
     new = [part for part in every.values() if not plan.is_up(part, found.facts)]
@@ -149,10 +168,10 @@ def _make(runtime: Runtime, host: LinuxHost, found: Networks) -> None:
             mend.again(runtime, host, runtime.scope(part.scope))
 
 
-def _hold(runtime: Runtime, names: Sequence[str], file: str) -> None:
-    """Hold networks that are made; all at once."""
+def hold_all(runtime: Runtime, scopes: Sequence[str], file: str) -> None:
+    """Hold what is made; all at once."""
     interrupts.check()
-    new = [scope for scope in (runtime.scope(f"net/{name}") for name in names) if not scope.held()]
+    new = [scope for scope in map(runtime.scope, scopes) if not scope.held()]
     if new:
         _mark(new, file)
 
@@ -173,23 +192,32 @@ def _mark(scopes: Sequence[Scope], file: str) -> None:
 
 
 def _known(runtime: Runtime, name: str) -> Scope:
-    scope = runtime.scope(f"net/{name}")
-    if not is_name(name) or scope.fingerprint() is None:
+    """Return what is up of that name, or of a scope's: a network, or a cable."""
+    kinds = [f"{kind}/{name}" for kind in _KINDS] if is_name(name) else [name]
+    found = [scope for scope in runtime.scopes(*_KINDS) if scope.name in kinds and scope.fingerprint() is not None]
+    if not found:
         there = ", ".join(sorted(runtime.networks())) or "none"
         hint = "`qemunet net up FILE` brings up those of a lab file"
         raise NotFound(f'no network "{name}" is up (up: {there})', hint=hint)
-    return scope
+    return max(found, key=lambda scope: scope.name.startswith("net/"))
 
 
 def _refuse_used(scopes: Sequence[Scope]) -> None:
-    """Raise Taken if guests are on any of these networks."""
+    """Raise Taken if guests are on any of these, or cables that are to stay."""
+    going = {scope.name for scope in scopes}
     for scope in scopes:
-        guests = scope.users()
+        kind, _, name = scope.name.partition("/")
+        where = f"cable {name}" if kind == "cable" else f"network.{name}"
+        guests = scope.guests()
         if guests:
-            name = scope.name.removeprefix("net/")
             verb, stop = ("is", "ends it") if len(guests) == 1 else ("are", "ends them")
             hint = f"`qemunet stop {' '.join(guests)}` {stop}"
-            raise Taken(f"{', '.join(guests)} {verb} on it", where=f"network.{name}", hint=hint)
+            raise Taken(f"{', '.join(guests)} {verb} on it", where=where, hint=hint)
+        plugged = [cable for cable in scope.cables() if plan.cables.scope(cable) not in going]
+        if plugged:
+            hint = f"`qemunet cable del {' '.join(plugged)}` takes away what keeps it"
+            what = "the cable {} is" if len(plugged) == 1 else "the cables {} are"
+            raise Taken(f"{what.format(', '.join(plugged))} plugged into it", where=where, hint=hint)
 
 
 def _held_by(scope: Scope) -> str:

@@ -123,6 +123,8 @@ def make_shared(runtime: Runtime, host: LinuxHost, lab: Lab, part: Part, facts: 
         kind, name = part.scope.split("/", 1)
         if kind == "net":
             _describe(scope, lab, lab.network(name))
+        elif kind == "cable":
+            _describe_cable(scope, lab, name)
         scope.complete(part.fingerprint)
 
 
@@ -133,6 +135,13 @@ def _describe(scope: Scope, lab: Lab, network: Network) -> None:
     write_private(scope.path("net.toml"), net_toml(lab, network))
     if network.keep:
         write_private(scope.path("keep"), "")
+
+
+def _describe_cable(scope: Scope, lab: Lab, name: str) -> None:
+    from qemunet.config.write import cable_toml
+
+    cable = next(cable for cable in lab.cables if cable.name == name)
+    write_private(scope.path("cable.toml"), cable_toml(lab, cable))
 
 
 def start(
@@ -219,6 +228,14 @@ def drop_half_made(runtime: Runtime, host: LinuxHost) -> None:
 def drop(scope: Scope, host: LinuxHost) -> list[str]:
     """Take down what is shared; the runtime directory's lock must be held. Return what could not be undone."""
     return _take_back(_begin(scope), host)
+
+
+def reap_all(runtime: Runtime, host: LinuxHost, failures: Sequence[str] = ()) -> None:
+    """Take down what is shared and unused; raises NotTakenBack, also for what failed before."""
+    with interrupts.deferred():
+        left = [*failures, *reap(runtime, host)]
+    if left:
+        raise NotTakenBack(left)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ if typing.TYPE_CHECKING:
     from qemunet.steps import Part, Plan
 
 _QEMU = "qemu-system-x86_64"
+_KINDS = ("net", "cable")  # of scopes that can be brought up without a guest
 
 
 @frozen
@@ -38,7 +39,7 @@ class Thought:
 
 @frozen
 class Networks:
-    """What networks of a lab file mean here and now, and all that each is made of, up or not."""
+    """What networks and cables of a lab file mean here and now, and by scope all that each is made of, up or not."""
 
     lab: Lab
     parts: Mapping[str, tuple[Part, ...]]
@@ -97,11 +98,15 @@ class Source:
                 tell(f"note: {text}")
         return Thought(lab, found, facts)
 
-    def think_networks(self, runtime: Runtime, names: Sequence[str], host: LinuxHost) -> Networks:
-        """Photograph the host and work out what these networks of the file are made of."""
+    def think_networks(self, runtime: Runtime, scopes: Sequence[str], host: LinuxHost) -> Networks:
+        """Photograph the host and work out what these networks and cables of the file, by scope, are made of."""
         facts = photograph(runtime, resolve.wanted(self.spec, self.profiles), host)
-        lab = resolve.resolve(self.spec, self.profiles, facts, networks_only=names)
-        return Networks(lab, plan.networks(lab, names, facts), facts)
+        kinds = {kind: [name.partition("/")[2] for name in scopes if name.startswith(f"{kind}/")] for kind in _KINDS}
+        lab = resolve.resolve(self.spec, self.profiles, facts, networks_only=kinds["net"], cables_only=kinds["cable"])
+        plan.cables.refuse_loops(lab, facts)
+        parts = {plan.links.network_scope(one): it for one, it in plan.networks(lab, kinds["net"], facts).items()}
+        parts |= {plan.cables.scope(one): it for one, it in plan.wiring(lab, facts).items()}
+        return Networks(lab, parts, facts)
 
     def try_kvm(self, host: LinuxHost) -> None:
         """Find out now whether KVM works, if a vm leaves that open: it may take seconds, and is remembered."""

@@ -1,10 +1,11 @@
-"""A lab: every vm and network of one file, complete."""
+"""A lab: every vm, network and cable of one file, complete."""
 
 from __future__ import annotations
 
 import typing
 
 from qemunet.frozen import frozen
+from qemunet.model.cable import Cable
 from qemunet.model.network import Network
 from qemunet.model.vm import Vm
 
@@ -17,6 +18,7 @@ class Lab:
     file: str
     vms: tuple[Vm, ...]
     networks: tuple[Network, ...]
+    cables: tuple[Cable, ...] = ()
 
     def vm(self, name: str) -> Vm:
         """Return the vm of that name; raises KeyError."""

@@ -10,7 +10,7 @@ from qemunet.model.lab import Lab
 from qemunet.model.network import OwnBridge
 from qemunet.model.nic import LinkState, Nic, OnNetwork, TapBackend
 from qemunet.model.vm import Accel, DirectBoot, Vm
-from qemunet.plan import disks, links, qemu
+from qemunet.plan import cables, disks, links, qemu
 from qemunet.plan.ways import Passed
 from qemunet.steps import AwaitQemu, Claim, LoadFile, Part, Plan, Resume, SetGuestLink, StartQemu, Step
 
@@ -26,7 +26,9 @@ def build(lab: Lab, facts: Facts, vms: Sequence[str] = (), *, scripted: bool = T
     a guest cannot be like that here.
     """
     chosen = [_vm(lab, name) for name in vms] or list(lab.vms)
-    every = (part for vm in chosen for nic in vm.nics for part in shared(lab, nic, facts))
+    cables.refuse_loops(lab, facts)
+    every = [part for vm in chosen for nic in vm.nics for part in shared(lab, nic, facts)]
+    every += [part for parts in wiring(lab, facts).values() for part in parts]
     shared_parts = {part.scope: part for part in every}
     return Plan(
         shared=tuple(part for part in shared_parts.values() if not is_up(part, facts)),
@@ -79,6 +81,17 @@ def networks(lab: Lab, names: Sequence[str], facts: Facts) -> dict[str, tuple[Pa
     return {name: (*links.ways(lab.network(name), facts), *_network(lab, name, facts)) for name in names}
 
 
+def wiring(lab: Lab, facts: Facts) -> dict[str, tuple[Part, ...]]:
+    """Return by cable what it takes to have it, up or not, in the order in which it is made: its own part last."""
+    return {
+        cable.name: (
+            *(part for parts in networks(lab, cable.networks, facts).values() for part in parts),
+            cables.part(cable, facts),
+        )
+        for cable in lab.cables
+    }
+
+
 def _network(lab: Lab, name: str, facts: Facts) -> Iterator[Part]:
     network = lab.network(name)
     if not isinstance(network.switch, OwnBridge):
@@ -99,9 +112,10 @@ def is_up(part: Part, facts: Facts) -> bool:
         if kind == "host":
             hint = "stop the vms that use it, and start them together with this one"
             raise Taken(f"what {name} stands for has changed since it was set up", where=part.scope, hint=hint)
+        what, where = ("cable", f"cable {name}") if kind == "cable" else ("network", f"network.{name}")
         raise Taken(
-            f'network "{name}" is up with other settings',
-            where=f"network.{name}",
+            f'{what} "{name}" is up with other settings',
+            where=where,
             hint="stop the vms that use it, or give it here the settings that it has, or another name",
         )
     return there is not None
@@ -109,7 +123,7 @@ def is_up(part: Part, facts: Facts) -> bool:
 
 def _own(lab: Lab, vm: Vm, facts: Facts) -> Iterator[Part]:
     """Yield what makes ready a vm's place: first all that may be somebody else's, at the end all links together."""
-    yield Part(scope(vm), tuple(_uid(vm, facts)))
+    yield Part(scope(vm), (*_uid(vm, facts), *_cables(lab, vm, facts)))
     for nic in vm.nics:
         yield Part(scope(vm), tuple(claims(lab, vm, nic, facts)), about=nic.id)
     yield Part(scope(vm), tuple(links.pins(vm.nics, facts)))
@@ -144,6 +158,12 @@ def users(lab: Lab, vm: Vm, nic: Nic, facts: Facts) -> Iterator[Step]:
 def _uid(vm: Vm, facts: Facts) -> Iterator[Claim]:
     if vm.run_as is not None:
         yield _claim(vm, f"uid/{vm.run_as.uid}", facts)
+
+
+def _cables(lab: Lab, vm: Vm, facts: Facts) -> Iterator[Claim]:
+    """Yield what notes that the cables of a lab are there for a vm as well."""
+    for cable in lab.cables:
+        yield Claim(f"{facts.runtime}/{cables.scope(cable.name)}/users/{vm.name}.lab", scope(vm))
 
 
 def _claim(vm: Vm, key: str, facts: Facts) -> Claim:

@@ -54,7 +54,7 @@ def bridge(network: Network, switch: OwnBridge, facts: Facts) -> Part:
     """Return the part that makes a network's bridge. Raises Taken if its interface is somebody else's."""
     scope = network_scope(network.name)
     mark = Mark(scope, "bridge", names.group(facts.runtime, scope))
-    _free(switch.ifname, mark, facts, f"network.{network.name}.bridge")
+    refuse_taken(switch.ifname, mark, facts, f"network.{network.name}.bridge")
     inside, is_cabled = switch.addressed or switch.ifname, switch.host is HostSide.VETH
     delay = max(switch.forward_delay, STP_DELAY) if switch.stp else switch.forward_delay
     made = BridgeLink(switch.mac, switch.mtu, switch.stp, delay, switch.ageing)
@@ -99,9 +99,9 @@ def _host_cable(network: Network, switch: OwnBridge, facts: Facts) -> Iterator[S
     cable = VethLink(switch.port_ifname, own, mac.host_twin(own), switch.mtu, "port")
     made = AddLink(switch.host_ifname, cable, Mark(scope, "host", names.group(facts.runtime, scope)))
     for name, mark in made.ends:
-        _free(name, mark, facts, f"network.{network.name}.host")
+        refuse_taken(name, mark, facts, f"network.{network.name}.host")
     yield made
-    yield from (SetSysctl(_ipv6(name, "disable_ipv6"), "1") for name in (switch.ifname, switch.port_ifname))
+    yield from (SetSysctl(ipv6(name, "disable_ipv6"), "1") for name in (switch.ifname, switch.port_ifname))
     yield SetMaster(switch.port_ifname, switch.ifname)
 
 
@@ -196,15 +196,15 @@ def host_macvlan(nic: Nic, facts: Facts) -> Iterator[Part]:
 def _macvlan(scope: str, backend: MacvtapBackend, host: HostMacvlan, facts: Facts) -> Iterator[Step]:
     """Yield what makes the host's macvlan: for its guests it is the parent, and nobody else learns that it is there."""
     name, mark = host.ifname, Mark(scope, "macvlan", names.group(facts.runtime, scope))
-    _free(name, mark, facts, scope)
+    refuse_taken(name, mark, facts, scope)
     yield AddLink(name, MacvlanLink(backend.parent, host.mac, backend.mtu), mark)
     for key in ("arp_filter", "rp_filter"):  # answer and hear only those whom a route leads to by this way
         yield SetSysctl(f"net.ipv4.conf.{sysctl_name(name)}.{key}", "1")
     if not host.answers:
-        yield SetSysctl(_ipv6(name, "disable_ipv6"), "1")
+        yield SetSysctl(ipv6(name, "disable_ipv6"), "1")
     for key, value in (("accept_ra", "0"), ("autoconf", "0"), ("proxy_ndp", "1"), ("forwarding", "1")):
         if host.answers:  # the kernel is no proxy where it is no router; it still forwards nothing
-            yield SetSysctl(_ipv6(name, key), value)
+            yield SetSysctl(ipv6(name, key), value)
     yield SetLink(name, up=True)
     yield from (AddNeighbour(name, address) for address in host.answers)
 
@@ -228,7 +228,7 @@ def _tap(vm: Vm, nic: Nic, tap: TapBackend, facts: Facts) -> Iterator[Step]:
         queues=nic.queues,
     )
     if isinstance(tap.attach, PointToPoint):
-        yield SetSysctl(_ipv6(tap.ifname, "accept_ra"), "0")  # the guest must not steer the host
+        yield SetSysctl(ipv6(tap.ifname, "accept_ra"), "0")  # the guest must not steer the host
         yield SetSysctl(f"net.ipv4.conf.{sysctl_name(tap.ifname)}.forwarding", "1")
         yield from (AddAddress(tap.ifname, address) for address in tap.attach.addresses)
         yield from (AddRoute(route, tap.ifname) for route in tap.attach.routes)
@@ -239,7 +239,7 @@ def _macvtap(vm: Vm, nic: Nic, macvtap: MacvtapBackend, facts: Facts) -> Iterato
     link = MacvtapLink(macvtap.parent, macvtap.mode, nic.mac, macvtap.mtu)
     yield AddLink(name, link, _mark(vm, nic, name, facts))
     # It has the guest's address: the host's own neighbour probes from it would look like the guest's double.
-    yield SetSysctl(_ipv6(name, "disable_ipv6"), "1")
+    yield SetSysctl(ipv6(name, "disable_ipv6"), "1")
     yield SetLink(name, up=True)
     yield OpenMacvtap(Passed(vm).handle(nic.id).name, name, nic.queues)
     if macvtap.host is not None:
@@ -277,22 +277,23 @@ def hook(lab: str, vm: Vm, nic: Nic) -> Iterator[Step]:
 def _host_ipv6(switch: OwnBridge, inside: str) -> tuple[Step, ...]:
     """A host that has no IPv6 address on a network shows no link-local one either; none is steered by guests."""
     if not any(":" in address for address in switch.addresses):
-        return (SetSysctl(_ipv6(inside, "disable_ipv6"), "1"),)
-    return tuple(SetSysctl(_ipv6(inside, name), "0") for name in ("accept_ra", "autoconf"))
+        return (SetSysctl(ipv6(inside, "disable_ipv6"), "1"),)
+    return tuple(SetSysctl(ipv6(inside, name), "0") for name in ("accept_ra", "autoconf"))
 
 
-def _ipv6(interface: str, name: str) -> str:
+def ipv6(interface: str, name: str) -> str:
+    """Return the key of a sysctl of an interface."""
     return f"net.ipv6.conf.{sysctl_name(interface)}.{name}"
 
 
 def _mark(vm: Vm, nic: Nic, ifname: str, facts: Facts) -> Mark:
     scope = f"vm/{vm.name}"
     mark = Mark(scope, nic.id, names.group(facts.runtime, scope))
-    _free(ifname, mark, facts, f"vm.{vm.name}.nic {nic.id}")
+    refuse_taken(ifname, mark, facts, f"vm.{vm.name}.nic {nic.id}")
     return mark
 
 
-def _free(ifname: str, mark: Mark, facts: Facts, where: str) -> None:
+def refuse_taken(ifname: str, mark: Mark, facts: Facts, where: str) -> None:
     """Refuse an interface name that is in use; one of ours that runs already is the runner's business."""
     link = facts.links.get(ifname)
     if link is None or (mark.altname in link.altnames and link.group == mark.group):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemunet.facts import Facts, FileFact, GuestFact, LinkFact, RouteFact
+from qemunet.facts import Facts, FileFact, GuestFact, LinkFact, RouteFact, WireFact
 from qemunet.frozen import fields
 from qemunet.testing import facts_json
 
@@ -24,6 +24,7 @@ FACTS = Facts(
     macs_on_bridge={"br0": frozenset({"52:54:00:00:00:02"})},
     files={"/x": FileFact("/x", 1, regular=True, readable=False, backing="/y")},
     users={"nobody": (65534, 65534)},
+    wires=(WireFact(("br0", "br1"), ("x", "y")),),
     kvm_gid=104,
     guest=GuestFact("/k", "/i", "a=b"),
 )
@@ -40,7 +41,7 @@ def values(kind: type) -> st.SearchStrategy[Any]:
     return st.builds(kind, **{name: st.deferred(lambda hint=hints[name]: st.from_type(hint)) for name in fields(kind)})
 
 
-for value_type in (LinkFact, RouteFact, FileFact, GuestFact):
+for value_type in (LinkFact, RouteFact, WireFact, FileFact, GuestFact):
     st.register_type_strategy(value_type, values(value_type))
 
 

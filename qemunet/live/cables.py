@@ -1,0 +1,134 @@
+"""Looks at cables that are there, pulls them out and plugs them in, and makes and takes away those of no lab file.
+
+A pulled cable is one of which an end is down: the kernel itself knows it, whoever is killed meanwhile.
+"""
+
+from __future__ import annotations
+
+import typing
+
+from qemunet import plan, runner
+from qemunet.config import cables, read
+from qemunet.errors import ConfigError, NotFound, Taken
+from qemunet.facts import Wanted
+from qemunet.frozen import frozen
+from qemunet.live import nets, session
+from qemunet.live.source import Source
+from qemunet.model.names import altname
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qemunet.facts import Facts, LinkFact
+    from qemunet.host.linux import LinuxHost
+    from qemunet.model.cable import Cable, End
+    from qemunet.state import Runtime, Scope
+
+_BY_HAND = "by hand"
+
+
+@frozen
+class Seen:
+    """A cable as it is: `state` is plugged, pulled, gone, or starting."""
+
+    cable: Cable
+    state: str
+    guests: tuple[str, ...]
+    held: bool
+
+
+def every(runtime: Runtime, host: LinuxHost) -> list[Seen]:
+    """Return all cables of the runtime directory."""
+    return [_seen(host, scope) for scope in runtime.scopes("cable")]
+
+
+def pull(runtime: Runtime, host: LinuxHost, name: str) -> None:
+    """Take the carrier from both ends of a cable; raises NotFound."""
+    with runtime.exclusive():
+        scope = _known(runtime, name)
+        cable = _cable(scope)
+        facts = _photograph(host, cable)
+        end = plan.cables.reachable(cable, frozenset(_there(cable, facts)))
+        if end is None:
+            raise NotFound(f'of cable "{name}" no end is there any more', hint=f"`qemunet cable del {name}` forgets it")
+        with session.working(scope) as journal:
+            runner.apply(plan.cables.pull(end), facts, host, journal)
+            journal.compact()
+
+
+def plug(runtime: Runtime, host: LinuxHost, name: str) -> None:
+    """Give the carrier back to both ends of a cable, and to each what it lost with it; raises NotFound."""
+    with runtime.exclusive():
+        scope = _known(runtime, name)
+        cable = _cable(scope)
+        facts = _photograph(host, cable)
+        with session.working(scope) as journal:
+            for end in cable.ends:
+                if end.ifname in _there(cable, facts):
+                    runner.apply(plan.cables.plug(end, facts), facts, host, journal)
+            journal.compact()
+
+
+def add(runtime: Runtime, host: LinuxHost, text: str) -> str:
+    """Make the cable that a lab file of this text has, and hold it; return its name. Raises any QemunetError."""
+    spec = read.loads(text, "cable add")
+    (name,) = (cables.name(cable) for cable in spec.cables)
+    source = Source(spec, {})
+    scope = plan.cables.scope(name)
+    with nets.taken_back(runtime, host), runtime.exclusive():
+        session.drop_half_made(runtime, host)
+        if runtime.scope(scope).exists():
+            raise Taken(f'there is a cable "{name}" already', hint="`qemunet cable list` shows it")
+        nets.make(runtime, host, source.think_networks(runtime, [scope], host))
+        nets.hold_all(runtime, [scope], _BY_HAND)
+    return name
+
+
+def delete(runtime: Runtime, host: LinuxHost, name: str) -> None:
+    """Take a cable away, also one of a lab that runs; raises NotFound, and NotTakenBack."""
+    with runtime.exclusive():
+        failures = session.drop(_known(runtime, name), host)
+    session.reap_all(runtime, host, failures)
+
+
+# ---------------------------------------------------------------- parts of these
+
+
+def _known(runtime: Runtime, name: str) -> Scope:
+    known = {scope.name.partition("/")[2]: scope for scope in runtime.scopes("cable")}
+    if name not in known:
+        every = ", ".join(known) or "none"
+        raise NotFound(f'there is no cable "{name}" (there: {every})', hint="`qemunet cable list` shows them")
+    return known[name]
+
+
+def _cable(scope: Scope) -> Cable:
+    """Return a cable as it was made; raises NotFound for one that is only being made."""
+    try:
+        spec = read.load(scope.path("cable.toml"))
+    except ConfigError as error:
+        raise NotFound(f"{scope.name.replace('/', ' ')} is only being made") from error
+    return cables.as_written(spec)
+
+
+def _photograph(host: LinuxHost, cable: Cable) -> Facts:
+    marks = {altname(plan.cables.scope(cable.name), side) for side in ("a", "b")}
+    names = {end.ifname for end in cable.ends}
+    return host.photograph(Wanted(links=frozenset(names | marks), routes=True))
+
+
+def _there(cable: Cable, facts: Facts) -> dict[str, LinkFact]:
+    """Return the ends that are to be seen, by the names that they were given, whatever they are called by now."""
+    marks = {end.ifname: altname(plan.cables.scope(cable.name), side) for end, side in _sides(cable)}
+    return {name: facts.links[mark] for name, mark in marks.items() if mark in facts.links}
+
+
+def _sides(cable: Cable) -> Sequence[tuple[End, str]]:
+    return (cable.a, "a"), (cable.b, "b")
+
+
+def _seen(host: LinuxHost, scope: Scope) -> Seen:
+    cable = _cable(scope)
+    there = _there(cable, _photograph(host, cable))
+    state = "pulled" if not all(link.up for link in there.values()) else "plugged"
+    return Seen(cable, state if there else "gone", scope.guests(), scope.held())

@@ -1,0 +1,139 @@
+"""Cables: what makes one and plugs it in, and that none closes a loop with what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from qemunet.errors import Taken
+from qemunet.facts import Facts, LinkFact
+from qemunet.model import loops, names
+from qemunet.model.cable import AtHost, Cable, End, OnSwitch
+from qemunet.model.lab import Lab
+from qemunet.plan import links, uplinks
+from qemunet.steps import (
+    AddAddress,
+    AddLink,
+    AddRoute,
+    Claim,
+    Mark,
+    Part,
+    PinBridge,
+    SetLink,
+    SetMaster,
+    SetSysctl,
+    Step,
+    VethLink,
+)
+
+_HINT = "pull one of them out, or give one of the networks stp = true"
+
+
+def scope(cable: str) -> str:
+    """Return the scope of a cable."""
+    return f"cable/{cable}"
+
+
+def fingerprint(cable: Cable) -> str:
+    """Return what is equal for cables whose users may share one."""
+    return names.digest(repr(cable), 16)
+
+
+def part(cable: Cable, facts: Facts) -> Part:
+    """Return the part that makes a cable, nothing if it is up. Raises Taken if a name of its ends is in use."""
+    if scope(cable.name) in facts.scopes:
+        return Part(scope(cable.name), (), fingerprint(cable))
+    return Part(scope(cable.name), tuple(_steps(cable, facts)), fingerprint(cable))
+
+
+def refuse_loops(lab: Lab, facts: Facts) -> None:
+    """Raise Taken if a cable that is to be made closes a loop with others, or with veth pairs that are there."""
+    there = [
+        loops.Wire(*wire.bridges, f"{wire.ends[0]}-{wire.ends[1]}" + (f", {wire.whose}" if wire.whose else ""))
+        for wire in facts.wires
+    ]
+    ours = [end.where for cable in lab.cables for end in cable.ends if isinstance(end.where, OnSwitch)]
+    stp = facts.stp | {where.bridge for where in ours if where.stp}
+    for cable in lab.cables:
+        match [end.where.bridge for end in cable.ends if isinstance(end.where, OnSwitch)]:
+            case [one, other] if scope(cable.name) not in facts.scopes:
+                wire = loops.Wire(one, other, cable.name)
+                _refuse_loop(wire, there, stp)
+                there.append(wire)
+
+
+def _refuse_loop(wire: loops.Wire, there: Sequence[loops.Wire], stp: frozenset[str]) -> None:
+    found = loops.closed_by(wire, there, stp)
+    if found is not None:
+        raise Taken(f"it closes a loop: {loops.story(found)}", where=f"cable {wire.name}", hint=_HINT)
+
+
+def reachable(cable: Cable, there: frozenset[str]) -> End | None:
+    """Return the end to set down for pulling a cable, among those that are to be seen."""
+    return next((end for end in cable.expendable if end.ifname in there), None)
+
+
+def pull(end: End) -> tuple[Step, ...]:
+    """Return what takes the carrier from both ends."""
+    return (SetLink(end.ifname, up=False),)
+
+
+def plug(end: End, facts: Facts) -> Iterator[Step]:
+    """Yield what makes an end as it was, of which the kernel took routes and IPv6 addresses when it went down."""
+    link = facts.links.get(end.ifname)
+    if link is None or not link.up:
+        yield SetLink(end.ifname, up=True)
+    known = facts.addresses.get(end.ifname, ())
+    yield from (AddAddress(end.ifname, one) for one in end.addresses if one not in known)
+    ways = {(way.destination, way.device) for way in facts.routes}
+    for one in end.routes:
+        if (one.destination, end.ifname) not in ways:
+            yield AddRoute(one.destination, end.ifname, one.gateway)
+
+
+# ---------------------------------------------------------------- parts of a cable
+
+
+def _steps(cable: Cable, facts: Facts) -> Iterator[Step]:
+    own, group = scope(cable.name), names.group(facts.runtime, scope(cable.name))
+    made = AddLink(
+        cable.a.ifname, VethLink(cable.b.ifname, cable.a.mac, cable.b.mac, cable.mtu, "b"), Mark(own, "a", group)
+    )
+    for name, mark in made.ends:
+        links.refuse_taken(name, mark, facts, f"cable {cable.name}")
+    for network in cable.networks:
+        yield Claim(f"{facts.runtime}/{links.network_scope(network)}/users/{cable.name}..cable", own)
+    for end in cable.ends:
+        yield from _pin(end, cable, facts)
+    yield made
+    for end in cable.ends:
+        yield from _settings(end)
+    for end in sorted(cable.ends, key=lambda end: isinstance(end.where, OnSwitch)):  # nobody is there before all is
+        yield SetLink(end.ifname, up=True)
+        yield from (AddRoute(one.destination, end.ifname, one.gateway) for one in end.routes)
+
+
+def _pin(end: End, cable: Cable, facts: Facts) -> Iterator[Step]:
+    """Yield what keeps somebody else's bridge as it is."""
+    where = end.where
+    link = _bridge(where.bridge, facts) if isinstance(where, OnSwitch) else None
+    if link is None or uplinks.is_ours(link):
+        return
+    if cable.mtu < link.mtu:
+        yield PinBridge(link.name, link.mac, link.mtu)
+    else:
+        yield from links.pin(link, end.mac, facts)
+
+
+def _bridge(name: str, facts: Facts) -> LinkFact | None:
+    return next((link for link in facts.links.values() if link.name == name), None)
+
+
+def _settings(end: End) -> Iterator[Step]:
+    """Yield what an end is before it goes up. A host without an IPv6 address there shows no link-local one either."""
+    if not isinstance(end.where, AtHost) or not any(":" in one for one in end.addresses):
+        yield SetSysctl(links.ipv6(end.ifname, "disable_ipv6"), "1")
+    else:
+        yield from (SetSysctl(links.ipv6(end.ifname, key), "0") for key in ("accept_ra", "autoconf"))
+    if isinstance(end.where, OnSwitch):
+        yield SetMaster(end.ifname, end.where.bridge)
+    yield from (AddAddress(end.ifname, address) for address in end.addresses)

@@ -1,0 +1,143 @@
+"""Whenever a `net up` or `net down` of cables dies, the next command takes back all of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from qemunet.errors import QemunetError
+from qemunet.host.linux import LinuxHost
+from qemunet.live import nets, session
+from qemunet.live.source import Source
+from qemunet.state import Runtime
+from qemunet.steps import Step
+from tests import namespace
+from tests.dump import Dump, dump, left_behind
+
+LAB = """
+[lab]
+name = "wired"
+[network.one]
+mode = "private"
+[network.two]
+mode = "private"
+[[cable]]
+a = "network:one"
+b = "network:two"
+[[cable]]
+a = "bridge:br0"
+b = "host"
+b-address = ["10.9.0.1/24", "fd09::1/64"]
+b-routes = ["10.99.0.0/24 via 10.9.0.2"]
+"""
+DONE = 77  # the exit status of a child that met no fault
+
+
+class Faulty(LinuxHost):
+    """A host on which the step of one number is the last, or fails."""
+
+    def __init__(self, runtime: str, number: int, fault: str) -> None:
+        super().__init__(runtime)
+        self.left = number
+        self.fault = fault
+
+    def perform(self, step: Step) -> None:
+        self.left -= 1
+        if self.left == 0 and self.fault != "kill-after":
+            self._meet()
+        super().perform(step)
+        if self.left == 0:
+            self._meet()
+
+    def _meet(self) -> None:
+        if self.fault != "fail":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise OSError(5, "as the test wants it")
+
+
+class Scene:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runtime = Runtime(str(folder / "run"))
+        (folder / "wired.toml").write_text(LAB)
+        self.before: Dump = {}
+
+    def up(self, host: LinuxHost) -> None:
+        nets.up(self.runtime, host, Source.read(str(self.folder / "wired.toml")), [], lambda text: None)
+
+    def down(self, host: LinuxHost) -> None:
+        nets.down(self.runtime, host, nets.of_file(self.runtime, str(self.folder / "wired.toml")))
+
+    def victim(self, number: int, fault: str, action: Callable[[LinuxHost], None]) -> int:
+        """Do it in a child with a fault at one step; return how that ended."""
+        pid = os.fork()
+        if pid == 0:
+            status = DONE
+            try:
+                host = Faulty(self.runtime.path, number, fault)
+                action(host)
+                status = DONE if host.left > 0 else 1
+            except (QemunetError, OSError):
+                status = 1
+            finally:
+                os._exit(status)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def gc(self) -> None:
+        with contextlib.closing(LinuxHost(self.runtime.path)) as host:
+            session.gc(self.runtime, host)
+
+    def left(self) -> str:
+        return left_behind(self.before, self.folder)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    if why := namespace.lack():
+        pytest.skip(why)
+    folder = tmp_path / "wired"
+    folder.mkdir()
+    with namespace.fresh_namespace():
+        namespace.ip("link add br0 address 02:00:00:00:00:01 type bridge")
+        Path("/proc/sys/net/ipv6/conf/br0/disable_ipv6").write_text("1")
+        namespace.ip("link set br0 up")
+        found = Scene(folder)
+        found.before = dump(folder)
+        yield found
+
+
+@pytest.mark.parametrize("fault", ["kill-after", "fail"])
+def test_a_bringing_up_that_dies_at_any_step_is_taken_back(scene: Scene, fault: str) -> None:
+    """One that fails does that itself."""
+    for number in range(1, 200):
+        status = scene.victim(number, fault, scene.up)
+        if status == DONE:
+            break
+        if fault != "fail":
+            assert status == -signal.SIGKILL
+            scene.gc()
+        assert not scene.left(), f"{fault} at step {number}"
+    assert number > 10
+    with contextlib.closing(LinuxHost(scene.runtime.path)) as host:
+        scene.down(host)
+    assert not scene.left()
+
+
+@pytest.mark.parametrize("fault", ["kill-before", "kill-after"])
+def test_a_taking_down_that_dies_at_any_step_is_finished(scene: Scene, fault: str) -> None:
+    """By whoever comes next."""
+    for number in range(1, 200):
+        with contextlib.closing(LinuxHost(scene.runtime.path)) as host:
+            scene.up(host)
+        status = scene.victim(number, fault, scene.down)
+        if status == DONE:
+            break
+        scene.gc()
+        assert not scene.left(), f"{fault} at step {number}"
+    assert number > 5
+    assert not scene.left()
