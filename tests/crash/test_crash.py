@@ -87,6 +87,8 @@ address = ["10.8.0.1/24", "fd08::1/64"]
 mode = "isolated"
 address = ["10.7.0.1/24", "fd07::1/64"]
 host = "veth"
+dhcp = true
+dns = { domain = "crash.test", hosts = { db = "10.7.0.9" } }
 """
 
 SET_UP = """
