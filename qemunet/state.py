@@ -111,6 +111,11 @@ class Scope:
         os.makedirs(os.path.dirname(self.directory), mode=0o700, exist_ok=True)
         os.mkdir(self.directory, 0o700)
 
+    def serving(self) -> str:
+        """Return the directory of what serves a network: its own, or that of a server of several."""
+        named = (_text(self.path("served-by")) or "").partition("\n")[0]
+        return os.path.join(self.runtime.path, named) if named else self.directory
+
     def users(self) -> tuple[str, ...]:
         """Return the names of the guests that use a shared scope; each of their cards has a file ``VM.NIC`` there.
 

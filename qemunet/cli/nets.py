@@ -149,9 +149,9 @@ def _dhcp(scope: Scope) -> str | None:
     """Say whether what serves DHCP and names on a network lives; None if nothing does."""
     from qemunet.locks import is_locked
 
-    if not os.path.exists(scope.path("dnsmasq.json")):
+    if not os.path.exists(os.path.join(scope.serving(), "dnsmasq.json")):
         return None
-    return "running" if is_locked(scope.path("dnsmasq.log")) else "dead"
+    return "running" if is_locked(os.path.join(scope.serving(), "dnsmasq.log")) else "dead"
 
 
 def _declared(path: str, name: str) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def _network_interfaces(spec: LabSpec, made: _Once, used: dict[str, str]) -> Non
     for network in spec.networks:
         if modes.makes_bridge(network):
             made.take(modes.bridge_name(network), f"{network.path}.bridge", network.path)
-            if network.host is HostSide.VETH:
+            if modes.host_place(network) is HostSide.VETH:
                 made.take(modes.host_ifname(network), f"{network.path}.host", network.path)
                 made.take(modes.port_ifname(network), f"{network.path}.host", network.path)
         elif network.bridge is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qemunet.config import kinds
 from qemunet.config.cablekeys import CABLE
-from qemunet.config.netkeys import DHCP, DNS, HOSTS, NAT_TABLE, NETWORK
+from qemunet.config.netkeys import DHCP, DHCP_SERVER, DNS, HOSTS, NAT_TABLE, NETWORK
 from qemunet.config.spec import NicMode, Switch
 from qemunet.config.tables import (
     DIRECT,
@@ -25,6 +25,7 @@ __all__ = [
     "BOOT",
     "CABLE",
     "DHCP",
+    "DHCP_SERVER",
     "DISK",
     "DNS",
     "HOSTS",

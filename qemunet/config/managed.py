@@ -13,6 +13,7 @@ from qemunet.frozen import replace
 from qemunet.model.network import (
     Dhcp,
     Dhcp6,
+    DhcpServer,
     Dns,
     Firewall,
     HostSide,
@@ -24,11 +25,11 @@ from qemunet.model.network import (
 )
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from qemunet.config.scene import Scene
     from qemunet.config.spec import LabSpec, NetworkSpec
-    from qemunet.model.network import Boot
+    from qemunet.model.network import Boot, Network
 
 NFT, DNSMASQ = "nft", "dnsmasq"
 REMEDIES = ("iptables", "ip6tables", "ufw", "firewall-cmd")  # by which other rules are changed, if they made them
@@ -166,7 +167,7 @@ def services(scene: Scene, spec: NetworkSpec, mtu: int) -> Services | None:
     return Services(
         dhcp=_dhcp(scene, spec, *ranges[32]) if 32 in ranges else None,
         dhcp6=dhcp6,
-        dns=_dns(spec) if served.has_dns(spec) else None,
+        dns=_names(scene.spec, spec) if served.has_dns(spec) else None,
         hosts=tuple(KnownHost(one.mac or "", one.ip or "", one.name or "") for one in spec.hosts or ()),
         mtu=mtu,
     )
@@ -193,11 +194,38 @@ def _boot(scene: Scene, spec: NetworkSpec, boot: Boot) -> Boot:
     return replace(boot, root=root)
 
 
+def _names(lab: LabSpec, spec: NetworkSpec) -> Dns:
+    server = lab.server(spec.dhcp.server) if spec.dhcp is not None else None
+    if server is None:
+        return _dns(spec)
+    forwarders = server.forwarders or ()
+    modes_of_all = {modes.network_mode(one) for one in fellows(lab, spec)}
+    closed = modes_of_all == {NetworkMode.ISOLATED} and not forwarders
+    return Dns(server.domain, forwarders, (), first(server.local_only, otherwise=closed))
+
+
 def _dns(spec: NetworkSpec) -> Dns:
     given = spec.dns or DnsSpec()
     forwarders = given.forwarders or ()
     closed = modes.network_mode(spec) is NetworkMode.ISOLATED and not forwarders
     return Dns(given.domain, forwarders, given.hosts or (), first(given.local_only, otherwise=closed))
+
+
+def fellows(lab: LabSpec, spec: NetworkSpec) -> tuple[NetworkSpec, ...]:
+    """Return the networks that the server of a network serves, itself among them; none if it has one of its own."""
+    name = spec.dhcp.server if spec.dhcp is not None else None
+    every = (one for one in lab.networks if one.dhcp is not None and one.dhcp.server == name)
+    return () if name is None else tuple(every)
+
+
+def with_servers(lab: LabSpec, networks: Mapping[str, Network]) -> dict[str, Network]:
+    """Return resolved networks with the servers that they share; what one serves is to be among them."""
+    found = dict(networks)
+    for spec in lab.networks:
+        if spec.name in networks and spec.dhcp is not None and spec.dhcp.server is not None:
+            members = tuple(networks[one.name] for one in fellows(lab, spec))
+            found[spec.name] = replace(networks[spec.name], server=DhcpServer(spec.dhcp.server, members))
+    return found
 
 
 # ---------------------------------------------------------------- rules
@@ -270,5 +298,5 @@ def _ports_free(scene: Scene, spec: NetworkSpec, forwards: Iterable[PortForward]
 
 def host_side(spec: NetworkSpec) -> tuple[HostSide, str, str]:
     """Return where the host's addresses are, and the ends of its cable if they are at one."""
-    side = spec.host or HostSide.BRIDGE
+    side = modes.host_place(spec)
     return (side, modes.host_ifname(spec), modes.port_ifname(spec)) if side is HostSide.VETH else (side, "", "")

@@ -9,7 +9,7 @@ from qemunet.config.hints import listed
 from qemunet.config.spec import BootSpec, LabSpec, NetworkSpec, NicMode, NicSpec
 from qemunet.frozen import as_dict, replace
 from qemunet.model import names
-from qemunet.model.network import NetworkMode
+from qemunet.model.network import HostSide, NetworkMode
 from qemunet.model.nic import MacvtapMode
 
 if typing.TYPE_CHECKING:
@@ -64,6 +64,12 @@ def host_ifname(network: NetworkSpec) -> str:
 def port_ifname(network: NetworkSpec) -> str:
     """Return the name of the other end, which is a port of the bridge."""
     return names.ifname(network.name, "port")
+
+
+def host_place(network: NetworkSpec) -> HostSide:
+    """Return where the host's addresses on a network are."""
+    at_end = network.dhcp is not None and network.dhcp.server is not None
+    return network.host or (HostSide.VETH if at_end else HostSide.BRIDGE)
 
 
 def makes_bridge(network: NetworkSpec) -> bool:

@@ -123,6 +123,13 @@ DHCP = Table(
     "and false in mode isolated: there the built-in guest goes on to set its `ip` itself.",
     keyed(
         Key(
+            "server",
+            kinds.NAME,
+            "the `[dhcp-server.NAME]` that serves this network, over the host's cable into it; several networks may "
+            "name the same",
+            "one for this network alone",
+        ),
+        Key(
             "range",
             netkinds.RANGE,
             "first and last address to give out; two more for IPv6, else guests make their own there",
@@ -166,4 +173,22 @@ HOSTS = Table(
         Key("name", kinds.HOSTNAME, "the name", "none"),
     ),
     belongs=(HOST_ON_IT,),
+)
+
+DHCP_SERVER = Table(
+    "[dhcp-server.NAME]",
+    'One server for several networks: those that say dhcp = { server = "NAME" }. It listens at the end of the host\'s '
+    "cable into each of them, so their bridges stay bare. It is up as long as one of them is. It answers names too, "
+    "except on a network with dns = false, and knows the guests of all of them.",
+    keyed(
+        Key("domain", kinds.HOSTNAME, "the domain that the guests are in", "none"),
+        Key("forwarders", kinds.IPS, "name servers that know the rest of the world", "the host's"),
+        Key(
+            "local-only",
+            kinds.BOOL,
+            "nothing else is known",
+            "false; true if all its networks are in mode isolated",
+            derived=True,
+        ),
+    ),
 )

@@ -12,6 +12,7 @@ from qemunet.config.hints import Bad, did_you_mean, dotted, listed, quoted
 from qemunet.config.spec import (
     BootSpec,
     CableSpec,
+    DhcpServerSpec,
     DhcpSpec,
     DiskSpec,
     DnsSpec,
@@ -36,7 +37,7 @@ if typing.TYPE_CHECKING:
 # Compiled where they are used: only errors need them.
 _PLACE = r"(?s)(.*) \(at (?:line (\d+), column (\d+)|end of document)\)"
 _UNQUOTED = r"\s*[\w.-]+\s*=\s*([A-Za-z\d][^\s\"'#,]*)\s*(#.*)?"
-TOP = ("lab", "vm", "network", "cable")
+TOP = ("lab", "vm", "network", "dhcp-server", "cable")
 
 
 def parse(text: str, file: str) -> dict[str, Any]:
@@ -81,6 +82,10 @@ class Reader:
         own = self.values(raw.get("lab", {}), "lab", keys.LAB)
         vms = tuple(self.vm(*one) for one in self.named(raw, "vm", keys.VM))
         networks = tuple(self.network(*one) for one in self.named(raw, "network", keys.NETWORK))
+        servers = tuple(
+            DhcpServerSpec(path, name, **self.values(one, path, keys.DHCP_SERVER))
+            for path, name, one in self.named(raw, "dhcp-server", keys.DHCP_SERVER)
+        )
         cables = tuple(self.cables(raw))
         if not vms and not networks and not cables:
             raise self.error("", "describes nothing", "a lab has at least one [vm.NAME] or [network.NAME]")
@@ -95,6 +100,7 @@ class Reader:
             networks,
             cables,
             self.overridden,
+            servers,
         )
 
     def cables(self, raw: dict[str, Any]) -> Iterable[CableSpec]:

@@ -71,7 +71,7 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
 def _links(network: NetworkSpec) -> set[str]:
     """Return the interfaces that matter for a network besides its bridge."""
     found = {altname(f"net/{network.name}", "bridge")}
-    if network.host is HostSide.VETH:
+    if modes.host_place(network) is HostSide.VETH:
         found |= {modes.host_ifname(network), modes.port_ifname(network)}
     return found | {name for name in (network.uplink, network.parent) if name is not None}
 
@@ -110,7 +110,9 @@ def resolve(
     if networks_only is not None:
         spec = replace(spec, cables=tuple(one for one in spec.cables if cables.name(one) in (cables_only or ())))
         chosen, used, every = [], {*networks_only, *cables.networks(spec)}, False
-    networks = {one.name: _network(scene, one) for one in spec.networks if every or one.name in used}
+    used |= {one.name for net in spec.networks if net.name in used for one in managed.fellows(spec, net)}
+    found = {one.name: _network(scene, one) for one in spec.networks if every or one.name in used}
+    networks = managed.with_servers(spec, found)
     _programs(scene, chosen)
     wired = tuple(cables.resolve(scene, one, networks) for one in spec.cables)
     lab = Lab(spec.name, spec.path, tuple(_vm(scene, vm, networks) for vm in chosen), tuple(networks.values()), wired)

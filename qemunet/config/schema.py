@@ -76,6 +76,7 @@ def lab_schema() -> Schema:
             "lab": _table(keys.LAB),
             "vm": _named(keys.VM),
             "network": _named(keys.NETWORK),
+            "dhcp-server": _named(keys.DHCP_SERVER),
             "cable": {"type": "array", "items": _table(keys.CABLE)},
         },
         "additionalProperties": False,
@@ -130,7 +131,7 @@ def describe(key: Key) -> str:
 def markdown() -> str:
     """Return the reference of all keys as a page of Markdown."""
     tables: tuple[Table, ...] = (keys.LAB, keys.VM, keys.BOOT, keys.DISK, keys.NIC, keys.MACHINE, keys.NETWORK)
-    tables += (keys.NAT_TABLE, keys.DHCP, keys.DNS, keys.HOSTS, keys.CABLE)
+    tables += (keys.NAT_TABLE, keys.DHCP, keys.DNS, keys.HOSTS, keys.DHCP_SERVER, keys.CABLE)
     return "\n".join((_PREFACE, *(line for table in tables for line in _section(table))))
 
 

@@ -88,6 +88,7 @@ def check(spec: LabSpec, network: NetworkSpec) -> None:
     if network.mtu is not None and network.mtu < LEAST_MTU6 and any(":" in one for one in network.address or ()):
         raise spec.error(f"{path}.mtu", f"{network.mtu} is less than IPv6 needs", f"{LEAST_MTU6} or more")
     _uplink(spec, network)
+    _server(spec, network)
     _dhcp(spec, network)
     _dns(spec, network)
     _forwards(spec, network)
@@ -101,6 +102,26 @@ def _uplink(spec: LabSpec, network: NetworkSpec) -> None:
         if network.uplink is not None and own:
             problem = f'"{network.uplink}" is the bridge that {other.path} makes, and no way out'
             raise spec.error(f"{network.path}.uplink", problem)
+
+
+def _server(spec: LabSpec, network: NetworkSpec) -> None:
+    """Raise ConfigError for a network whose server is not there, or could not reach it."""
+    name = network.dhcp.server if network.dhcp is not None else None
+    if name is None:
+        return
+    if spec.server(name) is None:
+        known = [server.name for server in spec.servers]
+        every = f"there is {listed(known)}" if known else f"written [dhcp-server.{name}], a table that may be empty"
+        hint = did_you_mean(name, known, every)
+        raise spec.error(f"{network.path}.dhcp.server", f'unknown DHCP server "{name}"', hint)
+    if network.host not in (None, HostSide.VETH):
+        problem = "a server of several networks listens at the end of a cable into each"
+        raise spec.error(f"{network.path}.host", problem, 'leave it out, or take host = "veth"')
+    dns = network.dns
+    if dns is not None and any(one is not None for one in (dns.domain, dns.forwarders, dns.hosts, dns.local_only)):
+        problem = f'"{name}" answers names here, for all its networks alike'
+        hint = f"[dhcp-server.{name}] has domain, forwarders and local-only; here dns is true or false"
+        raise spec.error(f"{network.path}.dns", problem, hint)
 
 
 def _dhcp(spec: LabSpec, network: NetworkSpec) -> None:

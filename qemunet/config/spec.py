@@ -143,6 +143,7 @@ class DhcpSpec:
     gateway: bool | None = None
     options: tuple[tuple[str, str], ...] | None = None
     boot: Boot | None = None
+    server: str | None = None
 
 
 @frozen
@@ -235,6 +236,17 @@ class CableSpec:
 
 
 @frozen
+class DhcpServerSpec:
+    """``[dhcp-server.NAME]``."""
+
+    path: str = ""
+    name: str = ""
+    domain: str | None = None
+    forwarders: tuple[str, ...] | None = None
+    local_only: bool | None = None
+
+
+@frozen
 class LabSpec:
     """A lab file. `file` is for messages, `path` is absolute, `overridden` are the paths that ``--set`` gave."""
 
@@ -246,6 +258,7 @@ class LabSpec:
     networks: tuple[NetworkSpec, ...]
     cables: tuple[CableSpec, ...] = ()
     overridden: frozenset[str] = frozenset()
+    servers: tuple[DhcpServerSpec, ...] = ()
 
     def error(self, path: str, problem: str, hint: str = "") -> ConfigError:
         """Return the error for something at a dotted path of this lab."""
@@ -258,6 +271,10 @@ class LabSpec:
     def network(self, name: str) -> NetworkSpec | None:
         """Return the network of that name."""
         return next((network for network in self.networks if network.name == name), None)
+
+    def server(self, name: str | None) -> DhcpServerSpec | None:
+        """Return the DHCP server of that name."""
+        return next((server for server in self.servers if server.name == name), None)
 
 
 @frozen

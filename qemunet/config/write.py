@@ -10,6 +10,7 @@ from qemunet.config.hints import dotted, quoted
 from qemunet.model.cable import AtHost, Cable, End, Loose, OnSwitch
 from qemunet.model.network import (
     Boot,
+    DhcpServer,
     Dns,
     Firewall,
     KnownHost,
@@ -80,8 +81,12 @@ def _text(
     lab: Lab, networks: Iterable[Network], vms: Iterable[Vm], origins: Mapping[str, str], cables: Sequence[Cable] = ()
 ) -> str:
     tables = [_table("[lab]", "lab", [("name", lab.name)], origins)]
-    for network in networks:
+    every = list(networks)
+    for network in every:
         tables += _network_tables(network, origins)
+    for server in {one.server.name: one.server for one in every if one.server is not None}.values():
+        path = f"dhcp-server.{server.name}"
+        tables.append(_table(f"[{path}]", path, _server(server), origins))
     for vm in vms:
         tables += _vm_tables(vm, origins)
     for index, cable in enumerate(cables):
@@ -152,8 +157,8 @@ def _network_tables(network: Network, origins: Mapping[str, str]) -> Iterator[st
     if network.firewall is not None and network.firewall.masquerade is not None:
         tables["nat"] = _nat(network.firewall.masquerade)
     if network.services is not None and _gives_addresses(network.services):
-        tables["dhcp"] = _dhcp(network.services)
-    if network.services is not None and network.services.dns is not None:
+        tables["dhcp"] = _dhcp(network.services, network.server)
+    if network.services is not None and network.services.dns is not None and network.server is None:
         tables["dns"] = _dns(network.services.dns)
     for name, pairs in tables.items():
         yield _table(f"[{path}.{name}]", f"{path}.{name}", pairs, origins)
@@ -211,7 +216,16 @@ def _nat(masquerade: Masquerade) -> Pairs:
     yield "source", masquerade.source
 
 
-def _dhcp(services: Services) -> Pairs:
+def _server(server: DhcpServer) -> Pairs:
+    told = next((one.services.dns for one in server.networks if one.services and one.services.dns), None)
+    if told is not None:
+        yield "domain", told.domain
+        yield "forwarders", told.forwarders or None
+        yield "local-only", told.local_only
+
+
+def _dhcp(services: Services, server: DhcpServer | None) -> Pairs:
+    yield "server", None if server is None else server.name
     dhcp, dhcp6 = services.dhcp, services.dhcp6
     given = (dhcp.first, dhcp.last) if dhcp is not None else ()
     if dhcp6 is not None and dhcp6.first is not None and dhcp6.last is not None:

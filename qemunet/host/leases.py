@@ -16,7 +16,8 @@ from qemunet.frozen import frozen
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
 
-FILE = "dnsmasq/leases"  # in the scope of a network
+FILE = "dnsmasq/leases"  # in the scope of a network, or of its server
+_SERVED_BY = "served-by"  # in the scope of a network whose server serves others as well
 _LARGEST = 1 << 24  # bytes that are read
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,253})")
@@ -38,12 +39,30 @@ class Lease:
 
 def read(scope: str) -> list[Lease]:
     """Return the leases of the network whose scope is that directory; none, if it lends no addresses."""
+    serving, subnets = _served(scope)
     try:
-        with open(os.path.join(scope, FILE), "rb") as file:
+        with open(os.path.join(serving, FILE), "rb") as file:
             text = file.read(_LARGEST).decode(errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return list(parse(text))
+    found = list(parse(text))
+    inside = (one for one in found if any(ipaddress.ip_address(one.ip) in subnet for subnet in subnets))
+    return found if serving == scope else list(inside)
+
+
+def file_of(scope: str) -> str:
+    """Return the file with the leases of the network whose scope is that directory."""
+    return os.path.join(_served(scope)[0], FILE)
+
+
+def _served(scope: str) -> tuple[str, list[ipaddress.IPv4Network | ipaddress.IPv6Network]]:
+    """Return where the server of a network has its files, and the network's subnets if it serves others as well."""
+    try:
+        with open(os.path.join(scope, _SERVED_BY)) as file:
+            name, *subnets = file.read().split("\n")[:-1]
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return scope, []
+    return os.path.join(scope, "..", "..", name), [ipaddress.ip_network(one) for one in subnets]
 
 
 def parse(text: str) -> Iterator[Lease]:

@@ -111,7 +111,7 @@ class LeaseWatch:
         return {(one.network, one.mac, one.ip): one for one in lent}
 
     def _files(self) -> dict[str, tuple[int, int]]:
-        paths = ((name, self._runtime.scope(f"net/{name}").path(leases.FILE)) for name in self._networks())
+        paths = ((name, leases.file_of(self._runtime.scope(f"net/{name}").directory)) for name in self._networks())
         return {name: found for name, path in paths if (found := _stamp(path))}
 
 

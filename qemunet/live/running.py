@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import check, profiles, read, served
+from qemunet.config import check, managed, profiles, read, served
 from qemunet.config.resolve import resolve, wanted
-from qemunet.config.spec import BootSpec, LabSpec, NetworkSpec, VmSpec
+from qemunet.config.spec import BootSpec, LabSpec, VmSpec
 from qemunet.errors import ConfigError, NotFound
 from qemunet.frozen import frozen, replace
 from qemunet.live.source import photograph
@@ -85,8 +85,11 @@ def with_cards(
         (vm,) = there.vms
         nics = edit(check.nics(vm))
         names = dict.fromkeys(nic.network for nic in nics if nic.network is not None)
-        more = tuple(_network(runtime, record, name) for name in names if there.network(name) is None)
-        return replace(there, file=f"vm {record.name}", vms=(replace(vm, nic=nics),), networks=(*there.networks, *more))
+        target = replace(there, file=f"vm {record.name}", vms=(replace(vm, nic=nics),))
+        for name in names:
+            if target.network(name) is None:
+                target = _joined(target, _with_network(runtime, record, name), name)
+        return target
 
     return wish
 
@@ -111,8 +114,17 @@ def _vm(spec: LabSpec, name: str) -> VmSpec:
     return next(vm for vm in spec.vms if vm.name == name)
 
 
-def _network(runtime: Runtime, record: VmRecord, name: str) -> NetworkSpec:
-    """Return a network that the vm is not on yet: from its lab's file, or one that is up."""
+def _joined(spec: LabSpec, other: LabSpec, name: str) -> LabSpec:
+    """Return a lab with a network of another one, and with those that its server serves as well."""
+    network = other.network(name)
+    assert network is not None, "it was found there"
+    every = {one.name: one for one in (network, *managed.fellows(other, network)) if spec.network(one.name) is None}
+    servers = (one for one in other.servers if spec.server(one.name) is None)
+    return replace(spec, networks=(*spec.networks, *every.values()), servers=(*spec.servers, *servers))
+
+
+def _with_network(runtime: Runtime, record: VmRecord, name: str) -> LabSpec:
+    """Return the lab of a network that the vm is not on yet: its own lab's file, or what says of one that is up."""
     known = _of_runtime(runtime) | _of_file(record)
     if name not in known:
         every = ", ".join(sorted(known)) or "none"
@@ -121,18 +133,20 @@ def _network(runtime: Runtime, record: VmRecord, name: str) -> NetworkSpec:
     return known[name]
 
 
-def _of_file(record: VmRecord) -> dict[str, NetworkSpec]:
+def _of_file(record: VmRecord) -> dict[str, LabSpec]:
     try:
-        return {network.name: network for network in served.by_address(read.load(record.file)).networks}
+        spec = served.by_address(read.load(record.file))
+        return {network.name: spec for network in spec.networks}
     except ConfigError:  # it has changed, or is gone; what runs does not need it
         return {}
 
 
-def _of_runtime(runtime: Runtime) -> dict[str, NetworkSpec]:
-    found: dict[str, NetworkSpec] = {}
+def _of_runtime(runtime: Runtime) -> dict[str, LabSpec]:
+    found: dict[str, LabSpec] = {}
     for scope in runtime.scopes("net"):
         try:
-            found |= {network.name: network for network in read.load(scope.path("net.toml")).networks}
+            spec = read.load(scope.path("net.toml"))
+            found |= {network.name: spec for network in spec.networks}
         except ConfigError:  # it is being made, or taken down
             continue
     return found

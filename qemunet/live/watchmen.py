@@ -157,4 +157,4 @@ class Watchmen:
         self._tell("network", None, network=name, what="dhcp given up", text=text)
 
     def _directory(self, name: str) -> str:
-        return self._runtime.scope(f"net/{name}").directory
+        return self._runtime.scope(f"net/{name}").serving()

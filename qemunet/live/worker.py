@@ -90,7 +90,7 @@ class Worker:
         with self.runtime.exclusive():
             if scope.fingerprint() is None:
                 return None
-            found = daemons.again(scope.directory, NAME)
+            found = daemons.again(scope.serving(), NAME)
             return None if found is None else Revived(*found)
 
     def mend(self, vms: Sequence[str], bridges: Collection[str]) -> list[Found]:

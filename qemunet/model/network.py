@@ -190,8 +190,19 @@ class Services:
 
 
 @frozen
+class DhcpServer:
+    """One server of several networks; their services are those that it has there."""
+
+    name: str
+    networks: tuple[Network, ...]
+
+
+@frozen
 class Network:
-    """A named switch. `keep`: it stays when its last vm stops. `external`: another lab makes it, this one uses it."""
+    """A named switch. `keep`: it stays when its last vm stops. `external`: another lab makes it, this one uses it.
+
+    `server`: who serves it, where that is not one for it alone.
+    """
 
     name: str
     mode: NetworkMode
@@ -200,3 +211,4 @@ class Network:
     services: Services | None = None
     firewall: Firewall | None = None
     external: bool = False
+    server: DhcpServer | None = None

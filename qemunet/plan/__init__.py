@@ -110,6 +110,7 @@ def is_up(part: Part, facts: Facts) -> bool:
     if there not in (None, part.fingerprint):
         kind, _, name = part.scope.partition("/")
         if kind == "host":
+            name = name.replace("dhcp-", "dhcp-server ", 1) if name.startswith("dhcp-") else name
             hint = "stop the vms that use it, and start them together with this one"
             raise Taken(f"what {name} stands for has changed since it was set up", where=part.scope, hint=hint)
         what, where = ("cable", f"cable {name}") if kind == "cable" else ("network", f"network.{name}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from qemunet.config.resolve import FIRST_UID, UIDS, USUAL_RUNTIME
 from qemunet.errors import Failed
@@ -51,24 +51,35 @@ def steps(network: Network, switch: OwnBridge, facts: Facts) -> Iterator[Step]:
     services = network.services
     if services is None:
         return
-    inside, directory = switch.addressed, f"{facts.runtime}/net/{network.name}"
-    yield SetOffload(inside, on=False)
+    yield from heard(switch, services)
+    text = conf(network, dns_taken=bool(dns_holder(facts)))
+    yield from started(f"net/{network.name}", f"network.{network.name}", text, (services,), facts)
+
+
+def heard(switch: OwnBridge, services: Services) -> Iterator[Step]:
+    """Yield what lets guests hear what is answered at the host's side of their network."""
+    yield SetOffload(switch.addressed, on=False)
     if services.dhcp6 is not None:
         # Who is told by RA where to send packets may do so at once; the kernel would try its address for a second.
-        yield SetSysctl(f"net.ipv6.conf.{sysctl_name(inside)}.accept_dad", "0")
-    text = conf(network, dns_taken=bool(dns_holder(facts)))
-    yield WriteFile(f"{directory}/{NAME}/{CONF}", text)
-    yield WriteFile(f"{directory}/{NAME}/{NAMES}", known_names(services))
-    yield WriteFile(f"{directory}/{NAME}/{HOSTS}/{_KNOWN}", "".join(map(_known, _reserved(services))))
+        yield SetSysctl(f"net.ipv6.conf.{sysctl_name(switch.addressed)}.accept_dad", "0")
+
+
+def started(scope: str, where: str, text: str, services: Sequence[Services], facts: Facts) -> Iterator[Step]:
+    """Yield what starts a dnsmasq with that text as its configuration, which knows whom these services know."""
+    directory = f"{facts.runtime}/{scope}"
+    known = "".join(_known(host) for one in services for host in _reserved(one))
+    files = {CONF: text, NAMES: "".join(map(known_names, services)), f"{HOSTS}/{_KNOWN}": known}
+    for name, content in files.items():
+        yield WriteFile(f"{directory}/{NAME}/{name}", content)
     yield StartDaemon(
         name=NAME,
         directory=directory,
         argv=argv(),
-        where=f"network.{network.name}",
+        where=where,
         ready=_READY,
-        uid=uid(network, facts),
+        uid=uid(scope, facts),
         writes=(LEASES,),
-        script=tuple(_script(network, text, services)),
+        script=tuple(_script(scope, files)),
     )
 
 
@@ -76,8 +87,18 @@ def reserve(vm: Vm, nic: Nic, network: Network, facts: Facts) -> Iterator[Step]:
     """Yield what tells a network's dnsmasq of a card, if it has one."""
     services = network.services
     if services is not None and services.dhcp is not None and nic.mac not in {host.mac for host in services.hosts}:
-        directory = f"{facts.runtime}/net/{network.name}"
+        directory = f"{facts.runtime}/{serving_scope(network)}"
         yield Reserve(NAME, directory, f"{HOSTS}/{vm.name}.{nic.id}", reservation(vm, nic, network))
+
+
+def serving_scope(network: Network) -> str:
+    """Return the scope in which what serves a network has its files."""
+    return f"net/{network.name}" if network.server is None else server_scope(network.server.name)
+
+
+def server_scope(name: str) -> str:
+    """Return the scope of a server of several networks."""
+    return f"host/dhcp-{name}"
 
 
 def dns_holder(facts: Facts) -> str:
@@ -85,17 +106,16 @@ def dns_holder(facts: Facts) -> str:
     return facts.listeners.get("udp/53") or facts.listeners.get("tcp/53") or ""
 
 
-def uid(network: Network, facts: Facts) -> int | None:
-    """Return the numeric user for a network's dnsmasq, None if there can be none: then it is the caller.
+def uid(scope: str, facts: Facts) -> int | None:
+    """Return the numeric user for the dnsmasq of a scope, None if there can be none: then it is the caller.
 
-    Guests have the lower half of the numbers; of two networks that get the same one, neither can read the other's
-    files.
+    Guests have the lower half of the numbers; of two that get the same one, neither can read the other's files.
     """
     if not facts.can_switch_user:
         return None
     block = 0 if facts.runtime == USUAL_RUNTIME else 1 + int(names.digest(facts.runtime, 4), 16) % 0xFFFF
     half = UIDS // 2
-    return FIRST_UID + block * UIDS + half + int(names.digest(f"net/{network.name}", 4), 16) % half
+    return FIRST_UID + block * UIDS + half + int(names.digest(scope, 4), 16) % half
 
 
 def argv() -> tuple[Word, ...]:
@@ -117,12 +137,11 @@ _PATHS = (
 )
 
 
-def _script(network: Network, text: str, services: Services) -> Iterator[str]:
+def _script(scope: str, files: Mapping[str, str]) -> Iterator[str]:
     """Yield the same for a shell: there it goes to the background itself, as the user whom its package has for it."""
-    folder = f'"$run"/{shlex.quote(network.name)}.{NAME}'
+    folder = f'"$run"/{shlex.quote(scope.rpartition("/")[2])}.{NAME}'
     yield f"mkdir -p {folder}/{HOSTS}"
-    reservations = "".join(map(_known, _reserved(services)))
-    for name, content in ((CONF, text), (NAMES, known_names(services)), (f"{HOSTS}/{_KNOWN}", reservations)):
+    for name, content in files.items():
         yield f"cat >{folder}/{name} <<'{_END}'\n{content}{_END}"
     words = [f"--conf-file={folder}/{CONF}", *(f"{option}{folder}{rest}" for option, rest in _PATHS)]
     yield " ".join([line(NAME), *words, f"--pid-file={folder}/pid"])
@@ -136,9 +155,10 @@ def reservation(vm: Vm, nic: Nic, network: Network) -> str:
 
     The second card that a vm has on a network has the card's id behind the vm's name: no two have the same name.
     """
-    first = next((one for one in vm.nics if _is_on(one, network)), nic)
+    served = (network,) if network.server is None else network.server.networks
+    first = next((one for one in vm.nics if any(_is_on(one, other) for other in served)), nic)
     name = vm.name if first.id == nic.id else f"{vm.name}-{nic.id}"
-    subnets = _subnets(network)
+    subnets = subnets_of(network)
     ips = (ipaddress.ip_interface(text).ip for text in nic.ips)
     inside = (str(ip) for ip in ips if any(ip in subnet for subnet in subnets))
     return _line(nic.mac, tuple(inside), name)
@@ -170,7 +190,8 @@ def _is_on(nic: Nic, network: Network) -> bool:
     return isinstance(attach, OnNetwork) and attach.network == network.name
 
 
-def _subnets(network: Network) -> list[Subnet]:
+def subnets_of(network: Network) -> list[Subnet]:
+    """Return the networks in which the host has an address there."""
     addresses = network.switch.addresses if isinstance(network.switch, OwnBridge) else ()
     return [ipaddress.ip_interface(text).network for text in addresses]
 
@@ -188,29 +209,44 @@ def conf(network: Network, *, dns_taken: bool = False) -> str:
     assert services is not None, "without services there is no dnsmasq"
     assert isinstance(switch, OwnBridge), "the host has addresses only on a bridge of ours"
     dns = None if dns_taken else services.dns
-    subnets = _subnets(network)
+    subnets = subnets_of(network)
     lines = [
         f"# network {network.name}",
-        f"interface={_quoted(switch.addressed)}",
+        f"interface={quoted(switch.addressed)}",
         "except-interface=lo",
         "bind-dynamic",  # else it would listen to everybody, and drop what is not for it
         "no-hosts",
-        *(_dns(dns, subnets) if dns else ("port=0",)),
+        *(answers(dns, subnets) if dns else ("port=0",)),
         *((f"domain={services.dns.domain}",) if services.dns and services.dns.domain else ()),
     ]
-    if services.dhcp or services.dhcp6:
-        lines += _common()
-    if services.dhcp:
-        lines += _dhcp(services.dhcp, services, subnets)
-        if dns is None and services.dns and not services.dns.local_only:
-            lines += _elsewhere(services.dns)
-    if services.dhcp6:
-        gateway = services.dhcp.gateway if services.dhcp else True
-        lines += _dhcp6(services, switch.addressed, subnets, gateway=gateway and network.mode in _HAS_WAY_OUT)
+    lines += addresses(network, switch, services, dns)
+    return written(lines)
+
+
+def written(lines: Iterable[str]) -> str:
+    """Return lines as a text; raises Failed for one that would be two."""
     return "".join(f"{_checked(text)}\n" for text in lines)
 
 
-def _dns(dns: Dns, subnets: list[Subnet]) -> Iterator[str]:
+def addresses(network: Network, switch: OwnBridge, services: Services, dns: Dns | None, tag: str = "") -> Iterator[str]:
+    """Yield what gives addresses on a network; with a `tag` to those who have that only, where others are served too.
+
+    `dns` is None if no names are served here.
+    """
+    subnets = subnets_of(network)
+    if services.dhcp or services.dhcp6:
+        yield from () if tag else common()
+    if services.dhcp:
+        yield from _dhcp(services.dhcp, services, subnets, switch.addressed if tag else "", tag)
+        if dns is None and services.dns and not services.dns.local_only:
+            yield from _elsewhere(services.dns, tag)
+    if services.dhcp6:
+        gateway = services.dhcp.gateway if services.dhcp else True
+        yield from _dhcp6(services, switch.addressed, subnets, gateway=gateway and network.mode in _HAS_WAY_OUT)
+
+
+def answers(dns: Dns, subnets: list[Subnet]) -> Iterator[str]:
+    """Yield what answers names, and which addresses nobody else is asked about."""
     yield "strict-order"
     yield "domain-needed"
     yield "expand-hosts"
@@ -224,7 +260,7 @@ def _dns(dns: Dns, subnets: list[Subnet]) -> Iterator[str]:
     yield from (f"rev-server={subnet}" for subnet in subnets)  # who has an address here, nobody else knows
 
 
-def _common() -> Iterator[str]:
+def common() -> Iterator[str]:
     """Yield what holds for both kinds of addresses. A guest cannot fill a disk by asking again and again."""
     yield from ("quiet-dhcp", "quiet-dhcp6", "quiet-ra")
     # Who calls himself so would tell every browser which proxy to use.
@@ -232,41 +268,53 @@ def _common() -> Iterator[str]:
     yield "dhcp-ignore-names=tag:wpad"
 
 
-def _dhcp(dhcp: Dhcp, services: Services, subnets: list[Subnet]) -> Iterator[str]:
+def _dhcp(dhcp: Dhcp, services: Services, subnets: list[Subnet], inside: str, tag: str) -> Iterator[str]:
     first, last = ipaddress.ip_address(dhcp.first), ipaddress.ip_address(dhcp.last)
     subnet = next((one for one in subnets if first in one), None)
     netmask = f",{subnet.netmask}" if subnet else ""
-    yield f"dhcp-range={first},{last}{netmask},{dhcp.lease}"
-    yield f"dhcp-lease-max={min(int(last) - int(first) + 1 + len(services.hosts) + 256, _MOST_LEASES)}"
+    only = f"tag:{tag}," if tag else ""
+    yield f"dhcp-range={f'set:{tag},' if tag else ''}{first},{last}{netmask},{dhcp.lease}"
+    if not tag:
+        yield from most((services,))
+    if not dhcp.gateway:
+        yield f"dhcp-option={only}option:router"
+    yield f"dhcp-option={only}option:mtu,{services.mtu}"
+    for option, value in dhcp.options:
+        yield f"dhcp-option={only}{_option(option)},{','.join(map(quoted, value.split(',')))}"
+    if dhcp.boot:
+        yield from _boot(dhcp.boot, inside, only)
+
+
+def most(services: Sequence[Services]) -> Iterator[str]:
+    """Yield how many addresses are lent at most, and that nobody else lends any there."""
+    counts = (_size(one.dhcp) + len(one.hosts) for one in services if one.dhcp)
+    yield f"dhcp-lease-max={min(sum(counts) + 256, _MOST_LEASES)}"
     yield "dhcp-authoritative"
     yield "dhcp-no-override"
     yield "no-ping"  # which would take three seconds; guests look themselves whether somebody has their address
-    if not dhcp.gateway:
-        yield "dhcp-option=option:router"
-    yield f"dhcp-option=option:mtu,{services.mtu}"
-    for option, value in dhcp.options:
-        yield f"dhcp-option={_option(option)},{','.join(map(_quoted, value.split(',')))}"
-    if dhcp.boot:
-        yield from _boot(dhcp.boot)
 
 
-def _elsewhere(dns: Dns) -> Iterator[str]:
+def _size(dhcp: Dhcp) -> int:
+    return int(ipaddress.ip_address(dhcp.last)) - int(ipaddress.ip_address(dhcp.first)) + 1
+
+
+def _elsewhere(dns: Dns, tag: str) -> Iterator[str]:
     """Yield what sends guests straight to the name servers that we would have asked for them."""
     fourth = [address for address in dns.forwarders if ":" not in address]
     if fourth:
-        yield f"dhcp-option=option:dns-server,{','.join(fourth)}"
+        yield f"dhcp-option={f'tag:{tag},' if tag else ''}option:dns-server,{','.join(fourth)}"
 
 
 def _option(name: str) -> str:
     return name if name.isdecimal() else f"option:{name}"
 
 
-def _boot(boot: Boot) -> Iterator[str]:
-    yield f"dhcp-boot={_quoted(boot.file)}" + (f",,{boot.server}" if boot.server else "")
+def _boot(boot: Boot, inside: str, only: str) -> Iterator[str]:
+    yield f"dhcp-boot={only}{quoted(boot.file)}" + (f",,{boot.server}" if boot.server else "")
     if boot.root is not None:
-        yield "enable-tftp"
+        yield f"enable-tftp={quoted(inside)}" if inside else "enable-tftp"
         yield "tftp-single-port"
-        yield f"tftp-root={_quoted(boot.root)}"
+        yield f"tftp-root={quoted(boot.root)}" + (f",{quoted(inside)}" if inside else "")
 
 
 def _dhcp6(services: Services, inside: str, subnets: list[Subnet], *, gateway: bool) -> Iterator[str]:
@@ -287,7 +335,7 @@ def _ranges6(dhcp6: Dhcp6, subnets: list[Subnet]) -> Iterator[str]:
             yield f"{dhcp6.first},{dhcp6.last},{'slaac,' if dhcp6.slaac else ''}{subnet.prefixlen}"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Return a word of the file, in quotes if it has anything that means something there."""
     if not any(char.isspace() or char in ',#"\\' for char in text):
         return text

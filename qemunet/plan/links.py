@@ -80,7 +80,14 @@ def ways(network: Network, facts: Facts) -> tuple[Part, ...]:
         return ()
     from qemunet.plan import firewall  # only where it is needed: it takes as long as a tap
 
-    return tuple(firewall.ways(network, network.switch, facts))
+    return (*firewall.ways(network, network.switch, facts), *_server(network, facts))
+
+
+def _server(network: Network, facts: Facts) -> Iterator[Part]:
+    if network.server is not None:
+        from qemunet.plan import dhcpserver
+
+        yield dhcpserver.part(network.server, facts)
 
 
 def _rules(network: Network, switch: OwnBridge, facts: Facts) -> Iterator[Step]:
@@ -118,10 +125,16 @@ def _switches(network: Network, switch: OwnBridge, facts: Facts) -> Iterator[Ste
 
 
 def _services(network: Network, switch: OwnBridge, facts: Facts) -> Iterator[Step]:
-    if network.services is not None:
-        from qemunet.plan import dhcp
+    if network.services is None:
+        return
+    if network.server is not None:
+        from qemunet.plan import dhcpserver
 
-        yield from dhcp.steps(network, switch, facts)
+        yield from dhcpserver.joined(network, switch, network.services, facts)
+        return
+    from qemunet.plan import dhcp
+
+    yield from dhcp.steps(network, switch, facts)
 
 
 def network_scope(name: str) -> str:

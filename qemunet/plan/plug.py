@@ -62,12 +62,24 @@ def change(lab: Lab, vm: Vm, old: Nic, new: Nic, facts: Facts) -> Live:
     used, uses = (tuple(users(lab, vm, nic, facts)) for nic in (old, new)) if moved else ((), ())
     pins = links.pins((new,), facts) if moved else ()
     told = () if moved or old.ips == new.ips else _told(lab, vm, old, new, facts)
+    known = {_file(one): one for one in used if isinstance(one, Reserve)}
+    uses = tuple(_in_place_of(known.get(_file(one)), one) if isinstance(one, Reserve) else one for one in uses)
+    used = tuple(one for one in used if not isinstance(one, Reserve) or _file(one) not in map(_file, uses))
     return Live(
         shared=tuple(part for part in needed if not is_up(part, facts)),
         own=(Part(scope(vm), (*(one for one in uses if one not in used), *pins, *told), about=new.id),),
         guest=(Part(scope(vm), tuple(_changed(vm, old, new, facts, moved=moved)), about=new.id),),
         over=tuple(undo for one in used if one not in uses and (undo := one.inverse(facts)) is not None),
     )
+
+
+def _file(step: Step) -> tuple[str, str] | None:
+    """Return which file a step is about that tells a network of a card; both may have one server."""
+    return (step.directory, step.path) if isinstance(step, Reserve) else None
+
+
+def _in_place_of(was: Reserve | None, step: Reserve) -> Reserve:
+    return step if was is None else replace(step, was=was.text)
 
 
 def _told(lab: Lab, vm: Vm, old: Nic, new: Nic, facts: Facts) -> Iterator[Step]:

@@ -235,3 +235,25 @@ def test_guests_reach_on_the_host_what_the_file_says(closed: Site) -> None:
     assert hears_nothing(other)
     for server in (proxy, other):
         server.close()
+
+
+# ---------------------------------------------------------------- one server for several networks
+
+
+@contextlib.contextmanager
+def central(folder: Path) -> Iterator[Site]:
+    with site(folder) as here, here.lab(example("central-dhcp", "kali2", "kali3")):
+        yield here
+
+
+def test_guests_of_several_networks_have_their_addresses_from_one_server(turns: Turns) -> None:
+    """Each from the pool of its network, by name or not; both know each other's names, and no bridge has an address."""
+    here = turns.at(central)
+    kali2, kali3 = here.stage.guest("kali2"), here.stage.guest("kali3")
+    assert leased(kali2) == "192.168.50.12"
+    assert between(leased(kali3), "192.168.60.100", "192.168.60.200")
+    rows = {one["vm"]: (one["network"], one["ip"]) for one in here.leases()}
+    assert rows["kali2"] == ("lab", "192.168.50.12")
+    assert rows["kali3"][0] == "office"
+    kali3.wait_until("nslookup kali2.lab.test 192.168.60.1 | grep -q 192.168.50.12")
+    assert "inet" not in here.home.run("ip", "address", "show", "dev", "virbr4").stdout

@@ -129,16 +129,8 @@ class Lan:
 
     def guest(self, name: str, mac: str, bridge: str = "qn-lab") -> Guest:
         """Plug a guest into a bridge."""
-        holder = subprocess.Popen(["unshare", "--net", "--mount", "sleep", "infinity"])
-        here = os.stat("/proc/self/ns/net").st_ino
-        until(lambda: os.stat(f"/proc/{holder.pid}/ns/net").st_ino != here, "the guest's namespace")
-        guest = Guest(name, mac, self.folder, holder)
+        guest = plug(self.folder, name, mac, bridge)
         self.guests.append(guest)
-        peer = ("peer", "name", "eth0", "address", mac, "netns", str(holder.pid))
-        ip("link", "add", f"p-{name}", "type", "veth", *peer)
-        ip("link", "set", f"p-{name}", "addrgenmode", "none", "master", bridge, "up")
-        guest.run("ip", "link", "set", "lo", "up", check=True)
-        guest.run("ip", "link", "set", "eth0", "up", check=True)
         return guest
 
     def close(self) -> None:
@@ -149,6 +141,32 @@ class Lan:
         for guest in self.guests:
             guest.holder.kill()
             guest.holder.wait()
+
+
+def plug(folder: Path, name: str, mac: str, bridge: str) -> Guest:
+    """Plug a guest into a bridge of the caller's namespace; whoever ends its holder ends it."""
+    holder = subprocess.Popen(["unshare", "--net", "--mount", "sleep", "infinity"])
+    here = os.stat("/proc/self/ns/net").st_ino
+    until(lambda: os.stat(f"/proc/{holder.pid}/ns/net").st_ino != here, "the guest's namespace")
+    guest = Guest(name, mac, folder, holder)
+    peer = ("peer", "name", "eth0", "address", mac, "netns", str(holder.pid))
+    ip("link", "add", f"p-{name}", "type", "veth", *peer)
+    ip("link", "set", f"p-{name}", "addrgenmode", "none", "master", bridge, "up")
+    guest.run("ip", "link", "set", "lo", "up", check=True)
+    guest.run("ip", "link", "set", "eth0", "up", check=True)
+    return guest
+
+
+@contextlib.contextmanager
+def plugged(folder: Path, name: str, mac: str, bridge: str) -> Iterator[Guest]:
+    """A guest on a bridge, which is unplugged and gone at the end."""
+    guest = plug(folder, name, mac, bridge)
+    try:
+        yield guest
+    finally:
+        ip("link", "del", f"p-{name}")
+        guest.holder.kill()
+        guest.holder.wait()
 
 
 def ip(*words: str) -> None:

@@ -131,7 +131,7 @@ def test_the_command_line_overrides_the_file(override: str, found: object) -> No
         ("vm.kali2.disk[0].file=x", 'there is no "disk[0]" in lab.toml, vm.kali2', "known there: nothing"),
         ("vms.kali2.memory=1G", 'there is no "vms" in lab.toml', 'did you mean "vm"?'),
         ("vm.memory=1G", 'unknown path "vm.memory"', "as in vm.kali2.memory"),
-        ("memory=1G", 'unknown path "memory"', "a path begins with lab, vm.NAME or network.NAME"),
+        ("memory=1G", 'unknown path "memory"', "a path begins with lab, vm.NAME, network.NAME or dhcp-server.NAME"),
         ("vm.kali2.memory", "is not PATH=VALUE", "as in"),
     ],
 )
@@ -170,7 +170,7 @@ def test_the_schema_knows_all_keys() -> None:
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     properties = schema["properties"]
     assert isinstance(properties, dict)
-    assert [*properties] == ["lab", "vm", "network", "cable"]
+    assert [*properties] == ["lab", "vm", "network", "dhcp-server", "cable"]
     (vm,) = properties["vm"]["patternProperties"].values()
     assert vm["additionalProperties"] is False
     assert {*vm["properties"]} == {*keys.VM.known()}

@@ -215,12 +215,11 @@ def test_an_address_for_advertisements_is_used_at_once() -> None:
 
 def test_each_network_has_a_user_of_its_own_if_there_can_be_one() -> None:
     """Far from those of the guests; also of a network of that name elsewhere."""
-    one, two = network(), replace(network(), name="other")
     elsewhere = replace(FACTS, runtime="/run/elsewhere")
-    uids = {dhcp.uid(one, FACTS), dhcp.uid(two, FACTS), dhcp.uid(one, elsewhere)}
+    uids = {dhcp.uid("net/lab", FACTS), dhcp.uid("net/other", FACTS), dhcp.uid("net/lab", elsewhere)}
     assert len(uids) == 3
-    assert dhcp.uid(one, FACTS) in range(0x7000_0800, 0x7000_1000)
-    assert dhcp.uid(one, replace(FACTS, can_switch_user=False)) is None
+    assert dhcp.uid("net/lab", FACTS) in range(0x7000_0800, 0x7000_1000)
+    assert dhcp.uid("net/lab", replace(FACTS, can_switch_user=False)) is None
 
 
 def test_the_port_of_names_may_be_somebody_elses() -> None:
