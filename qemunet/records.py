@@ -25,6 +25,7 @@ class NicRecord:
     ips: tuple[str, ...] = ()
     slot: str | None = None
     state: str = "plugged"  # plugged | unplugging
+    port_isolation: bool = False
 
     @classmethod
     def from_dict(cls, data: dict[str, typing.Any]) -> NicRecord:

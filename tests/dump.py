@@ -74,7 +74,8 @@ def links() -> list[str]:
         data = {k: v for k, v in (info.get("info_data") or {}).items() if not VOLATILE_BRIDGE.search(k)}
         kept = {key: link.get(key) for key in LINK_KEYS}
         up = "UP" in link["flags"]
-        found.append(f"{link['ifname']}: up={up} {info.get('info_kind')} {kept} {data}")
+        apart = " isolated" if (info.get("info_slave_data") or {}).get("isolated") else ""
+        found.append(f"{link['ifname']}: up={up} {info.get('info_kind')} {kept} {data}{apart}")
     return sorted(found)
 
 

@@ -123,7 +123,9 @@ def _vm_json_seen(vm: VmRecord) -> dict[str, Any]:
 
 def _foreign_json(card: dict[str, Any]) -> dict[str, Any]:
     """Return a card that somebody else has plugged in, in the shape of one of ours."""
-    nothing = dict.fromkeys(("mode", "ifname", "host_mac", "network", "bridge", "link", "guest_ifname"))
+    nothing = dict.fromkeys(
+        ("mode", "ifname", "host_mac", "network", "bridge", "link", "port_isolation", "guest_ifname")
+    )
     return {"id": card["id"] or None, **nothing, **card, "ip": [], "state": "foreign"}
 
 
@@ -186,6 +188,7 @@ def nic_json(vm: VmRecord, nic: NicRecord) -> dict[str, Any]:
         "network": nic.network,
         "bridge": nic.bridge,
         "link": nic.link,
+        "port_isolation": nic.port_isolation,
         "ip": [{"address": ip, "source": "file"} for ip in nic.ips],
         "guest_ifname": None,
         "slot": nic.slot,

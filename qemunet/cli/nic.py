@@ -55,6 +55,7 @@ _NUMBERS = {
     "acpi-index": "firmware's number of it, by which guests name it",
     "boot-index": "its place in the boot order of the next reset",
 }
+_ISOLATION = "on: cards of its bridge that have it, too, do not reach each other"
 _ONLY_NEW = {
     "model": ("MODEL", "virtio, e1000, e1000e, rtl8139, vmxnet3 … (default: the profile's)"),
     "mac-prefix": ("PREFIX", "the beginning of a generated address"),
@@ -74,6 +75,7 @@ def _card_arguments(parser: Parser) -> None:
         parser.add_argument(f"--{name}", metavar="N", type=number, help=text)
     parser.add_argument("--queues", metavar="N|auto", help="queue pairs of a virtio card")
     parser.add_argument("--rate", metavar="in=RATE,out=RATE", help="limits, as the guest sees it; none: no limit")
+    parser.add_argument("--port-isolation", metavar="on|off", choices=("on", "off"), help=_ISOLATION)
     parser.add_argument("--host-macvlan", action="store_true", default=None, help="let the host talk to a macvtap")
     parser.add_argument("--restrict", action="store_true", default=None, help="mode user: no way out")
 
@@ -117,6 +119,8 @@ def _keys(args: Namespace) -> Keys:
     names = (*_TEXTS, *_LISTS, *_NUMBERS, *_ONLY_NEW, "id", "queues", "rate", "host-macvlan", "restrict")
     found = {name: getattr(args, name.replace("-", "_"), None) for name in names}
     keys: Keys = {name: one for name, one in found.items() if one is not None}
+    if args.port_isolation is not None:
+        keys["port-isolation"] = args.port_isolation == "on"
     if "queues" in keys and args.queues.isdecimal() and len(args.queues) < 10:
         keys["queues"] = int(args.queues)
     if "rate" in keys:

@@ -79,6 +79,8 @@ def makes_bridge(network: NetworkSpec) -> bool:
 
 def check_nic(spec: LabSpec, nic: NicSpec) -> None:
     """Raise ConfigError if keys of a card do not go together."""
+    if nic.port_isolation is not None:
+        _check_isolation(spec, nic)
     _belong(spec, nic.path, nic, keys.NIC, _circumstances(nic), f"this card {_described(nic)}")
     if nic.network is not None and nic.bridge is not None:
         hint = "a network has its own bridge; keep one of the two"
@@ -121,6 +123,12 @@ def _check_on_macvtaps(spec: LabSpec, nic: NicSpec, network: NetworkSpec) -> Non
     if network.host_macvlan and not nic.ip:
         problem = f'network "{network.name}" has host-macvlan, and the host has to know where it finds the guest'
         raise spec.error(f"{nic.path}.ip", problem, 'as in ip = ["192.0.2.11/24"]')
+
+
+def _check_isolation(spec: LabSpec, nic: NicSpec) -> None:
+    if nic_mode(nic) is NicMode.MACVTAP or _macvtap_network(spec, nic) is not None:
+        problem = "a macvtap is not a port of a bridge"
+        raise spec.error(f"{nic.path}.port-isolation", problem, 'macvtap = "private" keeps those of one parent apart')
 
 
 def _check_parent(spec: LabSpec, path: str, parent: str | None) -> None:
@@ -203,9 +211,9 @@ def _circumstances(nic: NicSpec) -> set[str]:
         case NicMode.MACVTAP:
             return {tables.MACVTAP}
         case NicMode.TAP if nic.network is not None:
-            return {tables.TAP, tables.ON_NETWORK}
+            return {tables.TAP, tables.ON_NETWORK, tables.ON_BRIDGE}
         case NicMode.TAP if nic.bridge is not None:
-            return {tables.TAP}
+            return {tables.TAP, tables.ON_BRIDGE}
         case NicMode.TAP:
             return {tables.TAP, tables.POINT_TO_POINT}
 

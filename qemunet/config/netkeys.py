@@ -93,6 +93,13 @@ NETWORK = Table(
         ),
         Key("ageing", kinds.SECONDS, "how long an address is remembered", "300s", (OWN_BRIDGE,)),
         Key("mtu", kinds.MTU, "largest packet", "1500", (OWN_BRIDGE,)),
+        Key(
+            "port-isolation",
+            kinds.BOOL,
+            "that of its cards: none of them reaches another",
+            "false",
+            (OWN_BRIDGE, BRIDGE),
+        ),
         Key("mac", kinds.MAC, "the bridge's own address; auto: stable", "auto", (OWN_BRIDGE,), derived=True),
         Key("keep", kinds.BOOL, "it stays when its last guest stops", "false", (OWN_BRIDGE,)),
         Key(

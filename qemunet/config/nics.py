@@ -121,6 +121,7 @@ class _Card:
             gateways=self.spec.gateway or (),
             hook=Hook(self.program("ifup", self.spec.ifup), self.program("ifdown", self.spec.ifdown)),
             rate=self.rate(),
+            port_isolation=self.isolation(backend, networks),
         )
 
     def model(self, bus: NicBus) -> str:
@@ -177,6 +178,11 @@ class _Card:
         self.routes_free(self.spec.routes or (), self.ifname, "routes")
         mtu = first(spec.mtu, self.preset.mtu, otherwise=cards.USUAL_MTU)
         return TapBackend(self.ifname, mtu, PointToPoint(spec.address or (), spec.routes or ()))
+
+    def isolation(self, backend: Backend, networks: Mapping[str, Network]) -> bool:
+        attach = backend.attach if isinstance(backend, TapBackend) else None
+        usual = isinstance(attach, OnNetwork) and networks[attach.network].port_isolation
+        return usual if self.spec.port_isolation is None else self.spec.port_isolation
 
     def routes_free(self, wanted: Collection[str], device: str, key: str) -> None:
         """Raise Taken if the host routes one of the card's networks elsewhere."""

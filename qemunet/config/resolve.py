@@ -149,14 +149,15 @@ def _network(scene: Scene, spec: NetworkSpec) -> Network:
     external = bool(spec.external)
     if mode is NetworkMode.BRIDGE:
         assert spec.bridge is not None, "checked with the file"
-        return Network(spec.name, mode, ForeignBridge(*nics.bridge(scene, f"{spec.path}.bridge", spec.bridge)))
+        switch = ForeignBridge(*nics.bridge(scene, f"{spec.path}.bridge", spec.bridge))
+        return Network(spec.name, mode, switch, port_isolation=bool(spec.port_isolation))
     if mode is NetworkMode.MACVTAP:
         return Network(spec.name, mode, _parent(scene, spec))
     if scene.facts.uid != 0:
         scene.lack("the right to make a bridge (you are not root)", nics.RIGHTS)
-    switch = _own_bridge(scene, spec)
-    services = managed.services(scene, spec, switch.mtu)
-    return Network(spec.name, mode, switch, bool(spec.keep), services, managed.firewall(scene, spec), external)
+    own = _own_bridge(scene, spec)
+    services, rules = managed.services(scene, spec, own.mtu), managed.firewall(scene, spec)
+    return Network(spec.name, mode, own, bool(spec.keep), services, rules, external, bool(spec.port_isolation))
 
 
 def _parent(scene: Scene, spec: NetworkSpec) -> Parent:

@@ -93,6 +93,7 @@ class NicSpec:
     ip: tuple[str, ...] | None = None
     gateway: tuple[str, ...] | None = None
     rate: Rate | None = None
+    port_isolation: bool | None = None
     ifname: str | None = None
     ifup: str | None = None
     ifdown: str | None = None
@@ -185,6 +186,7 @@ class NetworkSpec:
     forward_delay: int | None = None
     ageing: int | None = None
     mtu: int | None = None
+    port_isolation: bool | None = None
     mac: str | None = None
     forward: tuple[Forward, ...] | None = None
     host_services: tuple[str, ...] | None = None

@@ -38,6 +38,7 @@ from qemunet.model.vm import DirectBoot, Disk, NicBus, Vm
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from qemunet.model.lab import Lab
 
@@ -81,6 +82,7 @@ def _text(
     lab: Lab, networks: Iterable[Network], vms: Iterable[Vm], origins: Mapping[str, str], cables: Sequence[Cable] = ()
 ) -> str:
     tables = [_table("[lab]", "lab", [("name", lab.name)], origins)]
+    isolating = {network.name for network in lab.networks if network.port_isolation}
     every = list(networks)
     for network in every:
         tables += _network_tables(network, origins)
@@ -88,7 +90,7 @@ def _text(
         path = f"dhcp-server.{server.name}"
         tables.append(_table(f"[{path}]", path, _server(server), origins))
     for vm in vms:
-        tables += _vm_tables(vm, origins)
+        tables += _vm_tables(vm, isolating, origins)
     for index, cable in enumerate(cables):
         tables.append(_table("[[cable]]", f"cable[{index}]", _cable(cable), origins))
     return "\n".join(tables)
@@ -135,7 +137,7 @@ def cable_toml(lab: Lab, cable: Cable) -> str:
     return _text(lab, used, [], {}, [cable])
 
 
-def _vm_tables(vm: Vm, origins: Mapping[str, str]) -> Iterator[str]:
+def _vm_tables(vm: Vm, isolating: AbstractSet[str], origins: Mapping[str, str]) -> Iterator[str]:
     path = f"vm.{vm.name}"
     no_cards: list[tuple[str, Value]] = [] if vm.nics else [("nic", ())]
     yield _table(f"[{path}]", path, [*_vm(vm), *no_cards], origins)
@@ -144,7 +146,7 @@ def _vm_tables(vm: Vm, origins: Mapping[str, str]) -> Iterator[str]:
     for index, disk in enumerate(vm.disks):
         yield _table(f"[[{path}.disk]]", f"{path}.disk[{index}]", _disk(disk), origins)
     for index, nic in enumerate(vm.nics):
-        yield _table(f"[[{path}.nic]]", f"{path}.nic[{index}]", _nic(nic), origins)
+        yield _table(f"[[{path}.nic]]", f"{path}.nic[{index}]", _nic(nic, isolating), origins)
 
 
 def _network_tables(network: Network, origins: Mapping[str, str]) -> Iterator[str]:
@@ -187,6 +189,7 @@ def _network(network: Network) -> Pairs:
         yield "forward-delay", f"{switch.forward_delay}s"
         yield "ageing", f"{switch.ageing}s"
         yield "keep", network.keep
+    yield "port-isolation", network.port_isolation or None
 
 
 def _unserved(services: Services | None) -> Pairs:
@@ -301,7 +304,7 @@ def _disk(disk: Disk) -> Pairs:
     yield "readonly", disk.readonly
 
 
-def _nic(nic: Nic) -> Pairs:
+def _nic(nic: Nic, isolating: AbstractSet[str]) -> Pairs:
     yield "id", nic.id
     yield from _behind(nic)
     yield "model", nic.model
@@ -313,6 +316,8 @@ def _nic(nic: Nic) -> Pairs:
     yield "ip", nic.ips or None
     yield "gateway", nic.gateways or None
     yield "rate", _rate(nic.rate) or None
+    # What is its network's is left to that: the card may go to another one.
+    yield "port-isolation", nic.port_isolation if nic.port_isolation != (nic.network in isolating) else None
 
 
 def _rate(rate: Rate) -> dict[str, str]:

@@ -15,7 +15,7 @@ from qemunet.steps import BridgeLink, IfbLink, MacvlanLink, MacvtapLink, VethLin
 
 if typing.TYPE_CHECKING:
     from qemunet.host.netlink import Netlink
-    from qemunet.steps import AddLink, DelGroup, DelLink, Mark, PinBridge, SetCarrier, SetLink, SetMaster
+    from qemunet.steps import AddLink, DelGroup, DelLink, Mark, PinBridge, SetCarrier, SetLink, SetMaster, SetPort
 
 ADDRESS, IFNAME, MTU, LINK, MASTER, LINKINFO, GROUP = 1, 3, 4, 5, 10, 18, 27
 _EXT_MASK, _CARRIER, _PROP_LIST, _ALT_IFNAME = 29, 33, 52, 53
@@ -23,6 +23,7 @@ _INFO_KIND, _INFO_DATA = 1, 2
 _BR_FORWARD_DELAY, _BR_AGEING, _BR_STP = 1, 4, 5
 _MACVLAN_MODE = 1
 _VETH_PEER = 1
+_AF_BRIDGE, _PROTINFO, _PORT_ISOLATED = 7, 12, 33
 _SKIP_STATS = 8
 UP = 1
 OURS = 0x4000_0000  # link groups from here up are derived from scopes (model.names.group)
@@ -253,6 +254,17 @@ def pin(net: Netlink, step: PinBridge) -> None:
     if step.mtu == link.mtu:
         for mtu in (link.mtu ^ 1, link.mtu):  # see _creation
             _set(net, step.name, nl.number(MTU, mtu))
+
+
+def set_port(net: Netlink, step: SetPort) -> None:
+    """Keep a port apart from others of its bridge or not. Raises Vanished if it is not there, or no port."""
+    try:
+        body = _INFO.pack(_AF_BRIDGE, 0, net.index(step.name), 0, 0)
+        net.do(nl.Request(nl.SETLINK, 0, body + nl.nested(_PROTINFO, nl.raw(_PORT_ISOLATED, bytes((step.isolated,))))))
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            raise Vanished(error.errno, f"{step.name} is no port of a bridge") from error
+        raise _vanished(error) from error
 
 
 def set_carrier(net: Netlink, step: SetCarrier) -> None:

@@ -49,6 +49,7 @@ from qemunet.steps import (
     SetLink,
     SetMaster,
     SetOffload,
+    SetPort,
     SetSysctl,
     StartDaemon,
     StartQemu,
@@ -66,6 +67,7 @@ if typing.TYPE_CHECKING:
     from qemunet.steps import Step
 
     FileStep = Claim | Unclaim | WriteFile | RemoveFile | CreateImage | RemoveImage
+    LinkStep = AddLink | DelLink | DelGroup | SetLink | SetMaster | SetPort | PinBridge | SetCarrier
 
 
 class LinuxHost:
@@ -94,7 +96,7 @@ class LinuxHost:
         Raises OSError, a QemunetError, or Gone for an undo that finds nothing of ours. After `Taken` nothing was done.
         """
         match step:
-            case AddLink() | DelLink() | DelGroup() | SetLink() | SetMaster() | PinBridge() | SetCarrier():
+            case AddLink() | DelLink() | DelGroup() | SetLink() | SetMaster() | SetPort() | PinBridge() | SetCarrier():
                 self._links(step)
             case AddAddress() | DelAddress() | AddRoute() | DelRoute() | AddNeighbour() | DelNeighbour():
                 self._addresses(step)
@@ -144,7 +146,7 @@ class LinuxHost:
             self._net = netlink.Netlink(self.place.inside(netlink.open_socket))
         return self._net
 
-    def _links(self, step: AddLink | DelLink | DelGroup | SetLink | SetMaster | PinBridge | SetCarrier) -> None:
+    def _links(self, step: LinkStep) -> None:
         match step:
             case AddLink():
                 links.add(self.net, step)
@@ -156,6 +158,8 @@ class LinuxHost:
                 links.change(self.net, step)
             case SetMaster():
                 links.enslave(self.net, step)
+            case SetPort():
+                links.set_port(self.net, step)
             case PinBridge():
                 links.pin(self.net, step)
             case SetCarrier():

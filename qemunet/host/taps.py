@@ -11,7 +11,7 @@ import typing
 from qemunet.errors import HostLacks, Taken
 from qemunet.host import links, netns, sysctls
 from qemunet.host import netlink as nl
-from qemunet.steps import sysctl_name
+from qemunet.steps import SetPort, sysctl_name
 
 if typing.TYPE_CHECKING:
     from qemunet.host.netlink import Netlink
@@ -90,7 +90,8 @@ def _set_up(net: Netlink, place: Place, step: OpenTap) -> None:
         key = f"net.ipv6.conf.{sysctl_name(step.name)}.disable_ipv6"
         place.inside(lambda: sysctls.write_if_there(key, "1"))
         master = nl.number(links.MASTER, net.index(step.master))
-    head = links.ifinfo(0, links.UP, links.UP) + nl.text(links.IFNAME, step.name)
+    up = links.ifinfo(0, links.UP, links.UP) + nl.text(links.IFNAME, step.name)
+    head = links.ifinfo() + nl.text(links.IFNAME, step.name) if step.isolated else up
     properties = nl.number(links.GROUP, step.mark.group) + nl.mac(links.ADDRESS, step.mac)
     change = nl.Request(nl.NEWLINK, 0, head + properties + nl.number(links.MTU, step.mtu) + master)
     try:
@@ -99,6 +100,9 @@ def _set_up(net: Netlink, place: Place, step: OpenTap) -> None:
         if error.errno != errno.EEXIST:
             raise
         raise Taken(links.holder(links.find(net, step.mark.altname), step.mark.altname)) from error
+    if step.isolated:
+        links.set_port(net, SetPort(step.name, isolated=True))
+        net.do(nl.Request(nl.NEWLINK, 0, up))
 
 
 def _check_macvtap(fd: int, step: OpenMacvtap) -> None:

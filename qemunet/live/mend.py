@@ -50,6 +50,7 @@ class Tap:
     ifname: str
     mac: str
     network: str | None
+    isolated: bool = False
 
     @property
     def altname(self) -> str:
@@ -81,7 +82,7 @@ def bridges(runtime: Runtime, vms: Iterable[str]) -> dict[str, list[Tap]]:
 
 
 def _tap(vm: str, nic: NicRecord) -> Tap:
-    return Tap(vm, nic.id, nic.ifname or "", nic.host_mac or "", nic.network)
+    return Tap(vm, nic.id, nic.ifname or "", nic.host_mac or "", nic.network, nic.port_isolation)
 
 
 def look(runtime: Runtime, vms: Iterable[str], names: Collection[str]) -> list[Found]:
@@ -154,7 +155,7 @@ def _mended(runtime: Runtime, host: LinuxHost, name: str, taps: list[Tap]) -> Fo
         return found(name, None, taps, How.LOST, "it is gone") if loose else Found(name, None)
     if link.kind != "bridge":
         return found(name, link.index, taps, How.FAILED, f"{name} is no bridge any more, but {link.kind or 'a card'}")
-    for step in mend.plug(link, [(_link(tap, facts), tap.mac) for tap in loose], facts):
+    for step in mend.plug(link, [(_link(tap, facts), tap.mac, tap.isolated) for tap in loose], facts):
         with contextlib.suppress(Gone):  # it ended just now
             host.perform(step)
     if not loose:

@@ -29,18 +29,20 @@ def record(lab: Lab, vm: Vm, facts: Facts) -> VmRecord:
 
 def nic_record(nic: Nic) -> NicRecord:
     """Return a card's row, but for its slot."""
-    base = NicRecord(nic.id, _mode(nic), nic.model, nic.mac, nic.link.value, ips=nic.ips)
+    base = NicRecord(
+        nic.id, _mode(nic), nic.model, nic.mac, nic.link.value, ips=nic.ips, port_isolation=nic.port_isolation
+    )
     match nic.backend:
         case UserBackend():
             return base
         case MacvtapBackend(ifname=ifname, network=network):
-            return _with(base, ifname=ifname, host_mac=nic.mac, network=network)
+            return replace(base, ifname=ifname, host_mac=nic.mac, network=network)
         case TapBackend(ifname=ifname, attach=OnNetwork(network=network, bridge=bridge)):
-            return _with(base, ifname=ifname, host_mac=host_twin(nic.mac), network=network, bridge=bridge)
+            return replace(base, ifname=ifname, host_mac=host_twin(nic.mac), network=network, bridge=bridge)
         case TapBackend(ifname=ifname, attach=OnBridge(bridge=bridge)):
-            return _with(base, ifname=ifname, host_mac=host_twin(nic.mac), bridge=bridge)
+            return replace(base, ifname=ifname, host_mac=host_twin(nic.mac), bridge=bridge)
         case TapBackend(ifname=ifname, attach=PointToPoint()):
-            return _with(base, ifname=ifname, host_mac=host_twin(nic.mac))
+            return replace(base, ifname=ifname, host_mac=host_twin(nic.mac))
     raise AssertionError(nic.backend)
 
 
@@ -54,12 +56,6 @@ def _slot(vm: Vm, number: int) -> str | None:
 
 def _mode(nic: Nic) -> str:
     return {UserBackend: "user", TapBackend: "tap", MacvtapBackend: "macvtap"}[type(nic.backend)]
-
-
-def _with(
-    base: NicRecord, *, ifname: str, host_mac: str, network: str | None = None, bridge: str | None = None
-) -> NicRecord:
-    return NicRecord(base.id, base.mode, base.model, base.mac, base.link, ifname, host_mac, network, bridge, base.ips)
 
 
 def pick(rows: Sequence[NicRecord], vm: str, word: str) -> NicRecord:

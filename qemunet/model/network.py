@@ -202,6 +202,7 @@ class Network:
     """A named switch. `keep`: it stays when its last vm stops. `external`: another lab makes it, this one uses it.
 
     `server`: who serves it, where that is not one for it alone.
+    `port_isolation` is that of its cards which do not say it themselves.
     """
 
     name: str
@@ -212,3 +213,4 @@ class Network:
     firewall: Firewall | None = None
     external: bool = False
     server: DhcpServer | None = None
+    port_isolation: bool = False

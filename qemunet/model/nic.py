@@ -156,6 +156,7 @@ class Nic:
     gateways: tuple[str, ...] = ()
     hook: Hook = Hook()
     rate: Rate = Rate()  # of a card with a host side
+    port_isolation: bool = False  # of a card on a bridge: none of the others there that have it reaches it
 
     @property
     def network(self) -> str | None:

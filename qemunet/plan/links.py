@@ -239,6 +239,7 @@ def _tap(vm: Vm, nic: Nic, tap: TapBackend, facts: Facts) -> Iterator[Step]:
         mtu=tap.mtu,
         master=master,
         queues=nic.queues,
+        isolated=nic.port_isolation,
     )
     if isinstance(tap.attach, PointToPoint):
         yield SetSysctl(ipv6(tap.ifname, "accept_ra"), "0")  # the guest must not steer the host

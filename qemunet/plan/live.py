@@ -185,9 +185,8 @@ def _in_place(nic: Nic) -> Nic:
         case _:
             pass
     used = nic.guest_mtu or _USUAL_MTU
-    return replace(
-        nic, backend=backend, link=LinkState.UP, ips=(), gateways=(), hook=Hook(), rate=Rate(), guest_mtu=used
-    )
+    plain = replace(nic, link=LinkState.UP, ips=(), gateways=(), hook=Hook(), rate=Rate(), port_isolation=False)
+    return replace(plain, backend=backend, guest_mtu=used)
 
 
 def _fixed(one: Difference) -> Difference:
@@ -205,9 +204,10 @@ def _differences(old: Nic, new: Nic) -> Iterator[str]:
         yield f"cable {'in' if new.link is LinkState.UP else 'out'}"
     if _forwards(old) != _forwards(new):
         yield "forwards"
-    for key in ("rate", "ips", "gateways", "hook"):
+    for key in ("rate", "port_isolation", "ips", "gateways", "hook"):
         if getattr(old, key) != getattr(new, key):
-            yield {"ips": "ip", "gateways": "gateway", "hook": "ifup, ifdown"}.get(key, key)
+            named = {"ips": "ip", "gateways": "gateway", "hook": "ifup, ifdown", "port_isolation": "port-isolation"}
+            yield named.get(key, key)
 
 
 def _forwards(nic: Nic) -> tuple[Forward, ...]:

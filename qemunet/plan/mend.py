@@ -13,6 +13,7 @@ from qemunet.steps import (
     SetLink,
     SetMaster,
     SetOffload,
+    SetPort,
     SetSysctl,
     Step,
     sysctl_name,
@@ -47,15 +48,18 @@ def _belongs(step: Step, again: Collection[str]) -> bool:
             return False
 
 
-def plug(bridge: LinkFact, taps: Iterable[tuple[LinkFact, str]], facts: Facts) -> Iterator[Step]:
-    """Yield what plugs taps, each with its own address, into a bridge, of which nothing changes by that."""
+def plug(bridge: LinkFact, taps: Iterable[tuple[LinkFact, str, bool]], facts: Facts) -> Iterator[Step]:
+    """Yield what plugs taps into a bridge, of which nothing changes by that; each has an address, and is isolated or
+    not."""
     known = list(taps)
     if known and not uplinks.is_ours(bridge):
-        yield from links.pin(bridge, min(mac for _, mac in known), facts)
-    for tap, _ in known:
+        yield from links.pin(bridge, min(mac for _, mac, _ in known), facts)
+    for tap, _, isolated in known:
         if tap.mtu != bridge.mtu:
             yield SetLink(tap.name, mtu=bridge.mtu)
+        yield from (SetLink(tap.name, up=False),) if isolated else ()
         yield SetMaster(tap.name, bridge.name)
+        yield from (SetPort(tap.name, isolated=True), SetLink(tap.name, up=True)) if isolated else ()
 
 
 def _has(step: AddAddress, facts: Facts) -> bool:

@@ -21,6 +21,7 @@ from qemunet.steps import (
     SetGuestLink,
     SetLink,
     SetMaster,
+    SetPort,
     Step,
 )
 
@@ -108,11 +109,16 @@ def _changed(vm: Vm, old: Nic, new: Nic, facts: Facts, *, moved: bool) -> Iterat
         yield from links.cable(new, on=wanted, was=was)
     if isinstance(old.backend, UserBackend) and isinstance(new.backend, UserBackend):
         yield from _forwards(vm, new, old.backend, new.backend)
+    if not moved and isinstance(new.backend, TapBackend) and old.port_isolation != new.port_isolation:
+        yield SetPort(new.backend.ifname, new.port_isolation, was=old.port_isolation)
     yield from rates.change(old, new, vm, facts)
 
 
 def _moved(vm: Vm, old: Nic, new: Nic, *, was: bool) -> Iterator[Step]:
-    """Pull the cable, plug the tap into the other bridge, and leave the cable out."""
+    """Pull the cable, plug the tap into the other bridge, and leave the cable out.
+
+    A port's isolation does not go with it from bridge to bridge, on the way there or back.
+    """
     assert isinstance(old.backend, TapBackend), "only taps are plugged into bridges"
     assert isinstance(new.backend, TapBackend), "only taps are plugged into bridges"
     attach = new.backend.attach
@@ -120,10 +126,14 @@ def _moved(vm: Vm, old: Nic, new: Nic, *, was: bool) -> Iterator[Step]:
     if was:
         yield SetGuestLink(vm.name, new.id, up=False, was=True, hold=_notice(new))
         yield from links.cable(new, on=False, was=True)
+    if old.port_isolation:
+        yield SetPort(old.backend.ifname, isolated=False, was=True)
     if new.backend.mtu != old.backend.mtu:  # out first, or one of the bridges would follow it
         yield SetMaster(new.backend.ifname, None)
         yield SetLink(new.backend.ifname, mtu=new.backend.mtu)
     yield SetMaster(new.backend.ifname, attach.bridge)
+    if new.port_isolation:
+        yield SetPort(new.backend.ifname, isolated=True, was=False)
 
 
 def _forwards(vm: Vm, nic: Nic, old: UserBackend, new: UserBackend) -> Iterator[Step]:

@@ -48,6 +48,7 @@ from qemunet.steps.links import (
     PinBridge,
     SetLink,
     SetMaster,
+    SetPort,
     VethLink,
 )
 from qemunet.steps.rates import Bucket, Divert, Limit, Undivert, Unlimit
@@ -79,6 +80,7 @@ Step = (
     | DelGroup
     | SetLink
     | SetMaster
+    | SetPort
     | PinBridge
     | OpenTap
     | OpenMacvtap
@@ -201,6 +203,7 @@ __all__ = [
     "SetLink",
     "SetMaster",
     "SetOffload",
+    "SetPort",
     "SetSysctl",
     "StartDaemon",
     "StartQemu",

@@ -249,11 +249,33 @@ class SetMaster:
 
 
 @frozen
+class SetPort:
+    """Keep a port of a bridge apart from the others that are, or no longer; `was`: how it is, for the way back.
+
+    A port that is plugged out and in again is like any other (bridge(8), "isolated").
+    """
+
+    name: str
+    isolated: bool
+    was: bool | None = None
+
+    def describe(self) -> str:
+        return f"keep {self.name} apart from other such ports" if self.isolated else f"let all ports reach {self.name}"
+
+    def inverse(self, before: Facts) -> Step | None:
+        return None if self.was in (None, self.isolated) else SetPort(self.name, self.was is True)
+
+    def shell(self) -> tuple[str, ...]:
+        return (line("bridge", "link", "set", "dev", self.name, "isolated", "on" if self.isolated else "off"),)
+
+
+@frozen
 class OpenTap:
     """Open a tap under `handle`, one descriptor per queue, and set it up; it is gone when its last descriptor is.
 
     The address and the MTU are set before it is plugged into `master`, so that nothing of the bridge changes.
-    A port of a bridge gets no IPv6 of its own, or the host would show itself to the guest.
+    A port of a bridge gets no IPv6 of its own, or the host would show itself to the guest; an `isolated` one is kept
+    apart before it is up.
     """
 
     handle: str
@@ -263,11 +285,13 @@ class OpenTap:
     mtu: int
     master: str | None = None
     queues: int = 1
+    isolated: bool = False
 
     def describe(self) -> str:
         where = f" on {self.master}" if self.master else ""
         queues = f", {self.queues} queues" if self.queues > 1 else ""
-        return f"open tap {self.name}{where} ({self.mac}, mtu {self.mtu}{queues})"
+        apart = ", isolated" if self.isolated else ""
+        return f"open tap {self.name}{where} ({self.mac}, mtu {self.mtu}{queues}{apart})"
 
     def inverse(self, before: Facts) -> Step | None:
         return DelLink(self.name, self.mark)
@@ -278,11 +302,14 @@ class OpenTap:
         properties = ("address", self.mac, "mtu", str(self.mtu), "group", str(self.mark.group))
         quiet = (line("sysctl", "-e", "-qw", f"net.ipv6.conf.{sysctl_name(self.name)}.disable_ipv6=1"),)
         add = line("ip", "tuntap", "add", "dev", self.name, "mode", "tap", *multi, "vnet_hdr")
+        plugged = line("ip", "link", "set", "dev", self.name, *properties, *master)
+        apart = SetPort(self.name, isolated=True).shell()
+        up = (plugged, *apart, *SetLink(self.name, up=True).shell()) if self.isolated else (f"{plugged} up",)
         return (
             f'{add} user "$user"',
             line("ip", "link", "property", "add", "dev", self.name, "altname", self.mark.altname),
             *(quiet if self.master else ()),
-            line("ip", "link", "set", "dev", self.name, *properties, *master, "up"),
+            *up,
         )
 
 

@@ -58,6 +58,7 @@ from qemunet.steps import (
     SetLink,
     SetMaster,
     SetOffload,
+    SetPort,
     SetSysctl,
     StartDaemon,
     StartQemu,
@@ -113,6 +114,7 @@ class FakeHost(FakeNetwork):
         """Return a copy of everything that steps can change."""
         return {
             "links": {name: replace(link, index=0) for name, link in sorted(self.links.items())},
+            "isolated": sorted(self.isolated),
             "addresses": {name: sorted(texts) for name, texts in sorted(self.addresses.items()) if texts},
             "neighbours": sorted(self.neighbours.items(), key=repr),
             "routes": sorted(self.routes, key=repr),
@@ -144,7 +146,7 @@ class FakeHost(FakeNetwork):
         """Do one step, or refuse it as `qemunet.host.linux.LinuxHost` would."""
         self._fail_if_asked()
         match step:
-            case AddLink() | DelLink() | DelGroup() | SetLink() | SetMaster() | PinBridge() | SetCarrier():
+            case AddLink() | DelLink() | DelGroup() | SetLink() | SetMaster() | SetPort() | PinBridge() | SetCarrier():
                 self.link_step(step)
             case AddAddress() | DelAddress() | AddRoute() | DelRoute() | SetSysctl():
                 self.setting_step(step)

@@ -35,6 +35,7 @@ from qemunet.steps import (
     SetCarrier,
     SetLink,
     SetMaster,
+    SetPort,
     SetSysctl,
     Undivert,
     Unlimit,
@@ -44,6 +45,8 @@ from qemunet.steps import (
 
 if typing.TYPE_CHECKING:
     from qemunet.steps import OpenTap
+
+    LinkStep = AddLink | DelLink | DelGroup | SetLink | SetMaster | SetPort | PinBridge | SetCarrier
 
 MIN_MTU, MAX_MTU = 68, 65535
 NO_MAC, ETHERNET_MTU = "00:00:00:00:00:00", 1500
@@ -76,7 +79,7 @@ class FakeNetwork:
     """A network as a few dictionaries, filled from a photograph.
 
     `parents`: of each macvtap, with its mode. `unpinned`: the bridges that take their address and MTU from their ports.
-    `carriers`: of the taps whose cable was touched. `peers`: of each end of a cable the other.
+    `carriers`: of the taps whose cable was touched. `isolated`: ports. `peers`: of each end of a cable the other.
     """
 
     def __init__(self, facts: Facts) -> None:
@@ -85,6 +88,7 @@ class FakeNetwork:
         self.unpinned: set[str] = set()
         self.carriers: dict[str, bool] = {}
         self.peers: dict[str, str] = {}
+        self.isolated: set[str] = set()
         self.addresses = {name: list(texts) for name, texts in facts.addresses.items()}
         self.routes: list[RouteFact] = list(facts.routes)
         self.neighbours: dict[tuple[str, str, bool], str | None] = {}  # by interface, address and whether it is a proxy
@@ -102,7 +106,7 @@ class FakeNetwork:
         named = (link for link in self.links.values() if name in link.altnames)
         return self.links.get(name) or next(named, None)
 
-    def link_step(self, step: AddLink | DelLink | DelGroup | SetLink | SetMaster | PinBridge | SetCarrier) -> None:
+    def link_step(self, step: LinkStep) -> None:
         """Do a step about links."""
         match step:
             case AddLink():
@@ -120,6 +124,8 @@ class FakeNetwork:
                 self._change(step)
             case SetMaster(name, master):
                 self._enslave(self.get(name), master)
+            case SetPort(name, isolated):
+                self._set_port(self.get(name), isolated=isolated)
             case PinBridge(name):
                 self.unpinned.discard(self.get(name).name)
             case SetCarrier(name, on):
@@ -213,6 +219,7 @@ class FakeNetwork:
         del self.links[name]
         self.parents.pop(name, None)
         self.carriers.pop(name, None)
+        self.isolated.discard(name)
         self.buckets.pop(name, None)
         self.diverted.pop(name, None)
         self.addresses.pop(name, None)
@@ -222,6 +229,7 @@ class FakeNetwork:
             self.sysctls.pop(key, None)
         for port in [link for link in self.links.values() if link.master == name]:
             self.links[port.name] = replace(port, master=None)
+            self.isolated.discard(port.name)
         self._adopt()
 
     def _change(self, step: SetLink) -> None:
@@ -236,6 +244,11 @@ class FakeNetwork:
         self.links[link.name] = new if step.up is None else replace(new, up=step.up)
         if step.up is False:
             self.routes = [route for route in self.routes if route.device != link.name]
+
+    def _set_port(self, link: LinkFact, *, isolated: bool) -> None:
+        if link.master is None:
+            raise Vanished(errno.EOPNOTSUPP, f"{link.name} is no port of a bridge")
+        self.isolated = self.isolated | {link.name} if isolated else self.isolated - {link.name}
 
     def _set_carrier(self, link: LinkFact, *, on: bool) -> None:
         if link.kind != "tun":
@@ -252,6 +265,8 @@ class FakeNetwork:
             if any(parent == link.name for parent, _ in self.parents.values()):
                 raise refused(errno.EBUSY)
             master = bridge.name
+        if master != link.master:
+            self.isolated.discard(link.name)
         self.links[link.name] = replace(self.links[link.name], master=master)
         self._adopt()
 
@@ -278,6 +293,8 @@ class FakeNetwork:
         made = LinkFact(0, step.name, "tun", step.mac, step.mtu, up=True, group=step.mark.group, altnames=mark)
         self._insert(replace(made, master=master))
         self._adopt()
+        if step.isolated:
+            self._set_port(self.get(step.name), isolated=True)
         if master:
             self.sysctls[f"net.ipv6.conf.{sysctl_name(step.name)}.disable_ipv6"] = "1"
 

@@ -24,6 +24,7 @@ from qemunet.steps import (
     SetCarrier,
     SetLink,
     SetMaster,
+    SetPort,
     VethLink,
 )
 from qemunet.testing.fake import FakeHost
@@ -450,3 +451,36 @@ def test_what_has_no_carrier_of_its_own_to_lose_refuses(world: World, name: str)
     world.do(MACVTAP, SetLink("mv0", up=True))
     with refused(errno.EOPNOTSUPP):
         world.do(SetCarrier(name, on=False))
+
+
+# ---------------------------------------------------------------- ports of a bridge
+
+
+def isolated(world: World) -> bool:
+    if isinstance(world.host, FakeHost):
+        return "qn-a" in world.host.isolated
+    return "isolated on" in program("bridge", "-d", "link", "show", "dev", "qn-a")
+
+
+def test_a_port_is_isolated_from_the_start_or_while_it_is_used(world: World) -> None:
+    world.do(replace(TAP, isolated=True))
+    assert isolated(world)
+    assert world.there("qn-a").up
+    off = SetPort("qn-a", isolated=False, was=True)
+    back = off.inverse(world.host.photograph(Wanted()))
+    assert back == SetPort("qn-a", isolated=True)
+    world.do(off)
+    assert not isolated(world)
+    world.do(back)
+    assert isolated(world)
+
+
+def test_a_port_that_is_plugged_out_forgets_that_it_was_isolated(world: World) -> None:
+    world.do(replace(TAP, isolated=True), SetMaster("qn-a", None), SetMaster("qn-a", "br0"))
+    assert not isolated(world)
+
+
+@pytest.mark.parametrize("name", ["qn-none", "eth1"])
+def test_what_is_no_port_of_a_bridge_is_isolated_from_nobody(world: World, name: str) -> None:
+    with pytest.raises(Gone):
+        world.do(SetPort(name, isolated=True))

@@ -32,7 +32,7 @@ TAP = NicRecord(
 )
 KALI = VmRecord("kali2", "pentest", "/labs/pentest.toml", "q35", "tcg", (USER, TAP), 4242, 1, started=True)
 NIC_KEYS = {
-    *("id", "mode", "model", "mac", "ifname", "host_mac", "network", "bridge", "link", "ip"),
+    *("id", "mode", "model", "mac", "ifname", "host_mac", "network", "bridge", "link", "port_isolation", "ip"),
     *("guest_ifname", "slot", "state"),
 }
 

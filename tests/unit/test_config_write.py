@@ -62,10 +62,11 @@ user = merged(
         model=st.sampled_from(["e1000", "rtl8139", "virtio"]),
     ),
 )
+apart = optional(port_isolation=st.booleans())
 network = merged(
-    st.just({"network": "lab"}), common, tapped, optional(mtu=st.integers(68, 1400), ifup=st.just("up.sh"))
+    st.just({"network": "lab"}), common, tapped, apart, optional(mtu=st.integers(68, 1400), ifup=st.just("up.sh"))
 )
-bridged = merged(st.just({"bridge": "br9"}), common, tapped, optional(mtu=st.integers(68, 9000)))
+bridged = merged(st.just({"bridge": "br9"}), common, tapped, apart, optional(mtu=st.integers(68, 9000)))
 cable = merged(
     st.just({"mode": "tap"}),
     common,
@@ -132,6 +133,7 @@ labs = st.fixed_dictionaries(
             {
                 "lab": st.one_of(
                     st.just({"mode": "bridge", "bridge": "br9"}),
+                    st.just({"mode": "bridge", "bridge": "br9", "port-isolation": True}),
                     optional(
                         mode=st.just("private"),
                         stp=st.booleans(),
@@ -139,6 +141,7 @@ labs = st.fixed_dictionaries(
                         mtu=st.integers(1400, 65535),
                         mac=st.just("02:00:00:00:00:01"),
                         keep=st.booleans(),
+                        port_isolation=st.booleans(),
                         bridge=st.just("virbr4"),
                     ),
                 )

@@ -72,6 +72,7 @@ OF_A_CARD: dict[str, tuple[object, type[Difference]]] = {
     "gateways": (("10.0.0.1",), Change),
     "hook": (Hook("/up"), Change),
     "rate": (Rate(8_000_000), Change),
+    "port_isolation": (True, Change),
 }
 
 
@@ -84,7 +85,8 @@ def test_every_property_of_a_card_is_tried_below() -> None:
 def test_a_property_changes_in_place_or_by_another_card(field: str, value: object, kind: type[Difference]) -> None:
     """Both ways alike; what of it changes is said."""
     old, new = nic(), nic(**{field: value})
-    word = {"ips": "ip", "gateways": "gateway", "hook": "ifup, ifdown", "link": "cable out"}.get(field, field)
+    words = {"ips": "ip", "hook": "ifup, ifdown", "link": "cable out", "port_isolation": "port-isolation"}
+    word = (words | {"gateways": "gateway"}).get(field, field)
     for one, other in ((old, new), (new, old)):
         (found,) = between(one, other)
         assert found == (Change if kind is Change else Replug)("a", one, other)

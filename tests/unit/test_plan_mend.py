@@ -16,6 +16,7 @@ from qemunet.steps import (
     SetLink,
     SetMaster,
     SetOffload,
+    SetPort,
     SetSysctl,
     VethLink,
     WriteFile,
@@ -82,17 +83,27 @@ def test_an_interface_whose_name_only_begins_like_it_is_left_alone() -> None:
 
 def test_a_tap_is_plugged_into_a_bridge_of_ours_as_it_is() -> None:
     ours = link("qn-lab", altnames=("qemunet.net-lab.bridge",))
-    steps = list(mend.plug(ours, [(link("qn-a-net0", "tun"), FE)], there(ours)))
+    steps = list(mend.plug(ours, [(link("qn-a-net0", "tun"), FE, False)], there(ours)))
     assert steps == [SetMaster("qn-a-net0", "qn-lab")]
 
 
 def test_nothing_of_somebody_elses_bridge_changes_by_a_tap() -> None:
     """It keeps its address and its MTU; the tap takes that."""
     theirs = link("br0", mtu=1400)
-    steps = list(mend.plug(theirs, [(link("qn-a-net0", "tun"), FE)], there(theirs)))
+    steps = list(mend.plug(theirs, [(link("qn-a-net0", "tun"), FE, False)], there(theirs)))
     pinned = PinBridge("br0", theirs.mac, 1400)
     assert steps == [pinned, SetLink("qn-a-net0", mtu=1400), SetMaster("qn-a-net0", "br0")]
 
 
 def test_without_a_loose_tap_nothing_is_done() -> None:
     assert not list(mend.plug(link("br0"), [], there(link("br0"))))
+
+
+def test_a_tap_that_was_isolated_is_so_before_it_is_up_again() -> None:
+    ours = link("qn-lab", altnames=("qemunet.net-lab.bridge",))
+    assert list(mend.plug(ours, [(link("qn-a-net0", "tun"), FE, True)], there(ours))) == [
+        SetLink("qn-a-net0", up=False),
+        SetMaster("qn-a-net0", "qn-lab"),
+        SetPort("qn-a-net0", isolated=True),
+        SetLink("qn-a-net0", up=True),
+    ]

@@ -48,6 +48,7 @@ from qemunet.steps import (
     SetGuestLink,
     SetLink,
     SetMaster,
+    SetPort,
     Step,
     Unclaim,
     Unreserve,
@@ -425,6 +426,25 @@ def test_forwards_that_stay_are_not_touched() -> None:
         )
     ]
     assert steps(changed(nic(replace(USER, forwards=(ssh, dns))), nic(replace(USER, forwards=(dns, ssh))))) == []
+
+
+def test_a_card_is_isolated_without_a_pulled_cable() -> None:
+    """The same the other way; what takes a failed change back knows how it was."""
+    for old, new in ((False, True), (True, False)):
+        found = steps(changed(nic(port_isolation=old), nic(port_isolation=new)))
+        assert found == [SetPort("qn-a-net1", isolated=new, was=old)]
+
+
+@pytest.mark.parametrize("isolated", [(True, True), (True, False), (False, True)])
+def test_isolation_moves_with_a_card_behind_its_pulled_cable(isolated: tuple[bool, bool]) -> None:
+    """A port forgets it with its bridge, on the way back as well."""
+    old, new = isolated
+    found = steps(changed(nic(port_isolation=old), nic(OTHER, port_isolation=new), up("lab", "other")))
+    ports = [step for step in found if isinstance(step, SetPort | SetMaster)]
+    before = [SetPort("qn-a-net1", isolated=False, was=True)] if old else []
+    after = [SetPort("qn-a-net1", isolated=True, was=False)] if new else []
+    assert ports == [*before, SetMaster("qn-a-net1", "qn-other"), *after]
+    assert found.index(ports[-1]) < found.index(SetGuestLink("a", "net1", up=True, was=False))
 
 
 def test_a_rate_changes_as_rates_do() -> None:

@@ -1,0 +1,229 @@
+#!/bin/sh
+# The lab lab-lab without qemunet. Usage: sh FILE [up|down]
+set -eu
+umask 022
+if [ "$(id -u)" -eq 0 ]; then parent=/run; else parent=${XDG_RUNTIME_DIR:?}; fi
+run=${run:-$parent/qemunet-sh/lab-lab}  # sockets, pid files, and what was done
+accel=${accel:-tcg}                   # for guests that leave it open: accel=kvm sh FILE, where KVM works
+
+did() { # remember that step $1 was done
+    : >"$run/done/$1"
+}
+
+keep() { # the value of sysctl $2 that step $1 will change
+    sysctl -n "$2" >"$run/done/$1"
+}
+
+undo() { # step $1 by the command that follows, if it was done
+    [ -e "$run/done/$1" ] || return 0
+    step=$1
+    shift
+    "$@" || echo "note: failed: $*" >&2
+    rm -f "$run/done/$step"
+}
+
+restore() { # the sysctl $2 of step $1, unless somebody else changed what we wrote ($3)
+    [ "$(sysctl -n "$2")" != "$3" ] || undo "$1" sysctl -qw "$2=$(cat "$run/done/$1" 2>/dev/null)"
+}
+
+pin() { # make the address that bridge $1 has its own, or it would take that of its port, and lose it with the last one
+    ip link set dev "$1" address "$(ip -o link show dev "$1" | sed 's|.*link/ether ||; s| .*||')"
+}
+
+node() { # a private device node $2 for macvtap $1: /dev/tapN may belong to another namespace
+    # shellcheck disable=SC2016 # the inner shell expands it
+    numbers=$(unshare --mount sh -c 'mount -t sysfs sysfs /sys && cd /sys/class && cat net/"$1"/macvtap/*/dev' sh "$1")
+    mknod -m 600 "$2" c "${numbers%:*}" "${numbers#*:}"
+}
+
+give() { # directory $1 to $user
+    if [ "$(id -u)" -eq 0 ]; then chown -R "$user:$group" "$1"; fi
+}
+
+lower() { # run a command as $user, in the group of /dev/kvm if it is there
+    kvm=$(getent group kvm | cut -d: -f3)
+    setpriv --reuid "$user" --regid "$group" --groups "${kvm:-$group}" --inh-caps=-all --bounding-set=-all \
+        --no-new-privs "$@"
+}
+
+qemu() { # run what follows -- as $user if that may use the files before it: -r FILE to read, -w FILE to write
+    lowered=
+    if [ "$(id -u)" -eq 0 ]; then lowered=lower; fi
+    while [ "$1" != -- ]; do
+        if [ "$lowered" ] && ! lower test "$1" "$2"; then
+            echo "note: user $user has no access to $2, so its QEMU keeps the rights of root" >&2
+            lowered=
+        fi
+        shift 2
+    done
+    shift
+    $lowered "$@"
+}
+
+gone() { # has process $1 ended?
+    ! kill -0 "$1" 2>/dev/null || grep -qs '^State:.*Z' "/proc/$1/status"
+}
+
+end() { # the program whose directory is $1, by force after five seconds
+    [ -s "$run/$1/pid" ] || return 0
+    pid=$(cat "$run/$1/pid")
+    kill "$pid" 2>/dev/null || return 0
+    tries=50
+    while ! gone "$pid"; do
+        [ "$tries" -gt 0 ] || kill -9 "$pid"
+        tries=$((tries - 1))
+        sleep 0.1
+    done
+}
+
+up() {
+    mkdir -p "$run/done"
+
+    # net/lab
+    ip link add name qn-lab address 52:54:00:a2:c6:b1 mtu 1501 group 1110999072 type bridge forward_delay 0 ageing_time 30000 stp_state 0
+    did 1
+    ip link property add dev qn-lab altname qemunet.net-lab.bridge
+    ip link set dev qn-lab mtu 1500
+    sysctl -e -qw net.ipv6.conf.qn-lab.disable_ipv6=1
+    sysctl -qw net.ipv4.conf.qn-lab.arp_ignore=8
+    sysctl -qw net.ipv4.conf.qn-lab.rp_filter=1
+    ip link set dev qn-lab up
+
+    # vm/one
+    user=1879048192 group=1879048192
+    pin br0
+    ip link set dev br0 mtu 1401
+    ip link set dev br0 mtu 1400
+    ip tuntap add dev qn-one-net0 mode tap vnet_hdr user "$user"
+    did 11
+    ip link property add dev qn-one-net0 altname qemunet.vm-one.net0
+    sysctl -e -qw net.ipv6.conf.qn-one-net0.disable_ipv6=1
+    ip link set dev qn-one-net0 address fe:54:00:20:6a:a8 mtu 1500 group 1392881450 master qn-lab
+    bridge link set dev qn-one-net0 isolated on
+    ip link set dev qn-one-net0 up
+    ip tuntap add dev qn-one-net1 mode tap vnet_hdr user "$user"
+    did 12
+    ip link property add dev qn-one-net1 altname qemunet.vm-one.net1
+    sysctl -e -qw net.ipv6.conf.qn-one-net1.disable_ipv6=1
+    ip link set dev qn-one-net1 address fe:54:00:64:7a:08 mtu 1400 group 1392881450 master br0
+    bridge link set dev qn-one-net1 isolated on
+    ip link set dev qn-one-net1 up
+
+    # vm/server
+    user=1879048193 group=1879048193
+    ip tuntap add dev qn-server-net0 mode tap vnet_hdr user "$user"
+    did 16
+    ip link property add dev qn-server-net0 altname qemunet.vm-server.net0
+    sysctl -e -qw net.ipv6.conf.qn-server-net0.disable_ipv6=1
+    ip link set dev qn-server-net0 address fe:54:00:c5:13:aa mtu 1500 group 1205794889 master qn-lab up
+
+    # vm/one
+    user=1879048192 group=1879048192
+    did 21
+    mkdir -m 700 "${run}"/one
+    give "${run}"/one
+    qemu -w /dev/net/tun -r /cache/tiny/vmlinuz -r /cache/tiny/initrd.gz -- qemu-system-x86_64 \
+    -name guest=one,process=qemu-one \
+    -nodefaults \
+    -no-user-config \
+    -machine q35 \
+    -smp 1 \
+    -m 512M \
+    -chardev socket,id=qmp,path="${run}"/one/qmp.sock,server=on,wait=off \
+    -mon chardev=qmp,mode=control \
+    -chardev socket,id=monitor,path="${run}"/one/monitor.sock,server=on,wait=off \
+    -mon chardev=monitor,mode=control \
+    -chardev socket,id=serial,path="${run}"/one/serial.sock,server=on,wait=off \
+    -serial chardev:serial \
+    -chardev socket,id=agent,path="${run}"/one/agent.sock,server=on,wait=off \
+    -serial chardev:agent \
+    -display none \
+    -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
+    -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.2","chassis":3,"port":2,"addr":"0x2.2"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.3","chassis":4,"port":3,"addr":"0x2.3"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.4","chassis":5,"port":4,"addr":"0x2.4"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.5","chassis":6,"port":5,"addr":"0x2.5"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.6","chassis":7,"port":6,"addr":"0x2.6"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.7","chassis":8,"port":7,"addr":"0x2.7"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.8","chassis":9,"port":8,"addr":"0x3.0","multifunction":true}' \
+    -device '{"driver":"pcie-root-port","id":"rp.9","chassis":10,"port":9,"addr":"0x3.1"}' \
+    -netdev '{"type":"tap","id":"host-net0","ifname":"qn-one-net0","script":"no","downscript":"no"}' \
+    -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:20:6a:a8","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
+    -netdev '{"type":"tap","id":"host-net1","ifname":"qn-one-net1","script":"no","downscript":"no"}' \
+    -device '{"driver":"virtio-net-pci","id":"net1","netdev":"host-net1","mac":"52:54:00:64:7a:08","bus":"rp.1","addr":"0x0","host_mtu":1400,"acpi-index":2,"romfile":""}' \
+    -kernel /cache/tiny/vmlinuz \
+    -initrd /cache/tiny/initrd.gz \
+    -append 'console=ttyS0 quiet qemunet.name=one qemunet.agent=ttyS1' \
+    -sandbox on,obsolete=deny,resourcecontrol=deny \
+    -accel tcg \
+    -daemonize \
+    -pidfile "${run}"/one/pid
+
+    # vm/server
+    user=1879048193 group=1879048193
+    did 22
+    mkdir -m 700 "${run}"/server
+    give "${run}"/server
+    qemu -w /dev/net/tun -r /cache/tiny/vmlinuz -r /cache/tiny/initrd.gz -- qemu-system-x86_64 \
+    -name guest=server,process=qemu-server \
+    -nodefaults \
+    -no-user-config \
+    -machine q35 \
+    -smp 1 \
+    -m 512M \
+    -chardev socket,id=qmp,path="${run}"/server/qmp.sock,server=on,wait=off \
+    -mon chardev=qmp,mode=control \
+    -chardev socket,id=monitor,path="${run}"/server/monitor.sock,server=on,wait=off \
+    -mon chardev=monitor,mode=control \
+    -chardev socket,id=serial,path="${run}"/server/serial.sock,server=on,wait=off \
+    -serial chardev:serial \
+    -chardev socket,id=agent,path="${run}"/server/agent.sock,server=on,wait=off \
+    -serial chardev:agent \
+    -display none \
+    -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
+    -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.2","chassis":3,"port":2,"addr":"0x2.2"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.3","chassis":4,"port":3,"addr":"0x2.3"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.4","chassis":5,"port":4,"addr":"0x2.4"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.5","chassis":6,"port":5,"addr":"0x2.5"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.6","chassis":7,"port":6,"addr":"0x2.6"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.7","chassis":8,"port":7,"addr":"0x2.7"}' \
+    -device '{"driver":"pcie-root-port","id":"rp.8","chassis":9,"port":8,"addr":"0x3.0"}' \
+    -netdev '{"type":"tap","id":"host-net0","ifname":"qn-server-net0","script":"no","downscript":"no"}' \
+    -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:c5:13:aa","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
+    -kernel /cache/tiny/vmlinuz \
+    -initrd /cache/tiny/initrd.gz \
+    -append 'console=ttyS0 quiet qemunet.name=server qemunet.agent=ttyS1' \
+    -sandbox on,obsolete=deny,resourcecontrol=deny \
+    -accel tcg \
+    -daemonize \
+    -pidfile "${run}"/server/pid
+}
+
+down() {
+    undo 22 end server
+    undo 21 end one
+    undo 16 ip link del dev qn-server-net0
+    undo 12 ip link del dev qn-one-net1
+    undo 11 ip link del dev qn-one-net0
+    undo 1 ip link del dev qn-lab
+    rm -rf "$run"
+}
+
+case ${1:-up} in
+up)
+    if [ -e "$run/done" ]; then
+        echo "it is up already, or what is left of it has to go by: sh $0 down" >&2
+        exit 6
+    fi
+    trap 'echo "failed, and taken back" >&2; down' EXIT
+    up
+    trap - EXIT
+    ;;
+down) down ;;
+*)
+    echo "usage: sh $0 [up|down]" >&2
+    exit 2
+    ;;
+esac
