@@ -101,6 +101,7 @@ class Wanted:
     guest: bool = False
     wires: bool = False  # what joins bridges, and which of them have a spanning tree
     shaping: bool = False  # whether the kernel can limit rates
+    guards: bool = False  # whether the kernel can look at what guests send
     networks: bool = False  # what the networks that are up were made from
     ports: frozenset[tuple[str, str, int, int]] = frozenset()  # who listens: protocol, address, first and last port
 
@@ -128,6 +129,7 @@ class Facts:
     tun: bool = True  # /dev/net/tun can be opened
     vhost_net: bool = False  # /dev/vhost-net can be opened
     shaping_lacks: frozenset[str] = frozenset()  # what of it the kernel lacks: ifb, act_mirred …
+    guard_lacks: frozenset[str] = frozenset()  # likewise for guards: bridge, egress, inet
     kvm: Mapping[str, str] = _NOTHING  # cpu model to why KVM cannot run it, "" if it can
     guest: GuestFact | None = None
     claims: Mapping[str, str] = _NOTHING

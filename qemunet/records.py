@@ -26,6 +26,7 @@ class NicRecord:
     slot: str | None = None
     state: str = "plugged"  # plugged | unplugging
     port_isolation: bool = False
+    guard: str = "off"
 
     @classmethod
     def from_dict(cls, data: dict[str, typing.Any]) -> NicRecord:

@@ -89,6 +89,7 @@ class NicKeys(typing.TypedDict, total=False):
     ip: Sequence[str]
     gateway: Sequence[str]
     rate: Mapping[str, str]
+    guard: str
     port_isolation: bool
     ifname: str
     ifup: Path

@@ -14,6 +14,7 @@ from qemunet.facts import Facts, Wanted
 from qemunet.frozen import replace
 from qemunet.host.linux import LinuxHost
 from qemunet.model.lab import Lab
+from qemunet.model.mac import host_twin
 from qemunet.model.nic import Backend, Nic
 from qemunet.model.vm import Accel, Firmware, FirmwareBoot, Machine, NicBus, Vm
 from qemunet.plan import links, plug, rates
@@ -43,6 +44,7 @@ class Player:
         boot = FirmwareBoot()
         self.vm = Vm(vm, machine, 1 << 27, 1, Accel.TCG, boot, Firmware.BIOS, (), (self.nic,))
         self.undo: list[Step] = []
+        self.done: list[Step] = []
         self.perform(links.card(self.vm, self.nic, self.facts()))
 
     def facts(self) -> Facts:
@@ -55,6 +57,11 @@ class Player:
                 continue  # there is no QEMU that pulls it
             self.undo += [undo for undo in [step.inverse(before)] if undo]
             self.host.perform(step)
+            self.done.append(step)
+
+    def host_mac(self) -> str:
+        """The address of the host's end of a tap."""
+        return host_twin(self.nic.mac)
 
     def change(self, **more: object) -> tuple[Step, ...]:
         """Change the card as `nic set` does; return the steps."""
@@ -68,6 +75,7 @@ class Player:
         while self.undo:
             with contextlib.suppress(Gone):
                 self.host.perform(self.undo.pop())
+        self.host.release(f"{self.vm.name}:net0")
 
     @property
     def fd(self) -> int:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _ROOTS = "/run/qemunet"
 _VM_HEADER = ("NAME", "LAB", "STATE", "PID", "ACCEL", "MACHINE", "NICS")
-_NIC_HEADER = ("NIC", "GUEST", "MAC", "HOST", "MODE", "NETWORK", "BRIDGE", "IP", "LINK", "STATE")
+_NIC_HEADER = ("NIC", "GUEST", "MAC", "HOST", "MODE", "NETWORK", "BRIDGE", "IP", "GUARD", "LINK", "STATE")
 
 
 # ---------------------------------------------------------------- ps
@@ -113,7 +113,11 @@ def _seen(vm: VmRecord, *, compare: bool = False) -> Message:
 def _nics_json(vm: VmRecord, seen: Message) -> list[dict[str, Any]]:
     rows = [NicRecord.from_dict(row) for row in seen.get("nics", ())] or vm.nics
     cards = [nic_json(vm, nic) for nic in rows] + [_foreign_json(card) for card in seen.get("foreign", ())]
-    return [card | seen.get("known", {}).get(card["mac"], {}) for card in cards]
+    return [card | seen.get("known", {}).get(card["mac"], {}) | _dropped(card, seen) for card in cards]
+
+
+def _dropped(card: dict[str, Any], seen: Message) -> dict[str, Any]:
+    return {"dropped": seen.get("dropped", {}).get(card["id"], {})}
 
 
 def _vm_json_seen(vm: VmRecord) -> dict[str, Any]:
@@ -124,9 +128,9 @@ def _vm_json_seen(vm: VmRecord) -> dict[str, Any]:
 def _foreign_json(card: dict[str, Any]) -> dict[str, Any]:
     """Return a card that somebody else has plugged in, in the shape of one of ours."""
     nothing = dict.fromkeys(
-        ("mode", "ifname", "host_mac", "network", "bridge", "link", "port_isolation", "guest_ifname")
+        ("mode", "ifname", "host_mac", "network", "bridge", "link", "port_isolation", "guard", "guest_ifname")
     )
-    return {"id": card["id"] or None, **nothing, **card, "ip": [], "state": "foreign"}
+    return {"id": card["id"] or None, **nothing, **card, "ip": [], "dropped": {}, "state": "foreign"}
 
 
 def _print_nics(vm: VmRecord, seen: Message) -> None:
@@ -157,9 +161,17 @@ def _nic_row(nic: dict[str, Any]) -> Sequence[str | None]:
         nic["network"],
         nic["bridge"],
         ips,
+        _guard_text(nic),
         nic["link"],
         nic["state"],
     )
+
+
+def _guard_text(nic: dict[str, Any]) -> str | None:
+    """Return a card's guard with what it has dropped: ``clean (ip 3)``."""
+    counted = ", ".join(f"{kind} {number}" for kind, number in nic["dropped"].items() if number)
+    level = None if nic["guard"] == "off" else nic["guard"]
+    return f"{level} ({counted})" if counted else level
 
 
 def vm_json(vm: VmRecord) -> dict[str, Any]:
@@ -189,6 +201,8 @@ def nic_json(vm: VmRecord, nic: NicRecord) -> dict[str, Any]:
         "bridge": nic.bridge,
         "link": nic.link,
         "port_isolation": nic.port_isolation,
+        "guard": nic.guard,
+        "dropped": {},
         "ip": [{"address": ip, "source": "file"} for ip in nic.ips],
         "guest_ifname": None,
         "slot": nic.slot,

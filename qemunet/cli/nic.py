@@ -34,6 +34,7 @@ _TEXTS = {
     "macvtap": ("MODE", "bridge, vepa, private or passthru"),
     "mac": ("MAC", "its address (default: one that stays the same)"),
     "link": ("up|down", "whether its cable is plugged in"),
+    "guard": ("LEVEL", "what its guest may not send: off, mac, clean or strict"),
     "vhost": ("on|off|auto", "let the kernel carry its packets"),
     "ifup": ("PROGRAM", "run when its host side is ready"),
     "ifdown": ("PROGRAM", "run before its host side goes"),

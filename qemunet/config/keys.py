@@ -19,6 +19,7 @@ from qemunet.config.tables import (
     Table,
     keyed,
 )
+from qemunet.model.guard import GuardLevel
 from qemunet.model.nic import LinkState, MacvtapMode
 from qemunet.model.vm import Accel, Firmware, NicBus
 
@@ -208,6 +209,13 @@ NIC = Table(
         Key("ip", kinds.INTERFACES, "addresses that the guest is known to use; the built-in guest sets them", "none"),
         Key("gateway", kinds.IPS, "the guest's way out, likewise", "none"),
         Key("rate", kinds.RATE, "the most that passes it, as the guest sees it", "none", (TAP, MACVTAP)),
+        Key(
+            "guard",
+            kinds.choice(GuardLevel, "level"),
+            "what its guest may not send (docs/guards.md)",
+            "off",
+            (TAP, MACVTAP),
+        ),
         Key(
             "port-isolation",
             kinds.BOOL,

@@ -6,7 +6,7 @@ import re
 import typing
 from itertools import count
 
-from qemunet.config import cards, check, modes, units
+from qemunet.config import cards, check, guards, modes, units
 from qemunet.config.hints import Bad
 from qemunet.config.scene import Scene, absolute, first
 from qemunet.config.spec import AUTO, NicMode, NicSpec, Switch, VmSpec
@@ -121,6 +121,7 @@ class _Card:
             gateways=self.spec.gateway or (),
             hook=Hook(self.program("ifup", self.spec.ifup), self.program("ifdown", self.spec.ifdown)),
             rate=self.rate(),
+            guard=guards.guard(self.scene, self.spec, address, backend, networks),
             port_isolation=self.isolation(backend, networks),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import cables, cards, check, disks, managed, modes, nics, units
+from qemunet.config import cables, cards, check, disks, guards, managed, modes, nics, units
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.scene import Scene, first
 from qemunet.config.spec import CableSpec, LabSpec, NetworkSpec, NicMode, Profile, VmSpec
@@ -57,15 +57,20 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
         links=frozenset(links | bridges),
         bridges=frozenset(bridges),
         files=frozenset(files),
-        programs=frozenset({QEMU, *managed.programs(spec), *([QEMU_IMG] if any(map(_needs_images, spec.vms)) else [])}),
+        programs=frozenset({QEMU, *managed.programs(spec), *_programs_of(spec), *guards.programs(every)}),
         routes=any(network.address for network in spec.networks)
         or any(modes.is_point_to_point(nic) or nic.host_macvlan for nic in every),
         guest=any(vm.boot.guest is not None for vm in spec.vms),
         shaping=any(nic.rate for nic in every),
         wires=bool(spec.cables),
+        guards=any(map(guards.is_guarded, every)),
         networks=managed.asks_others(spec),
         ports=managed.ports(spec),
     )
+
+
+def _programs_of(spec: LabSpec) -> list[str]:
+    return [QEMU_IMG] if any(map(_needs_images, spec.vms)) else []
 
 
 def _links(network: NetworkSpec) -> set[str]:
@@ -157,7 +162,8 @@ def _network(scene: Scene, spec: NetworkSpec) -> Network:
         scene.lack("the right to make a bridge (you are not root)", nics.RIGHTS)
     own = _own_bridge(scene, spec)
     services, rules = managed.services(scene, spec, own.mtu), managed.firewall(scene, spec)
-    return Network(spec.name, mode, own, bool(spec.keep), services, rules, external, bool(spec.port_isolation))
+    isolated = bool(spec.port_isolation)
+    return Network(spec.name, mode, own, bool(spec.keep), services, rules, external, port_isolation=isolated)
 
 
 def _parent(scene: Scene, spec: NetworkSpec) -> Parent:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from qemunet.errors import ConfigError, Duplicate
 from qemunet.frozen import frozen
 from qemunet.model.cable import Route
+from qemunet.model.guard import GuardLevel
 from qemunet.model.network import Boot, HostSide, NetworkMode
 from qemunet.model.nic import Forward, LinkState, MacvtapMode, Rate
 from qemunet.model.vm import Accel, Firmware, NicBus
@@ -93,6 +94,7 @@ class NicSpec:
     ip: tuple[str, ...] | None = None
     gateway: tuple[str, ...] | None = None
     rate: Rate | None = None
+    guard: GuardLevel | None = None
     port_isolation: bool | None = None
     ifname: str | None = None
     ifup: str | None = None

@@ -316,6 +316,7 @@ def _nic(nic: Nic, isolating: AbstractSet[str]) -> Pairs:
     yield "ip", nic.ips or None
     yield "gateway", nic.gateways or None
     yield "rate", _rate(nic.rate) or None
+    yield "guard", None if isinstance(nic.backend, UserBackend) else str(nic.guard.level)
     # What is its network's is left to that: the card may go to another one.
     yield "port-isolation", nic.port_isolation if nic.port_isolation != (nic.network in isolating) else None
 

@@ -21,6 +21,7 @@ ADDRESS, IFNAME, MTU, LINK, MASTER, LINKINFO, GROUP = 1, 3, 4, 5, 10, 18, 27
 _EXT_MASK, _CARRIER, _PROP_LIST, _ALT_IFNAME = 29, 33, 52, 53
 _INFO_KIND, _INFO_DATA = 1, 2
 _BR_FORWARD_DELAY, _BR_AGEING, _BR_STP = 1, 4, 5
+_BR_OPTIONS, _NO_LINKLOCAL_LEARN = 46, 1
 _MACVLAN_MODE = 1
 _VETH_PEER = 1
 _AF_BRIDGE, _PROTINFO, _PORT_ISOLATED = 7, 12, 33
@@ -34,6 +35,7 @@ _MODES = {
     MacvtapMode.BRIDGE: 4,
     MacvtapMode.PASSTHRU: 8,
 }
+_OPTIONS = struct.Struct("=II")  # struct br_boolopt_multi: values, and which of them are meant
 _INFO = struct.Struct("=BxHiII")  # struct ifinfomsg: family, device type, index, flags, change
 
 
@@ -169,12 +171,16 @@ def _macvlan(kind: str, mode: MacvtapMode) -> bytes:
 
 
 def _bridge(link: BridgeLink) -> bytes:
-    """The kernel takes these in this order: with STP on it would refuse a short delay, so it gets the delay before."""
+    """The kernel takes these in this order: with STP on it would refuse a short delay, so it gets the delay before.
+
+    What switches say to each other passes no rule of a guard, and would teach the bridge any address.
+    """
     data = nl.nested(
         _INFO_DATA,
         nl.number(_BR_FORWARD_DELAY, link.forward_delay * 100),
         nl.number(_BR_AGEING, link.ageing * 100),
         nl.number(_BR_STP, int(link.stp)),
+        nl.raw(_BR_OPTIONS, _OPTIONS.pack(_NO_LINKLOCAL_LEARN, _NO_LINKLOCAL_LEARN)),
     )
     return nl.nested(LINKINFO, nl.text(_INFO_KIND, "bridge"), data)
 

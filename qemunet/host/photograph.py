@@ -35,6 +35,7 @@ def photograph(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Fact
     ports = place.inside(lambda: _listeners(wanted.ports)) if wanted.ports else {}
     wired = _wired(net) if wanted.wires else None
     keys = wanted.sysctls | (set(_forwarding_keys(known)) if wanted.routes else frozenset())
+    programs, root = _programs(wanted.programs), os.geteuid() == 0
     return Facts(
         runtime=runtime,
         machine_id=_machine_id(),
@@ -49,13 +50,14 @@ def photograph(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Fact
         wires=wired.wires if wired else (),
         stp=wired.stp if wired else frozenset(),
         files=_files(wanted.files),
-        programs=_programs(wanted.programs),
+        programs=programs,
         users=_users(),
         kvm_gid=_kvm_gid(),
         tun=taps.can_open(taps.TUN),
         vhost_net=taps.can_open(_VHOST),
         listeners=ports,
-        shaping_lacks=_shaping_lacks() if wanted.shaping and os.geteuid() == 0 else frozenset(),
+        shaping_lacks=_shaping_lacks() if wanted.shaping and root else frozenset(),
+        guard_lacks=_guard_lacks() if wanted.guards and root and "nft" in programs else frozenset(),
     )
 
 
@@ -146,6 +148,12 @@ def _shaping_lacks() -> frozenset[str]:
     from qemunet.host import qdiscs
 
     return qdiscs.lacking()
+
+
+def _guard_lacks() -> frozenset[str]:
+    from qemunet.host import nft
+
+    return nft.guard_lacks()
 
 
 def _listeners(ports: Iterable[tuple[str, str, int, int]]) -> dict[str, str]:

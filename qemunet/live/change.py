@@ -20,7 +20,7 @@ from qemunet.live.record import nic_record
 from qemunet.live.seats import Seats
 from qemunet.live.taken import refuse_taken_networks
 from qemunet.plan import plug
-from qemunet.steps import DelLink, DelNetdev, Plan, RunHook, Unclaim, Unreserve
+from qemunet.steps import DelLink, DelNetdev, DropTable, Plan, RunHook, Unclaim, Unreserve
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ if typing.TYPE_CHECKING:
     Look = Callable[[], Comparison]
 
 # undos that a card owes to its end; the others only lead back to before a change
-_LASTING = (DelLink, Unclaim, Unreserve)
+_LASTING = (DelLink, DropTable, Unclaim, Unreserve)
 
 
 class Change:

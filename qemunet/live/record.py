@@ -29,9 +29,8 @@ def record(lab: Lab, vm: Vm, facts: Facts) -> VmRecord:
 
 def nic_record(nic: Nic) -> NicRecord:
     """Return a card's row, but for its slot."""
-    base = NicRecord(
-        nic.id, _mode(nic), nic.model, nic.mac, nic.link.value, ips=nic.ips, port_isolation=nic.port_isolation
-    )
+    plain = NicRecord(nic.id, _mode(nic), nic.model, nic.mac, nic.link.value, ips=nic.ips)
+    base = replace(plain, port_isolation=nic.port_isolation, guard=str(nic.guard.level))
     match nic.backend:
         case UserBackend():
             return base

@@ -13,6 +13,7 @@ from qemunet.live import arrival, power, sight
 from qemunet.live.control import Message, no_such_vm
 from qemunet.live.server import Peer, Takeover
 from qemunet.live.worker import Wish
+from qemunet.model.guard import GuardLevel
 
 if typing.TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -166,6 +167,10 @@ class Verbs:
         rows, foreign = await self.keeper.cards.list(guest)
         known = {mac: one.as_message() for mac, one in (await sight.look(guest, rows)).items()}
         found: Message = {"nics": [as_dict(row) for row in rows], "foreign": foreign, "known": known}
+        if any(row.guard != GuardLevel.OFF for row in rows):
+            from qemunet.live import guards
+
+            found["dropped"] = await asyncio.to_thread(guards.dropped, self.keeper.worker.runtime.path, guest.vm, rows)
         return found | (await self.keeper.cards.compared(guest) if request.get("compare") is True else {})
 
     async def _nic_add(self, peer: Peer, request: Message) -> Answer:

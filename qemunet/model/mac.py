@@ -51,3 +51,12 @@ def host_twin(mac: str) -> str:
     a high first octet keeps a bridge without an address of its own from adopting it.
     """
     return ("fa" if mac.startswith("fe") else "fe") + mac[2:]
+
+
+def link_local(mac: str) -> str:
+    """Return the IPv6 address that an interface with this address makes for its link (RFC 4291, appendix A)."""
+    from ipaddress import IPv6Address  # few starts need it
+
+    one, *rest = bytes.fromhex(mac.replace(":", ""))
+    number = bytes((one ^ 2, *rest[:2], 0xFF, 0xFE, *rest[2:]))
+    return str(IPv6Address(b"\xfe\x80" + bytes(6) + number))

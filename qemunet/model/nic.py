@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from qemunet.frozen import frozen
+from qemunet.model.guard import Guard
 
 RATE_UNITS = (("tbit", 10**12), ("gbit", 10**9), ("mbit", 10**6), ("kbit", 10**3), ("bit", 1))
 
@@ -156,6 +157,7 @@ class Nic:
     gateways: tuple[str, ...] = ()
     hook: Hook = Hook()
     rate: Rate = Rate()  # of a card with a host side
+    guard: Guard = Guard()  # of a card with a host side
     port_isolation: bool = False  # of a card on a bridge: none of the others there that have it reaches it
 
     @property

@@ -109,8 +109,8 @@ class _Chains:
     def __init__(self, mode: NetworkMode, switch: OwnBridge, firewall: Firewall) -> None:
         self.mode = mode
         self.firewall = firewall
-        self.bridge = _quoted(switch.ifname)
-        self.inside = _quoted(switch.addressed or switch.ifname)
+        self.bridge = quoted(switch.ifname)
+        self.inside = quoted(switch.addressed or switch.ifname)
         self.bare = switch.host is not HostSide.BRIDGE
         self.subnets = [ipaddress.ip_interface(text).network for text in switch.addresses]
 
@@ -170,7 +170,7 @@ class _Chains:
 
     def _bound(self, side: str) -> Iterator[str]:
         if self.firewall.uplink is not None:
-            yield f"{side} != {_quoted(self.firewall.uplink)} {REJECT}"
+            yield f"{side} != {quoted(self.firewall.uplink)} {REJECT}"
 
     def _to_host(self) -> Iterator[str]:
         """Yield what guests may reach on the host; nothing if they may reach everything."""
@@ -187,7 +187,7 @@ class _Chains:
         """Yield what leads connections to guests: those from elsewhere and from guests, or those of the host itself."""
         where = ""
         if not local and self.firewall.uplink is not None:
-            where = f"iifname {{ {_quoted(self.firewall.uplink)}, {self.inside} }} "
+            where = f"iifname {{ {quoted(self.firewall.uplink)}, {self.inside} }} "
         for forward in self.firewall.forwards:
             if local or not _is_loopback(forward.address):
                 yield f"{where}{_towards(forward)} {_translated(forward)}"
@@ -289,7 +289,7 @@ def _family(subnet: ipaddress.IPv4Network | ipaddress.IPv6Network) -> str:
     return _FAMILIES[subnet.version]
 
 
-def _quoted(interface: str) -> str:
+def quoted(interface: str) -> str:
     """Return an interface's name as nft reads it, where an asterisk at the end stands for anything. Raises Failed."""
     if '"' in interface:
         raise Failed(f"nft has no way to write the interface {interface}", hint="give it a name without quotes")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from qemunet.errors import Taken
 from qemunet.facts import Facts, LinkFact
 from qemunet.model import mac, names
+from qemunet.model.guard import GuardLevel
 from qemunet.model.network import HostSide, Network, NetworkMode, OwnBridge
 from qemunet.model.nic import (
     HostMacvlan,
@@ -153,7 +154,7 @@ def card(vm: Vm, nic: Nic, facts: Facts) -> tuple[Step, ...]:
         case UserBackend():
             return ()
         case TapBackend() as tap:
-            made = tuple(_tap(vm, nic, tap, facts))
+            made = (*_guard(vm, nic, facts), *_tap(vm, nic, tap, facts))
         case MacvtapBackend() as macvtap:
             made = tuple(_macvtap(vm, nic, macvtap, facts))
     return (*made, *rates.limit(vm, nic, facts), *vhost_steps(vm, nic))
@@ -254,10 +255,20 @@ def _macvtap(vm: Vm, nic: Nic, macvtap: MacvtapBackend, facts: Facts) -> Iterato
     yield AddLink(name, link, _mark(vm, nic, name, facts))
     # It has the guest's address: the host's own neighbour probes from it would look like the guest's double.
     yield SetSysctl(ipv6(name, "disable_ipv6"), "1")
+    yield from _guard(vm, nic, facts)
     yield SetLink(name, up=True)
     yield OpenMacvtap(Passed(vm).handle(nic.id).name, name, nic.queues)
     if macvtap.host is not None:
         yield from _ways(nic, macvtap.host)
+
+
+def _guard(vm: Vm, nic: Nic, facts: Facts) -> tuple[Step, ...]:
+    """Return what is there before the link is up: rules go by names, but a macvtap has to be there for its own."""
+    if nic.guard.level is GuardLevel.OFF:
+        return ()
+    from qemunet.plan import guards  # only where it is needed
+
+    return tuple(guards.load(vm, nic, facts))
 
 
 def _ways(nic: Nic, host: HostMacvlan) -> Iterator[Step]:

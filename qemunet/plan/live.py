@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 from qemunet.frozen import as_dict, frozen, replace
+from qemunet.model.guard import Guard
 from qemunet.model.nic import (
     Forward,
     Hook,
@@ -185,8 +186,8 @@ def _in_place(nic: Nic) -> Nic:
         case _:
             pass
     used = nic.guest_mtu or _USUAL_MTU
-    plain = replace(nic, link=LinkState.UP, ips=(), gateways=(), hook=Hook(), rate=Rate(), port_isolation=False)
-    return replace(plain, backend=backend, guest_mtu=used)
+    plain = replace(nic, link=LinkState.UP, ips=(), gateways=(), hook=Hook(), rate=Rate(), guard=Guard())
+    return replace(plain, backend=backend, guest_mtu=used, port_isolation=False)
 
 
 def _fixed(one: Difference) -> Difference:
@@ -204,6 +205,8 @@ def _differences(old: Nic, new: Nic) -> Iterator[str]:
         yield f"cable {'in' if new.link is LinkState.UP else 'out'}"
     if _forwards(old) != _forwards(new):
         yield "forwards"
+    if old.guard.level is not new.guard.level:
+        yield "guard"
     for key in ("rate", "port_isolation", "ips", "gateways", "hook"):
         if getattr(old, key) != getattr(new, key):
             named = {"ips": "ip", "gateways": "gateway", "hook": "ifup, ifdown", "port_isolation": "port-isolation"}

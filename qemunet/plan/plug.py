@@ -104,6 +104,10 @@ def _changed(vm: Vm, old: Nic, new: Nic, facts: Facts, *, moved: bool) -> Iterat
     if moved:
         yield from _moved(vm, old, new, was=was)
         was = False
+    if old.guard != new.guard:
+        from qemunet.plan import guards  # only where it is needed
+
+        yield from guards.change(old, new, vm, facts)
     if was != wanted:
         yield SetGuestLink(vm.name, new.id, up=wanted, was=was)
         yield from links.cable(new, on=wanted, was=was)

@@ -122,7 +122,7 @@ class AddLink:
             case BridgeLink(mac, mtu, stp, delay, ageing):
                 timers = ("forward_delay", str(delay * 100), "ageing_time", str(ageing * 100))
                 base = ("name", self.name, "address", mac, "mtu", str(mtu ^ 1), *group, "type", "bridge")
-                return (*base, *timers, "stp_state", str(int(stp)))
+                return (*base, *timers, "stp_state", str(int(stp)), "no_linklocal_learn", "1")
             case MacvtapLink(parent, mode, mac, mtu):
                 base = ("link", parent, "name", self.name, "address", mac, "mtu", str(mtu), *group)
                 return (*base, "type", "macvtap", "mode", str(mode))

@@ -27,38 +27,42 @@ class LoadTable:
     mark: Mark
     rules: str
     was: str | None = None
+    family: str = FAMILY
 
     def describe(self) -> str:
-        return f"load table {FAMILY} {self.name}"
+        return f"load table {self.family} {self.name}"
 
     def inverse(self, before: Facts) -> Step | None:
         if self.was is None:
-            return DropTable(self.name, self.mark)
-        return LoadTable(self.name, self.mark, self.was, self.rules)
+            return DropTable(self.name, self.mark, family=self.family)
+        return LoadTable(self.name, self.mark, self.was, self.rules, self.family)
 
     @property
     def transaction(self) -> str:
         """What ``nft -f -`` reads: the table may be there or not, and is never half there."""
-        return f"table {FAMILY} {self.name}\ndelete table {FAMILY} {self.name}\n{self.rules}"
+        table = f"table {self.family} {self.name}"
+        return f"{table}\ndelete {table}\n{self.rules}"
 
     def shell(self) -> tuple[str, ...]:
         # A script cannot look whose a table is: it makes a new one, or ends.
-        text = f"create table {FAMILY} {self.name}\n{self.rules}" if self.was is None else self.transaction
-        return (f"nft -f - <<'{_END}'\n{text}{_END}",)
+        new = f"create table {self.family} {self.name}\n{self.rules}"
+        return (f"nft -f - <<'{_END}'\n{new if self.was is None else self.transaction}{_END}",)
 
 
 @frozen
 class DropTable:
-    """Delete a table of ours with all its rules."""
+    """Delete a table of ours with all its rules; `was`: its text, if that may have to be loaded again."""
 
     name: str
     mark: Mark
+    was: str | None = None
+    family: str = FAMILY
 
     def describe(self) -> str:
-        return f"delete table {FAMILY} {self.name}"
+        return f"delete table {self.family} {self.name}"
 
     def inverse(self, before: Facts) -> Step | None:
-        return None
+        return None if self.was is None else LoadTable(self.name, self.mark, self.was, family=self.family)
 
     def shell(self) -> tuple[str, ...]:
-        return (line("nft", "delete", "table", FAMILY, self.name),)
+        return (line("nft", "delete", "table", self.family, self.name),)

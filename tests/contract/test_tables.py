@@ -87,3 +87,26 @@ def test_a_table_of_that_name_of_somebody_else_is_taken(world: World, comment: s
     with pytest.raises(Gone):
         world.do(DROP)
     assert chains(world) == ["theirs"]
+
+
+@pytest.mark.parametrize("family", ["bridge", "netdev", "arp"])
+def test_tables_of_any_family_come_and_go(world: World, family: str) -> None:
+    """Whose one is, is looked at in its own family."""
+    table = replace(TABLE, rules=text("one").replace("inet", family), family=family)
+    drop = table.inverse(world.host.photograph(Wanted()))
+    assert drop == replace(DROP, family=family)
+    world.do(table, replace(table, rules=table.rules.replace("one", "two"), was=table.rules))
+    assert chains(world) == ["two"]
+    world.do(replace(DROP, family=family))
+    assert chains(world) == []
+    with pytest.raises(Gone):
+        world.do(replace(DROP, family=family))
+
+
+def test_a_table_that_is_dropped_on_purpose_comes_back_with_what_takes_that_back(world: World) -> None:
+    world.do(TABLE)
+    drop = replace(DROP, was=TABLE.rules)
+    back = drop.inverse(world.host.photograph(Wanted()))
+    assert back is not None
+    world.do(drop, back)
+    assert chains(world) == ["one"]

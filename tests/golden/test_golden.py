@@ -241,7 +241,7 @@ def test_a_script_makes_the_links_of_the_plan_and_takes_them_back(folder: Path, 
     made = {step.name: [step.mark.altname] for step in found.steps() if isinstance(step, OpenTap)}
     linked = (end for step in found.steps() if isinstance(step, AddLink) for end in step.ends)
     made |= {name: [mark.altname] for name, mark in linked}
-    made |= {f"table inet {table.name}": [] for table in found.tables()}
+    made |= {f"table {table.family} {table.name}": [] for table in found.tables()}
     assert {name: names for name, names in between.items() if name not in before} == made
     assert (after, left) == (before, {})
 

@@ -32,8 +32,8 @@ TAP = NicRecord(
 )
 KALI = VmRecord("kali2", "pentest", "/labs/pentest.toml", "q35", "tcg", (USER, TAP), 4242, 1, started=True)
 NIC_KEYS = {
-    *("id", "mode", "model", "mac", "ifname", "host_mac", "network", "bridge", "link", "port_isolation", "ip"),
-    *("guest_ifname", "slot", "state"),
+    *("id", "mode", "model", "mac", "ifname", "host_mac", "network", "bridge", "link", "ip"),
+    *("port_isolation", "guard", "dropped", "guest_ifname", "slot", "state"),
 }
 
 
@@ -126,6 +126,18 @@ def test_what_the_keeper_knows_of_a_card_is_better_than_its_record(
     assert printed(capsys, "nic", "list", "kali2").splitlines()[2].split()[:3] == ["net1", "eth1", TAP.mac]
 
 
+def test_what_a_guard_has_dropped_is_told_with_its_level(
+    running: Runtime, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kinds of which there was something; to programs, all that are counted."""
+    rows = [as_dict(USER), as_dict(TAP) | {"guard": "clean"}]
+    counted = {"mac": 0, "ip": 14, "arp": 2}
+    monkeypatch.setattr(look, "_seen", lambda vm, compare=False: {"nics": rows, "dropped": {TAP.id: counted}})
+    user, tap = parsed(capsys, "nic", "list", "kali2")  # type: ignore[misc]
+    assert [(nic["guard"], nic["dropped"]) for nic in (user, tap)] == [("off", {}), ("clean", counted)]
+    assert "clean (ip 14, arp 2)" in printed(capsys, "nic", "list", "kali2")
+
+
 def test_status_tells_which_card_is_which_tap(running: Runtime, capsys: Output) -> None:
     """Guest name, MAC, host interface, network, bridge, address and cable in one table."""
     title, header, user, tap = printed(capsys, "status", "kali2").splitlines()
@@ -133,7 +145,7 @@ def test_status_tells_which_card_is_which_tap(running: Runtime, capsys: Output) 
     assert header.split() == list(look._NIC_HEADER)
     assert tap.split() == [
         *("net1", "-", "52:54:00:00:00:02", "qn-kali2-net1", "tap", "lab", "qn-lab"),
-        *("192.168.50.12/24", "down", "plugged"),
+        *("192.168.50.12/24", "-", "down", "plugged"),
     ]
     assert user.split()[:5] == ["net0", "-", "52:54:00:00:00:01", "-", "user"]
 

@@ -48,6 +48,7 @@ rates = st.sampled_from(["8kbit", "100mbit", "1.5gbit", "12.5mbps", "1mibit", "1
 tapped = optional(
     queues=st.sampled_from([1, "auto"]),
     vhost=st.sampled_from(["auto", "on", "off"]),
+    guard=st.sampled_from(["off", "mac", "clean"]),
     rate=st.dictionaries(st.sampled_from(["in", "out"]), rates, min_size=1),
 )
 user = merged(

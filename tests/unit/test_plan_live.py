@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qemunet.frozen import fields, replace
+from qemunet.model.guard import Guard, GuardLevel
 from qemunet.model.nic import (
     Backend,
     Forward,
@@ -73,6 +74,7 @@ OF_A_CARD: dict[str, tuple[object, type[Difference]]] = {
     "hook": (Hook("/up"), Change),
     "rate": (Rate(8_000_000), Change),
     "port_isolation": (True, Change),
+    "guard": (Guard(GuardLevel.MAC), Change),
 }
 
 

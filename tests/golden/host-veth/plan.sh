@@ -124,7 +124,7 @@ table inet qemunet-lan-687e5bbf {
 }
 QEMUNET
     did 1
-    ip link add name virbr4 address 52:54:00:ef:db:64 mtu 1401 group 1753111487 type bridge forward_delay 0 ageing_time 30000 stp_state 0
+    ip link add name virbr4 address 52:54:00:ef:db:64 mtu 1401 group 1753111487 type bridge forward_delay 0 ageing_time 30000 stp_state 0 no_linklocal_learn 1
     did 2
     ip link property add dev virbr4 altname qemunet.net-lan.bridge
     ip link set dev virbr4 mtu 1400

@@ -118,7 +118,7 @@ table inet qemunet-lab-42388020 {
 }
 QEMUNET
     did 1
-    ip link add name qn-lab address 52:54:00:a2:c6:b1 mtu 1501 group 1110999072 type bridge forward_delay 0 ageing_time 30000 stp_state 0
+    ip link add name qn-lab address 52:54:00:a2:c6:b1 mtu 1501 group 1110999072 type bridge forward_delay 0 ageing_time 30000 stp_state 0 no_linklocal_learn 1
     did 2
     ip link property add dev qn-lab altname qemunet.net-lab.bridge
     ip link set dev qn-lab mtu 1500
@@ -183,7 +183,7 @@ table inet qemunet-bare-7518e82b {
 }
 QEMUNET
     did 11
-    ip link add name qn-bare address 52:54:00:d4:7b:e8 mtu 1501 group 1964566571 type bridge forward_delay 0 ageing_time 30000 stp_state 0
+    ip link add name qn-bare address 52:54:00:d4:7b:e8 mtu 1501 group 1964566571 type bridge forward_delay 0 ageing_time 30000 stp_state 0 no_linklocal_learn 1
     did 12
     ip link property add dev qn-bare altname qemunet.net-bare.bridge
     ip link set dev qn-bare mtu 1500

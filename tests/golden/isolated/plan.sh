@@ -102,7 +102,7 @@ table inet qemunet-lan-687e5bbf {
 }
 QEMUNET
     did 1
-    ip link add name virbr4 address 52:54:00:aa:bb:cc mtu 9001 group 1753111487 type bridge forward_delay 200 ageing_time 30000 stp_state 1
+    ip link add name virbr4 address 52:54:00:aa:bb:cc mtu 9001 group 1753111487 type bridge forward_delay 200 ageing_time 30000 stp_state 1 no_linklocal_learn 1
     did 2
     ip link property add dev virbr4 altname qemunet.net-lan.bridge
     ip link set dev virbr4 mtu 9000

@@ -84,7 +84,7 @@ up() {
     sysctl -qw net.ipv4.conf.eth0.forwarding=1
 
     # net/wide
-    ip link add name qn-wide address 52:54:00:10:be:14 mtu 1401 group 1395898578 type bridge forward_delay 0 ageing_time 30000 stp_state 0
+    ip link add name qn-wide address 52:54:00:10:be:14 mtu 1401 group 1395898578 type bridge forward_delay 0 ageing_time 30000 stp_state 0 no_linklocal_learn 1
     did 3
     ip link property add dev qn-wide altname qemunet.net-wide.bridge
     ip link set dev qn-wide mtu 1400

@@ -80,7 +80,7 @@ up() {
     mkdir -p "$run/done"
 
     # net/lab
-    ip link add name qn-lab address 52:54:00:a2:c6:b1 mtu 1501 group 1110999072 type bridge forward_delay 0 ageing_time 30000 stp_state 0
+    ip link add name qn-lab address 52:54:00:a2:c6:b1 mtu 1501 group 1110999072 type bridge forward_delay 0 ageing_time 30000 stp_state 0 no_linklocal_learn 1
     did 1
     ip link property add dev qn-lab altname qemunet.net-lab.bridge
     ip link set dev qn-lab mtu 1500

@@ -123,7 +123,7 @@ table inet qemunet-dmz-4e47ea18 {
 }
 QEMUNET
     did 3
-    ip link add name qn-dmz address 52:54:00:af:df:94 mtu 1501 group 1313335832 type bridge forward_delay 0 ageing_time 30000 stp_state 0
+    ip link add name qn-dmz address 52:54:00:af:df:94 mtu 1501 group 1313335832 type bridge forward_delay 0 ageing_time 30000 stp_state 0 no_linklocal_learn 1
     did 4
     ip link property add dev qn-dmz altname qemunet.net-dmz.bridge
     ip link set dev qn-dmz mtu 1500
