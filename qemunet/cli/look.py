@@ -99,13 +99,12 @@ def _nic_list(args: Namespace) -> int:
 
 def _seen(vm: VmRecord, *, compare: bool = False) -> Message:
     """Return what the keeper of a vm that runs says of its cards; nothing of one that does not run."""
-    from qemunet.live.reach import reach
+    from qemunet.live.reach import learn
 
     if vm.state != "running":
         return {}
     try:
-        with reach(runtime(), vm.lab) as keeper:
-            return keeper.ask("nics", vm=vm.name, compare=compare)
+        return learn(runtime(), vm.lab, "nics", vm=vm.name, compare=compare)
     except NotFound:  # it has just ended
         return {}
 

@@ -15,9 +15,11 @@ from qemunet.host import processes
 from qemunet.live.control import Control, Lost
 
 if typing.TYPE_CHECKING:
+    from qemunet.live.control import Message
     from qemunet.state import Runtime
 
-_START = 15.0  # seconds for a keeper to answer
+_START = 15.0  # seconds for a keeper to be there
+_ANSWER = 30.0  # seconds for it to answer a question
 _GLANCE = 0.02  # seconds between two looks whether it does
 
 
@@ -42,6 +44,23 @@ def reach(here: Runtime, lab: str) -> Control:
                 raise waits_for_itself(f"lab {lab}") from lost
         select.select([], [], [], _GLANCE)
     raise TimedOut(f"the keeper of the lab {lab} does not answer after {_START:g} s", where=socket)
+
+
+def learn(here: Runtime, lab: str, do: str, **arguments: object) -> Message:
+    """Return what the lab's keeper answers to a question that changes nothing, so that it may be asked again.
+
+    A keeper that ends between its greeting and its answer has its successor asked: it may have seen its last guest off,
+    or was told to go, and neither is a fault of whoever asks. Raises NotFound if there is no guest to keep, what the
+    keeper reports, TimedOut, and `Lost` if one keeper after the other ends that way.
+    """
+    deadline = time.monotonic() + _START
+    while True:
+        try:
+            with reach(here, lab) as keeper:
+                return keeper.ask(do, within=_ANSWER, **arguments)
+        except Lost:
+            if time.monotonic() >= deadline:
+                raise
 
 
 def _answering(socket: str) -> Control:
