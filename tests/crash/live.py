@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.guest import bare
 from tests.world import PATIENCE, TREE, World, fresh_world, until
 
 ZYGOTE = Path(__file__).with_name("keepers.py")
+READY = "qemunet guest ready:"
 _SYSCTLS = Path("/proc/sys/net/ipv6/conf")
 State = dict[str, list[str]]
 
@@ -104,9 +106,10 @@ class Live:
             self.keep()
 
     def await_guests(self) -> None:
+        """Wait until every guest with a console has its shell; the first keeper may not have opened their logs yet."""
+        for log in [guest / "console.log" for guest in self.world.runtime.glob("vm/*")]:
+            until(partial(_has, log, READY), f"ready in {log}")
         self.world.keeper(self.lab)
-        for log in self.world.runtime.glob("vm/*/console.log"):
-            until(lambda log=log: "qemunet guest ready:" in log.read_text(errors="replace"), f"ready in {log}")
 
     def keep(self) -> int:
         """Begin a keeper that adopts what runs; return its process."""
@@ -278,6 +281,10 @@ class Live:
             self._zygote.kill()
             self._zygote.communicate()
             self._zygote = None
+
+
+def _has(log: Path, text: str) -> bool:
+    return log.exists() and text in log.read_text(errors="replace")
 
 
 def _told(monitor: ByKeeper, line: str) -> object:
