@@ -36,6 +36,11 @@ def check() -> None:
         raise Interrupted("the process that asked for this is gone")
 
 
+def pending() -> bool:
+    """Tell whether one of the signals has arrived."""
+    return bool(_seen)
+
+
 def watch(lifeline: socket.socket) -> None:
     """Take the other side's closing of this socket as an interrupt."""
     _lifelines.append(lifeline)

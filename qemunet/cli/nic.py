@@ -207,12 +207,15 @@ def _record(args: Namespace) -> VmRecord | None:
 
 
 def _ask(here: Runtime, record: VmRecord, verb: str, timeout: float, **arguments: object) -> dict[str, object]:
-    from qemunet.cli.cutoff import cut_off
+    from qemunet.cli import cutoff
     from qemunet.live.reach import reach
 
     see = f"`qemunet nic list {record.name}` shows the cards there are"
-    with reach(here, record.lab) as keeper, cut_off(see):
-        return keeper.ask(verb, within=None, vm=record.name, timeout=timeout, **arguments)
+    with reach(here, record.lab) as keeper:
+        if verb == "nic-del":
+            stands = f"{arguments['nic']} leaves as soon as the guest lets go of it"
+            return cutoff.ask_for_good(keeper, verb, see, stands, vm=record.name, timeout=timeout, **arguments)
+        return cutoff.ask(keeper, verb, see, vm=record.name, timeout=timeout, **arguments)
 
 
 def _row(reply: Message) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import typing
 
-from qemunet.errors import Failed, NotFound, QemunetError
+from qemunet.errors import Failed, Interrupted, NotFound, QemunetError
 from qemunet.live import presence
 from qemunet.live.cardwork import PLUGGED, CardWork
 from qemunet.live.presence import Presence
@@ -17,6 +17,8 @@ if typing.TYPE_CHECKING:
     from qemunet.live.process import Guest
     from qemunet.live.seats import Newcomer, Seats
     from qemunet.records import NicRecord
+
+    Gone = Callable[[], bool]  # tells whether whoever asked has hung up
 
 
 class Doer(typing.Protocol):
@@ -53,16 +55,19 @@ class Arrivals:
         self._seats = seats
         self._doer = doer
 
-    async def arrive(self, guest: Guest, row: NicRecord, seconds: float) -> tuple[NicRecord, Presence]:
+    async def arrive(
+        self, guest: Guest, row: NicRecord, seconds: float, gone: Gone = lambda: False
+    ) -> tuple[NicRecord, Presence]:
         """Wait until the guest has a card that was just plugged in; return its row, and what is known by then.
 
-        Raises NotFound if somebody unplugs it before, Failed if the guest throws it out again and again.
+        Raises NotFound if somebody unplugs it before, Failed if the guest throws it out again and again, Interrupted if
+        whoever waits is `gone`.
         """
         clock = asyncio.get_running_loop().time
         deadline, thrown = clock() + seconds, 0
         while (newcomer := self._seats.newcomer(guest.vm, row.id)) is not None:
             try:
-                return row, await self._watch(guest, row, newcomer, max(0.0, deadline - clock()))
+                return row, await self._watch(guest, row, newcomer, max(0.0, deadline - clock()), gone)
             except _OutError:
                 if await presence.is_plugged(guest, row.id):  # it was an earlier one of its id, of which QEMU said late
                     newcomer.out.clear()
@@ -117,14 +122,17 @@ class Arrivals:
         except QemunetError as error:
             self._doer.say(f"{guest.vm}: {row.id}: {error}")
 
-    async def _watch(self, guest: Guest, row: NicRecord, newcomer: Newcomer, seconds: float) -> Presence:
+    async def _watch(self, guest: Guest, row: NicRecord, newcomer: Newcomer, seconds: float, gone: Gone) -> Presence:
         def check() -> None:
             if newcomer.out.is_set():
                 raise _OutError
+            if gone():
+                raise Interrupted("interrupted", where=f"vm.{guest.vm}")
 
         try:
             found = await presence.wait(guest, row.id, row.model, seconds, check)
-            check()
+            if newcomer.out.is_set():
+                raise _OutError
         except QemunetError:
             self._seats.settle(guest.vm, row.id, newcomer)
             raise

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import typing
 
-from qemunet.errors import Failed, NotFound, QemunetError, TimedOut, UsageError
+from qemunet.errors import Failed, Interrupted, NotFound, QemunetError, TimedOut, UsageError
 from qemunet.live import unplug
-from qemunet.live.arrival import Arrivals
+from qemunet.live.arrival import TIMEOUT, Arrivals
 from qemunet.live.cardwork import PLUGGED, UNPLUGGING, CardWork, Other
 from qemunet.live.presence import Presence
 from qemunet.live.record import pick
@@ -20,6 +20,7 @@ from qemunet.plan import live
 if typing.TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from qemunet.live.arrival import Gone
     from qemunet.live.cardwork import Keys, Left, Wish
     from qemunet.live.care import Keeper
     from qemunet.live.control import Message
@@ -39,11 +40,20 @@ class Cards:
 
     # ---------------------------------------------------------------- what is asked for
 
-    async def add(self, guest: Guest, keys: Keys, seconds: float) -> tuple[NicRecord, Presence]:
-        """Plug in a card; return its row when the guest has it, or why that cannot be said. Raises any QemunetError."""
+    async def add(
+        self, guest: Guest, keys: Keys, seconds: float, gone: Gone = lambda: False
+    ) -> tuple[NicRecord, Presence]:
+        """Plug in a card; return its row when the guest has it, or why that cannot be said. Raises any QemunetError.
+
+        If whoever asked for it is `gone` meanwhile, it is unplugged again, and Interrupted says how that went.
+        """
         row = await self.do(CardWork.add, guest, keys, lambda: self._replugs.expected(guest.vm))
         self.tell(guest, row.id, "plugged")
-        return await self._arrivals.arrive(guest, row, seconds)
+        try:
+            return await self._arrivals.arrive(guest, row, seconds, gone)
+        except Interrupted as error:
+            error.message += await self._taken_back(guest, row.id)
+            raise
 
     async def remove(self, guest: Guest, word: str, seconds: float, *, cut: bool) -> NicRecord:
         """Unplug a card; return the row that it had when the guest has let go of it.
@@ -59,9 +69,14 @@ class Cards:
         await self.gone_within(guest, row.id, task, seconds)
         return row
 
-    async def alter(self, guest: Guest, word: str, keys: Keys, seconds: float) -> tuple[NicRecord, Presence]:
-        """Change a card, in its place if that can be; return its row, and whether the guest has it."""
-        return await self._altered(guest, await self.do(CardWork.alter, guest, word, keys), seconds)
+    async def alter(
+        self, guest: Guest, word: str, keys: Keys, seconds: float, gone: Gone = lambda: False
+    ) -> tuple[NicRecord, Presence]:
+        """Change a card, in its place if that can be; return its row, and whether the guest has it.
+
+        If it has to be unplugged for that, and whoever asked is `gone` meanwhile, it comes back as it was.
+        """
+        return await self._altered(guest, await self.do(CardWork.alter, guest, word, keys), seconds, gone)
 
     async def apply(self, guest: Guest, wish: Wish, seconds: float, *, dry: bool) -> list[Message]:
         """Make the cards of a guest what they are in a wish; return what there was to do, and what of it was done."""
@@ -175,6 +190,16 @@ class Cards:
         await self.do(CardWork.forget, guest, nic)
         self.tell(guest, nic, "unplugged")
 
+    async def _taken_back(self, guest: Guest, nic: str) -> str:
+        """Unplug a card that nobody wants any more; say how that went."""
+        try:
+            await self.gone_within(guest, nic, self.leave(guest, nic), TIMEOUT)
+        except TimedOut:
+            return f"; the guest has not let go of {nic} yet, and it goes as soon as it does"
+        except QemunetError as error:
+            return f"; {nic} could not be taken out again: {error}"
+        return f"; {nic} was taken out again"
+
     async def gone_within(self, guest: Guest, nic: str, task: asyncio.Task[None], seconds: float) -> None:
         """Wait until a card that is being unplugged is gone; raises TimedOut if it is not, then or later."""
         try:
@@ -190,11 +215,17 @@ class Cards:
 
     # ---------------------------------------------------------------- changing
 
-    async def _altered(self, guest: Guest, result: NicRecord | Other, seconds: float) -> tuple[NicRecord, Presence]:
-        row = await self._replugs.replug(guest, result, seconds) if isinstance(result, Other) else result
+    async def _altered(
+        self, guest: Guest, result: NicRecord | Other, seconds: float, gone: Gone = lambda: False
+    ) -> tuple[NicRecord, Presence]:
+        row = await self._replugs.replug(guest, result, seconds, gone) if isinstance(result, Other) else result
         self.tell(guest, row.id, "changed")
         if isinstance(result, Other):
-            return await self._arrivals.arrive(guest, row, seconds)
+            try:
+                return await self._arrivals.arrive(guest, row, seconds, gone)
+            except Interrupted as error:
+                error.message += f"; {row.id} was changed, and the guest has not taken it yet"
+                raise
         return row, Presence.THERE
 
     async def _apply(self, guest: Guest, wish: Wish, one: live.Difference, seconds: float) -> None:

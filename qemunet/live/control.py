@@ -45,6 +45,9 @@ verb           takes                              gives
 ``adopt``                                         ``vms``: those that were taken in now
 =============  =================================  =============================================================
 
+Whoever shuts his side down for writing while he waits for ``nic-add`` or ``nic-set`` has it taken back: the answer is
+an error of the kind ``interrupted`` that says what is so, or the usual one if it was done by then.
+
 Events: ``watching`` (``vms``) when a tether or a watch begins, ``ended`` (``vm``, ``status``, ``reason``, ``text``)
 for each vm, and ``over`` (``failures``) when the last of them has ended and everything was taken back.
 
@@ -114,9 +117,20 @@ class Control:
         if within is None and self.keeper in processes.ancestors():
             raise waits_for_itself("its lab's keeper")
         self._send({"do": do, **arguments})
-        deadline = None if within is None else time.monotonic() + within
+        return self._answer(None if within is None else time.monotonic() + within, f"the keeper's answer to {do!r}")
+
+    def withdraw(self, within: float) -> Message:
+        """Have the request taken back whose answer is waited for, and return or raise the answer that it has then.
+
+        Nothing more can be asked on this connection.
+        """
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+        return self._answer(time.monotonic() + within, "the keeper to take it back")
+
+    def _answer(self, deadline: float | None, what: str) -> Message:
         while True:
-            reply = self._wait(deadline, f"the keeper's answer to {do!r}")
+            reply = self._wait(deadline, what)
             if "event" in reply:
                 self._events.append(reply)
             elif "error" in reply:

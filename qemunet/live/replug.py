@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import typing
 
-from qemunet.errors import NotFound, NotTakenBack, QemunetError, TimedOut
+from qemunet.errors import Interrupted, NotFound, NotTakenBack, QemunetError, TimedOut
+from qemunet.frozen import replace
 from qemunet.live.arrival import Doer
 from qemunet.live.cardwork import CardWork, Other, coming_back
 
 if typing.TYPE_CHECKING:
-    from qemunet.live.arrival import Arrivals
+    from qemunet.live.arrival import Arrivals, Gone
     from qemunet.live.process import Guest
     from qemunet.records import NicRecord
+
+_GLANCE = 0.05  # seconds between two looks at whether whoever asked is there
 
 
 class Unplugger(Doer, typing.Protocol):
@@ -41,10 +45,11 @@ class Replugs:
         """Let a card not come back."""
         self._coming_back.discard((vm, nic))
 
-    async def replug(self, guest: Guest, other: Other, seconds: float) -> NicRecord:
+    async def replug(self, guest: Guest, other: Other, seconds: float, gone: Gone = lambda: False) -> NicRecord:
         """Take a card out and put another one in its place; if that cannot be had, the old one comes back.
 
         Raises TimedOut if the guest keeps it: then the other one comes when it lets go, unless `remove` is asked for.
+        Raises Interrupted if whoever asked is `gone` before: then the old one comes back when it lets go.
         """
         key = (guest.vm, other.nic)
         if key in self._coming_back:
@@ -52,7 +57,10 @@ class Replugs:
         self._coming_back.add(key)
         leaving = self._doer.leave(guest, other.nic)
         try:
-            await self._doer.gone_within(guest, other.nic, leaving, seconds)
+            await self._out_within(guest, other.nic, leaving, seconds, gone)
+        except Interrupted:
+            self._doer.begin(self._replug_late(guest, replace(other, shall=other.was), leaving))
+            raise
         except TimedOut as error:
             self._doer.begin(self._replug_late(guest, other, leaving))
             out = f"`qemunet nic del {guest.vm} {other.nic}` takes it out for good"
@@ -62,6 +70,19 @@ class Replugs:
             self._coming_back.discard(key)
             raise
         return await self._plug_other(guest, other)
+
+    async def _out_within(
+        self, guest: Guest, nic: str, leaving: asyncio.Task[None], seconds: float, gone: Gone
+    ) -> None:
+        waiting = asyncio.create_task(self._doer.gone_within(guest, nic, leaving, seconds))
+        while not (await asyncio.wait([waiting], timeout=_GLANCE))[0]:
+            if gone():
+                waiting.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await waiting
+                stays = f"{nic} comes back as it was when the guest has let go of it"
+                raise Interrupted(f"interrupted; {stays}", where=f"vm.{guest.vm}")
+        waiting.result()
 
     async def _replug_late(self, guest: Guest, other: Other, leaving: asyncio.Task[None]) -> None:
         """Put the other card in its place when the guest has let go of the old one at last."""

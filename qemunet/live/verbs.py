@@ -175,7 +175,7 @@ class Verbs:
 
     async def _nic_add(self, peer: Peer, request: Message) -> Answer:
         guest, seconds = self._guest(request), _number(request, "timeout", arrival.TIMEOUT, MAX_TIMEOUT)
-        row, presence = await self.keeper.cards.add(guest, _keys(request), seconds)
+        row, presence = await self.keeper.cards.add(guest, _keys(request), seconds, peer.gone)
         return await _plugged(guest, row, presence)
 
     async def _nic_del(self, peer: Peer, request: Message) -> Answer:
@@ -185,7 +185,8 @@ class Verbs:
 
     async def _nic_set(self, peer: Peer, request: Message) -> Answer:
         guest, seconds = self._guest(request), _number(request, "timeout", arrival.TIMEOUT, MAX_TIMEOUT)
-        row, presence = await self.keeper.cards.alter(guest, _text(request, "nic"), _keys(request), seconds)
+        word, keys = _text(request, "nic"), _keys(request)
+        row, presence = await self.keeper.cards.alter(guest, word, keys, seconds, peer.gone)
         return await _plugged(guest, row, presence)
 
     async def _apply(self, peer: Peer, request: Message) -> Answer:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 
-from qemunet.errors import Failed, NotFound, QemunetError, Taken
+from qemunet.errors import Failed, Interrupted, NotFound, QemunetError, Taken
 from qemunet.frozen import replace
 from qemunet.live import presence
 from qemunet.live.arrival import Arrivals
@@ -215,6 +215,15 @@ def test_a_card_that_nobody_takes_is_no_newcomer_any_more(doer: Doer) -> None:
     assert arrive(doer, FakeGuest(looks=10**6), 0.0) == (D, Presence.NOT_BOOTED)
     assert doer.seats.newcomer("a", "d") is None
     assert not doer.arrivals.gone(typing.cast("Guest", FakeGuest()), "d", asked=False)
+
+
+def test_who_hangs_up_is_not_waited_for(doer: Doer) -> None:
+    """What becomes of the card is up to whoever it was plugged in for."""
+    looks = iter((False, False, True))
+    waits = doer.arrivals.arrive(typing.cast("Guest", FakeGuest(looks=10**6)), D, 10.0, lambda: next(looks))
+    with pytest.raises(Interrupted):
+        run(waits)
+    assert doer.seats.newcomer("a", "d") is None
 
 
 # ---------------------------------------------------------------- one that nobody waits for

@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qemunet import errors
-from qemunet.errors import NotFound, NotTakenBack, QemunetError, TimedOut, UsageError
+from qemunet.errors import Interrupted, NotFound, NotTakenBack, QemunetError, TimedOut, UsageError
 from qemunet.live import control
 from qemunet.live.control import Control, Lost, Message, error_from
 from qemunet.live.server import Peer, Server
@@ -53,6 +53,20 @@ def says(*lines: object) -> Script:
 
 
 # ---------------------------------------------------------------- the client
+
+
+def test_whoever_gives_up_still_hears_the_last_word() -> None:
+    """The keeper sees that he asks for nothing more."""
+
+    def obliging(sock: socket.socket) -> None:
+        while sock.recv(65536):
+            pass
+        sock.sendall(json.dumps(Interrupted("interrupted; it was taken out again").as_json()).encode() + b"\n")
+
+    with keeper(obliging) as client:
+        client._send({"do": "nic-add"})
+        with pytest.raises(Interrupted, match="taken out again"):
+            client.withdraw(10)
 
 
 def test_a_reply_is_what_ok_holds() -> None:
