@@ -113,6 +113,13 @@ def test_a_card_that_is_gone_is_forgotten_and_another_of_its_name_is_new(tmp_pat
     assert shell(script, **places) == "ip link set eth0 up\nip link set eth0 up\n"
 
 
+def test_a_card_that_goes_while_it_is_looked_at_is_passed_over_without_a_word(tmp_path: Path) -> None:
+    """Whatever the shell said would stand on the console."""
+    places = tree(tmp_path, eth0="1", eth1="1")
+    (tmp_path / "sys/class/net/eth0/ifindex").unlink()
+    assert shell(f"{FAKES} adopt_cards", **places) == "ip link set eth1 up\n"
+
+
 # ---------------------------------------------------------------- agent.sh
 
 AGENT = f". {FILES}/agent.sh\n"

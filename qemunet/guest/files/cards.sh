@@ -59,7 +59,7 @@ adopt_cards() {
         card=${device%/device}
         card=${card##*/}
         [ "$card" != "*" ] || continue
-        read -r index <"$SYS/class/net/$card/ifindex" || continue
+        { read -r index <"$SYS/class/net/$card/ifindex"; } 2>/dev/null || continue  # it may have just gone
         known=
         [ -e "$RUN/$card.index" ] && read -r known <"$RUN/$card.index"
         [ "$index" = "$known" ] || adopt_card "$card" "$index"
