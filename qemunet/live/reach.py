@@ -18,7 +18,7 @@ if typing.TYPE_CHECKING:
     from qemunet.live.control import Message
     from qemunet.state import Runtime
 
-_START = 15.0  # seconds for a keeper to be there
+_START = 60.0  # seconds for a keeper to answer; on a busy machine one that takes in fifty guests needs half of it
 _ANSWER = 30.0  # seconds for it to answer a question
 _GLANCE = 0.02  # seconds between two looks whether it does
 
