@@ -93,6 +93,7 @@ class Wanted:
     """What a photograph shall show; names of interfaces and sysctls, paths of files, names of programs."""
 
     links: frozenset[str] = frozenset()
+    places: frozenset[str] = frozenset()  # namespaces of labs, of which all interfaces, addresses and routes matter
     bridges: frozenset[str] = frozenset()  # whose forwarding databases matter
     sysctls: frozenset[str] = frozenset()
     files: frozenset[str] = frozenset()  # backing files that headers name are followed
@@ -135,4 +136,6 @@ class Facts:
     claims: Mapping[str, str] = _NOTHING
     scopes: Mapping[str, str] = _NOTHING  # shared scopes that are up, to their fingerprint
     networks: Mapping[str, str] = _NOTHING  # networks that are up, to the lab file that each was made from
+    places: Mapping[str, Facts] = _NOTHING  # namespaces of labs to what is in them: links, addresses, routes, wires
+    netns: frozenset[str] = frozenset()  # what `ip netns` shows, of the names that were asked for
     listeners: Mapping[str, str] = _NOTHING  # "tcp/8080" to the program that listens there

@@ -10,6 +10,7 @@
     RUNTIME/net/NAME/            a network's scope, shared: `users/` holds a file for each card on it
                                  and stays without one if it has a file `keep`, or `held` with something in it
     RUNTIME/host/NAME/           a shared setting of the host, likewise
+    RUNTIME/netns/NAME/          a namespace, likewise; `net` and `uts` are mounts of it, which keep it
     RUNTIME/cable/NAME/          a cable, likewise: all guests of its lab are its users, and it is one of its networks
     RUNTIME/lab/NAME/            a lab's keeper; `lock` is held by it for life
     …/journal.jsonl              what was done in that scope; whoever works on the scope holds a lock on it
@@ -36,7 +37,7 @@ from qemunet.records import VmRecord
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-SHARED_KINDS = ("cable", "net", "host")  # each uses only what comes after it
+SHARED_KINDS = ("cable", "net", "netns", "host")  # each uses only what comes after it
 _CABLE = "..cable"  # no card has such an id
 _MADE, _USED = "made-by-qemunet", "used-by-qemunet"
 _MARKED, _UNMARKED = 0o700, 0o1700  # modes: whoever makes or removes it may be killed while it has no mark

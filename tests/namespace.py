@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 
 CLONE_NEWNET = 0x40000000
+CLONE_NEWNS = 0x00020000
 
 
 def lack() -> str:
@@ -34,5 +35,24 @@ def fresh_namespace() -> Iterator[None]:
             yield
         finally:
             assert libc.setns(home, CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+    finally:
+        os.close(home)
+
+
+@contextlib.contextmanager
+def own_run() -> Iterator[None]:
+    """Give the main thread, and what it starts, mounts of its own and an empty /run, where ``ip netns`` writes."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    home, folder = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC), os.getcwd()
+    try:
+        assert libc.unshare(CLONE_NEWNS) == 0, os.strerror(ctypes.get_errno())
+        try:
+            subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
+            os.mkdir("/run/mount")  # mount(8) makes it when it first needs it
+            yield
+        finally:
+            assert libc.setns(home, CLONE_NEWNS) == 0, os.strerror(ctypes.get_errno())
+            os.chdir(folder)
     finally:
         os.close(home)

@@ -50,7 +50,7 @@ def _shape(seen: Seen) -> dict[str, Any]:
 
 
 def _end(end: End) -> dict[str, Any]:
-    from qemunet.config.write import place
+    from qemunet.config.wiring import place
 
     return {
         "at": place(end),

@@ -51,8 +51,9 @@ def _tell(here: Runtime, names: Sequence[str], *, as_json: bool) -> int:
         render.as_json(shapes)
         return 0
     for name in names:
-        if name.startswith("cable/"):
-            render.note(f"{name.partition('/')[2]}: the cable is up")
+        kind, _, own = name.partition("/")
+        if kind != "net":
+            render.note(f"{own}: the {'cable' if kind == 'cable' else 'namespace'} is up")
     for network in shapes:
         addresses = f" ({', '.join(network['addresses'])})" if network["addresses"] else ""
         render.note(f"{network['name']}: up, bridge {network['bridge']}{addresses}")

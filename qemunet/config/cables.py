@@ -11,7 +11,7 @@ from qemunet.config.scene import first
 from qemunet.config.spec import CableSpec, EndKind, EndSpec
 from qemunet.frozen import frozen
 from qemunet.model import loops, mac, names
-from qemunet.model.cable import AtHost, Cable, End, Loose, OnSwitch, Route, Where
+from qemunet.model.cable import AtHost, Cable, End, InNetns, Loose, OnSwitch, Route, Where
 from qemunet.model.names import NAME
 from qemunet.model.network import ForeignBridge, NetworkMode, OwnBridge
 
@@ -22,6 +22,7 @@ if typing.TYPE_CHECKING:
     from qemunet.config.spec import LabSpec
     from qemunet.model.network import Network
 
+_HOSTS = (EndKind.HOST, EndKind.NETNS)
 _SWITCHES = (EndKind.NETWORK, EndKind.BRIDGE)
 _LOOP = "what is sent to all would go round for ever; stp = true on one of these networks has it block a port"
 
@@ -96,11 +97,16 @@ def check(spec: LabSpec) -> None:
 def _check_end(spec: LabSpec, end: EndKeys) -> None:
     if end.at.kind is EndKind.NETWORK:
         _check_network(spec, end)
-    if end.at.kind is not EndKind.HOST:
+    if end.at.kind is EndKind.NETNS and spec.netns(end.at.name) is None:
+        known = [netns.name for netns in spec.spaces]
+        every = f"namespaces are {listed(known)}" if known else f"there is no [netns.{end.at.name}] in this file"
+        hint = did_you_mean(end.at.name, known, every)
+        raise spec.error(f"{end.path}.{end.side}", f'unknown namespace "{end.at.name}"', hint)
+    if end.at.kind not in _HOSTS:
         for key, given in (("address", end.addresses), ("routes", end.routes)):
             if given:
                 problem = f'"{end.at}" has no {key} of its own'
-                raise spec.error(end.key(key), problem, "only an end at the host has")
+                raise spec.error(end.key(key), problem, "only an end at the host or in a namespace has")
     for route in end.routes if end.at.kind is EndKind.HOST else ():
         if route.destination == "default":
             problem = f"{route} would take the host's own default route"
@@ -126,7 +132,8 @@ def interfaces(spec: LabSpec) -> Iterator[tuple[str, str, str]]:
     """Yield the interfaces that cables make: name, path of the key, and of the cable."""
     for cable in spec.cables:
         for end in ends(cable):
-            yield ifname(cable, end), end.key("name"), cable.path
+            place = f"{end.at.name}/" if end.at.kind is EndKind.NETNS else ""
+            yield f"{place}{ifname(cable, end)}", end.key("name"), cable.path
 
 
 def bridges(spec: LabSpec) -> Iterator[tuple[str, str]]:
@@ -178,6 +185,8 @@ def as_written(spec: LabSpec) -> Cable:
 
 def _as_written(spec: LabSpec, cable: CableSpec, end: EndKeys) -> End:
     where: Where = AtHost() if end.at.kind is EndKind.HOST else Loose()
+    if end.at.kind is EndKind.NETNS:
+        where = InNetns(end.at.name)
     if end.at.kind in _SWITCHES:
         where = OnSwitch(_bridge(spec, end.at), end.at.name if end.at.kind is EndKind.NETWORK else None)
     return End(ifname(cable, end), end.mac or "", where, end.addresses, end.routes)
@@ -190,6 +199,8 @@ def _where(scene: Scene, end: EndKeys, known: Mapping[str, Network]) -> tuple[Wh
             return AtHost(), None
         case EndKind.FREE:
             return Loose(), None
+        case EndKind.NETNS:
+            return InNetns(end.at.name), None
         case EndKind.BRIDGE:
             found, mtu = nics.bridge(scene, f"{end.path}.{end.side}", end.at.name)
             return OnSwitch(found), mtu

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qemunet.config import cables, listeners, modes, served, units
+from qemunet.config import cables, listeners, modes, served, spaces, units
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.spec import DiskSpec, LabSpec, NetworkSpec, NicMode, NicSpec, VmSpec
 from qemunet.model import names
@@ -14,6 +14,7 @@ SLIRP_SUBNET = "10.0.2.0/24"
 def check(spec: LabSpec) -> None:
     """Raise ConfigError for the first thing in the file that cannot be."""
     _names(spec)
+    spec = spaces.expanded(spec)
     for network in spec.networks:
         modes.check_network(spec, network)
         _network(spec, network)
@@ -66,11 +67,11 @@ class _Once:
 
 
 def _names(spec: LabSpec) -> None:
-    hint = "vms, networks and the lab share one set of names"
+    hint = "vms, networks, namespaces and the lab share one set of names"
     once = _Once(spec, "the name")
     if spec.named:
         once.take(spec.name, "lab.name", "the lab")
-    for name, path in [(vm.name, vm.path) for vm in spec.vms] + [(net.name, net.path) for net in spec.networks]:
+    for name, path in [(one.name, one.path) for group in (spec.vms, spec.networks, spec.spaces) for one in group]:
         once.take(name, path, path, hint)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qemunet.config import kinds
-from qemunet.config.cablekeys import CABLE
+from qemunet.config.cablekeys import CABLE, NETNS
 from qemunet.config.netkeys import DHCP, DHCP_SERVER, DNS, HOSTS, NAT_TABLE, NETWORK
 from qemunet.config.spec import NicMode, Switch
 from qemunet.config.tables import (
@@ -34,6 +34,7 @@ __all__ = [
     "LAB",
     "MACHINE",
     "NAT_TABLE",
+    "NETNS",
     "NETWORK",
     "NIC",
     "PROFILE_TABLES",

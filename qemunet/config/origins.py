@@ -31,6 +31,8 @@ def _all(spec: LabSpec, profiles: Mapping[str, Profile]) -> Iterator[tuple[str, 
             yield from _table(spec, host.path, host, keys.HOSTS, None, "")
     for server in spec.servers:
         yield from _table(spec, server.path, server, keys.DHCP_SERVER, None, "")
+    for netns in spec.spaces:
+        yield from _table(spec, netns.path, netns, keys.NETNS, None, "")
     for cable in spec.cables:
         yield from _table(spec, cable.path, cable, keys.CABLE, None, "")
     for vm in spec.vms:

@@ -48,8 +48,8 @@ def override(raw: dict[str, Any], text: str, file: str) -> str:
     *words, name = path.strip().split(".")
     if not equals:
         raise UsageError(f"--set {quoted(text)} is not PATH=VALUE", hint='as in --set "vm.kali2.memory=1G"')
-    if words in ([], ["vm"], ["network"], ["dhcp-server"]):
-        hint = "a path begins with lab, vm.NAME, network.NAME or dhcp-server.NAME, as in vm.kali2.memory"
+    if words in ([], ["vm"], ["network"], ["netns"], ["dhcp-server"]):
+        hint = "a path begins with lab, vm.NAME, network.NAME, netns.NAME or dhcp-server.NAME, as in vm.kali2.memory"
         raise UsageError(f"--set {quoted(text)}: unknown path {quoted(path.strip())}", hint=hint)
     try:
         place = _find(raw, words)
@@ -87,12 +87,14 @@ def _find(raw: dict[str, Any], words: list[str]) -> _Place:
         case ["lab", *rest]:
             raw.setdefault("lab", {})
             return _down(_Place(_member(raw, "lab", ""), keys.LAB, "lab"), rest)
-        case ["vm" | "network" | "dhcp-server" as group, name, *rest]:
+        case ["vm" | "network" | "netns" | "dhcp-server" as group, name, *rest]:
             known = raw.get(group, {})
-            table = {"vm": keys.VM, "network": keys.NETWORK, "dhcp-server": keys.DHCP_SERVER}[group]
+            table = {"vm": keys.VM, "network": keys.NETWORK, "netns": keys.NETNS, "dhcp-server": keys.DHCP_SERVER}[
+                group
+            ]
             return _down(_Place(_member(known, name, group), table, f"{group}.{name}"), rest)
         case _:
-            raise _Missing(words[0], "", ["lab", "vm", "network", "dhcp-server"])
+            raise _Missing(words[0], "", ["lab", "vm", "network", "netns", "dhcp-server"])
 
 
 def _down(place: _Place, words: list[str]) -> _Place:

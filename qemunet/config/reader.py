@@ -20,6 +20,7 @@ from qemunet.config.spec import (
     LabSpec,
     MachineSpec,
     NatSpec,
+    NetnsSpec,
     NetworkSpec,
     NicSpec,
     VmSpec,
@@ -37,7 +38,7 @@ if typing.TYPE_CHECKING:
 # Compiled where they are used: only errors need them.
 _PLACE = r"(?s)(.*) \(at (?:line (\d+), column (\d+)|end of document)\)"
 _UNQUOTED = r"\s*[\w.-]+\s*=\s*([A-Za-z\d][^\s\"'#,]*)\s*(#.*)?"
-TOP = ("lab", "vm", "network", "dhcp-server", "cable")
+TOP = ("lab", "vm", "network", "dhcp-server", "cable", "netns")
 
 
 def parse(text: str, file: str) -> dict[str, Any]:
@@ -87,9 +88,13 @@ class Reader:
             for path, name, one in self.named(raw, "dhcp-server", keys.DHCP_SERVER)
         )
         cables = tuple(self.cables(raw))
-        if not vms and not networks and not cables:
+        spaces = tuple(
+            NetnsSpec(path, name, **self.values(one, path, keys.NETNS))
+            for path, name, one in self.named(raw, "netns", keys.NETNS)
+        )
+        if not vms and not networks and not cables and not spaces:
             raise self.error("", "describes nothing", "a lab has at least one [vm.NAME] or [network.NAME]")
-        taken = {vm.name for vm in vms} | {network.name for network in networks}
+        taken = {one.name for group in (vms, networks, spaces) for one in group}
         name = own.get("name")
         return LabSpec(
             self.file,
@@ -99,6 +104,7 @@ class Reader:
             vms,
             networks,
             cables,
+            spaces,
             self.overridden,
             servers,
         )
@@ -207,7 +213,7 @@ def _of_64_bits(value: object) -> None:
 def _top_hint(key: str) -> str:
     if key in keys.VM.known():
         return f"it belongs into a guest's table: [vm.NAME], then {key} = …"
-    return did_you_mean(key, TOP, "a lab file has [lab], [vm.NAME], [network.NAME] and [[cable]]")
+    return did_you_mean(key, TOP, "a lab file has [lab], [vm.NAME], [network.NAME], [netns.NAME] and [[cable]]")
 
 
 def _name_after(path: str, taken: set[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import cables, cards, check, disks, guards, managed, modes, nics, units
+from qemunet.config import cables, cards, check, disks, guards, managed, modes, nics, spaces, units
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.scene import Scene, first
 from qemunet.config.spec import CableSpec, LabSpec, NetworkSpec, NicMode, Profile, VmSpec
@@ -64,6 +64,7 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
         shaping=any(nic.rate for nic in every),
         wires=bool(spec.cables),
         guards=any(map(guards.is_guarded, every)),
+        places=frozenset(netns.name for netns in spec.spaces),
         networks=managed.asks_others(spec),
         ports=managed.ports(spec),
     )
@@ -94,18 +95,19 @@ def resolve(
     strict: bool = True,
     running: bool = False,
     networks_only: Collection[str] | None = None,
-    cables_only: Collection[str] | None = None,
+    cables_only: Collection[str] = (),
+    spaces_only: Collection[str] = (),
 ) -> Lab:
     """Return the lab with the vms of these names and what they need; with all of the file if none is named.
 
     `running`: they run already, and what they were started from may be gone. `networks_only`: these, and no vm,
-    and of the cables `cables_only`.
+    and of the cables `cables_only`, of the namespaces `spaces_only`, and what these need.
 
     Raises ConfigError, NotFound for an unknown vm, and, if it is `strict` because the lab is to be run, Taken and
     HostLacks with everything that is lacking at once.
     """
     check.check(spec)
-    spec = modes.expanded(spec)
+    spec = spaces.expanded(modes.expanded(spec))
     scene = Scene(spec, profiles, facts, strict=strict, running=running)
     chosen = [vm for vm in spec.vms if vm.name in vms] if vms else list(spec.vms)
     _all_known(spec, vms)
@@ -113,14 +115,18 @@ def resolve(
     used.update(cables.networks(spec))
     every = len(chosen) == len(spec.vms)
     if networks_only is not None:
-        spec = replace(spec, cables=tuple(one for one in spec.cables if cables.name(one) in (cables_only or ())))
+        spec = replace(spec, cables=tuple(one for one in spec.cables if cables.name(one) in cables_only))
+        inhabited = {*spaces_only, *spaces.used(spec)}
+        spec = replace(spec, spaces=tuple(one for one in spec.spaces if one.name in inhabited))
         chosen, used, every = [], {*networks_only, *cables.networks(spec)}, False
     used |= {one.name for net in spec.networks if net.name in used for one in managed.fellows(spec, net)}
     found = {one.name: _network(scene, one) for one in spec.networks if every or one.name in used}
     networks = managed.with_servers(spec, found)
     _programs(scene, chosen)
     wired = tuple(cables.resolve(scene, one, networks) for one in spec.cables)
-    lab = Lab(spec.name, spec.path, tuple(_vm(scene, vm, networks) for vm in chosen), tuple(networks.values()), wired)
+    made = tuple(spaces.resolve(scene, one) for one in spec.spaces)
+    guests = tuple(_vm(scene, vm, networks) for vm in chosen)
+    lab = Lab(spec.name, spec.path, guests, tuple(networks.values()), wired, made)
     _distinct(spec, lab)
     scene.settle()
     return lab

@@ -55,8 +55,11 @@ _WRITTEN = (
     (netkinds.BOOT, 'table, as in `{ file = "pxelinux.0", tftp = "dir" }`'),
     (netkinds.NAMES, 'table, as in `{ db = "192.168.50.20" }`'),
     (netkinds.IP, "address"),
-    (cablekeys.END, '"network:NAME", "bridge:IFNAME", "host" or "free"'),
+    (cablekeys.END, '"network:NAME", "bridge:IFNAME", "netns:NAME", "host" or "free"'),
     (cablekeys.ROUTES, 'one route or a list, as in ["192.168.60.0/24", "10.0.0.0/8 via 192.168.5.2"]'),
+    (cablekeys.NETNS_ROUTES, 'one route or a list, as in ["default via 192.168.5.254", "10.0.0.0/8 dev veth11"]'),
+    (cablekeys.ADDRESSES, 'table, as in `{ veth11 = "192.168.5.1/24" }`'),
+    (cablekeys.SYSCTLS, 'table, as in `{ "net.ipv4.ip_forward" = 1 }`'),
     (netkinds.HOST_MAC, '"52:54:00:12:34:56"'),
     (kinds.ORDER, 'list of "disk", "network", "cdrom"'),
     (kinds.TEXTS, "list of texts"),
@@ -77,6 +80,7 @@ def lab_schema() -> Schema:
             "vm": _named(keys.VM),
             "network": _named(keys.NETWORK),
             "dhcp-server": _named(keys.DHCP_SERVER),
+            "netns": _named(keys.NETNS),
             "cable": {"type": "array", "items": _table(keys.CABLE)},
         },
         "additionalProperties": False,
@@ -131,7 +135,7 @@ def describe(key: Key) -> str:
 def markdown() -> str:
     """Return the reference of all keys as a page of Markdown."""
     tables: tuple[Table, ...] = (keys.LAB, keys.VM, keys.BOOT, keys.DISK, keys.NIC, keys.MACHINE, keys.NETWORK)
-    tables += (keys.NAT_TABLE, keys.DHCP, keys.DNS, keys.HOSTS, keys.DHCP_SERVER, keys.CABLE)
+    tables += (keys.NAT_TABLE, keys.DHCP, keys.DNS, keys.HOSTS, keys.DHCP_SERVER, keys.CABLE, keys.NETNS)
     return "\n".join((_PREFACE, *(line for table in tables for line in _section(table))))
 
 

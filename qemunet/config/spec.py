@@ -205,6 +205,7 @@ class EndKind(StrEnum):
 
     NETWORK = "network"
     BRIDGE = "bridge"
+    NETNS = "netns"
     HOST = "host"
     FREE = "free"
 
@@ -251,6 +252,19 @@ class DhcpServerSpec:
 
 
 @frozen
+class NetnsSpec:
+    """``[netns.NAME]``. `address` is by interface."""
+
+    path: str = ""
+    name: str = ""
+    hostname: str | None = None
+    named: bool | None = None
+    address: tuple[tuple[str, tuple[str, ...]], ...] | None = None
+    routes: tuple[Route, ...] | None = None
+    sysctls: tuple[tuple[str, str], ...] | None = None
+
+
+@frozen
 class LabSpec:
     """A lab file. `file` is for messages, `path` is absolute, `overridden` are the paths that ``--set`` gave."""
 
@@ -261,6 +275,7 @@ class LabSpec:
     vms: tuple[VmSpec, ...]
     networks: tuple[NetworkSpec, ...]
     cables: tuple[CableSpec, ...] = ()
+    spaces: tuple[NetnsSpec, ...] = ()
     overridden: frozenset[str] = frozenset()
     servers: tuple[DhcpServerSpec, ...] = ()
 
@@ -279,6 +294,10 @@ class LabSpec:
     def server(self, name: str | None) -> DhcpServerSpec | None:
         """Return the DHCP server of that name."""
         return next((server for server in self.servers if server.name == name), None)
+
+    def netns(self, name: str) -> NetnsSpec | None:
+        """Return the namespace of that name."""
+        return next((netns for netns in self.spaces if netns.name == name), None)
 
 
 @frozen

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import units
+from qemunet.config import units, wiring
 from qemunet.config.cards import USUAL_MTU, is_virtio
 from qemunet.config.hints import dotted, quoted
-from qemunet.model.cable import AtHost, Cable, End, Loose, OnSwitch
 from qemunet.model.network import (
     Boot,
     DhcpServer,
@@ -40,7 +39,9 @@ if typing.TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
+    from qemunet.model.cable import Cable
     from qemunet.model.lab import Lab
+    from qemunet.model.netns import Netns
 
     Value = str | int | tuple[str, ...] | dict[str, str] | dict[str, tuple[str, ...]] | None
     Pairs = Iterable[tuple[str, Value]]
@@ -48,7 +49,7 @@ if typing.TYPE_CHECKING:
 
 def lab_toml(lab: Lab, origins: Mapping[str, str] | None = None) -> str:
     """Return the whole lab. `origins` (see `qemunet.config.origins`) says in a comment where each value came from."""
-    return _text(lab, lab.networks, lab.vms, origins or {}, lab.cables)
+    return _text(lab, lab.networks, lab.vms, origins or {}, lab.cables, lab.spaces)
 
 
 def vm_toml(lab: Lab, vm: Vm) -> str:
@@ -79,7 +80,12 @@ def value(one: Value) -> str:
 
 
 def _text(
-    lab: Lab, networks: Iterable[Network], vms: Iterable[Vm], origins: Mapping[str, str], cables: Sequence[Cable] = ()
+    lab: Lab,
+    networks: Iterable[Network],
+    vms: Iterable[Vm],
+    origins: Mapping[str, str],
+    cables: Sequence[Cable] = (),
+    spaces: Sequence[Netns] = (),
 ) -> str:
     tables = [_table("[lab]", "lab", [("name", lab.name)], origins)]
     isolating = {network.name for network in lab.networks if network.port_isolation}
@@ -91,8 +97,10 @@ def _text(
         tables.append(_table(f"[{path}]", path, _server(server), origins))
     for vm in vms:
         tables += _vm_tables(vm, isolating, origins)
+    for netns in spaces:
+        tables.append(_table(f"[netns.{netns.name}]", f"netns.{netns.name}", wiring.netns(netns), origins))
     for index, cable in enumerate(cables):
-        tables.append(_table("[[cable]]", f"cable[{index}]", _cable(cable), origins))
+        tables.append(_table("[[cable]]", f"cable[{index}]", wiring.cable(cable), origins))
     return "\n".join(tables)
 
 
@@ -106,35 +114,15 @@ def _table(title: str, path: str, pairs: Pairs, origins: Mapping[str, str]) -> s
     return "\n".join(lines) + "\n"
 
 
-def _cable(cable: Cable) -> Pairs:
-    yield "name", cable.name
-    yield "a", place(cable.a)
-    yield "b", place(cable.b)
-    for side, end in (("a", cable.a), ("b", cable.b)):
-        yield f"{side}-name", end.ifname
-        yield f"{side}-address", end.addresses or None
-        yield f"{side}-routes", tuple(map(str, end.routes)) or None
-        yield f"{side}-mac", end.mac
-    yield "mtu", cable.mtu
-
-
-def place(end: End) -> str:
-    """Return where an end of a cable is, as a lab file has it."""
-    match end.where:
-        case OnSwitch(network=str(network)):
-            return f"network:{network}"
-        case OnSwitch(bridge=bridge):
-            return f"bridge:{bridge}"
-        case AtHost():
-            return "host"
-        case Loose():
-            return "free"
+def netns_toml(lab: Lab, netns: Netns) -> str:
+    """Return one namespace of a lab."""
+    return _text(lab, [], [], {}, spaces=[netns])
 
 
 def cable_toml(lab: Lab, cable: Cable) -> str:
     """Return one cable of a lab, with the networks that it is plugged into."""
     used = [network for network in lab.networks if network.name in cable.networks]
-    return _text(lab, used, [], {}, [cable])
+    return _text(lab, used, [], {}, [cable], [netns for netns in lab.spaces if netns.name in cable.namespaces])
 
 
 def _vm_tables(vm: Vm, isolating: AbstractSet[str], origins: Mapping[str, str]) -> Iterator[str]:

@@ -8,6 +8,7 @@ import typing
 
 from qemunet.errors import Gone, Taken
 from qemunet.facts import LinkFact
+from qemunet.frozen import frozen
 from qemunet.host import netlink as nl
 from qemunet.model.names import is_ifname
 from qemunet.model.nic import MacvtapMode
@@ -25,6 +26,7 @@ _BR_OPTIONS, _NO_LINKLOCAL_LEARN = 46, 1
 _MACVLAN_MODE = 1
 _VETH_PEER = 1
 _AF_BRIDGE, _PROTINFO, _PORT_ISOLATED = 7, 12, 33
+_NET_NS_FD = 28
 _SKIP_STATS = 8
 UP = 1
 OURS = 0x4000_0000  # link groups from here up are derived from scopes (model.names.group)
@@ -109,20 +111,31 @@ def _name(net: Netlink, index: int) -> str | None:
 # ---------------------------------------------------------------- making
 
 
-def add(net: Netlink, step: AddLink) -> None:
+@frozen
+class Beyond:
+    """Another namespace, in which the other end of a cable is made: a socket there, and a descriptor of it."""
+
+    net: Netlink
+    fd: int
+
+
+def add(net: Netlink, step: AddLink, beyond: Beyond | None = None) -> None:
     """Make an interface with its mark, both ends of a cable. Raises Taken if a name is; then nothing was made."""
     for name, _ in step.ends:
         check_name(name)
+    nets = (net, beyond.net if beyond else net)
     try:
-        net.do(nl.Request(nl.NEWLINK, nl.CREATE | nl.EXCLUSIVE, ifinfo() + _creation(net, step)))
+        net.do(nl.Request(nl.NEWLINK, nl.CREATE | nl.EXCLUSIVE, ifinfo() + _creation(net, step, beyond)))
     except OSError as error:
-        raise _refusal(net, step, error) from error
+        raise _refusal(nets, step, error) from error
     try:
-        net.do(*(altname(name, mark) for name, mark in step.ends), *_afterwards(step))
+        for where, (name, mark) in zip(nets, step.ends, strict=False):
+            where.do(altname(name, mark))
+        net.do(*_afterwards(step))
     except OSError as error:
         net.do(nl.Request(nl.DELLINK, 0, ifinfo() + nl.text(IFNAME, step.name)))
         if error.errno == errno.EEXIST:
-            raise _taken(net, [mark.altname for _, mark in step.ends]) from error
+            raise _taken(nets, [mark.altname for _, mark in step.ends]) from error
         raise
 
 
@@ -139,7 +152,7 @@ def altname(name: str, mark: Mark) -> nl.Request:
     return nl.Request(nl.NEWLINKPROP, nl.CREATE | nl.EXCLUSIVE | nl.APPEND, body)
 
 
-def _creation(net: Netlink, step: AddLink) -> bytes:
+def _creation(net: Netlink, step: AddLink, beyond: Beyond | None) -> bytes:
     base = nl.text(IFNAME, step.name) + nl.number(GROUP, step.mark.group)
     match step.link:
         case BridgeLink(mac=mac, mtu=mtu):
@@ -155,13 +168,14 @@ def _creation(net: Netlink, step: AddLink) -> bytes:
             kind = nl.nested(LINKINFO, nl.text(_INFO_KIND, "ifb"))
             return base + nl.number(MTU, mtu) + nl.mac(ADDRESS, mac) + kind
         case VethLink(mac=mac, mtu=mtu):
-            return base + nl.number(MTU, mtu) + nl.mac(ADDRESS, mac) + _veth(step.link, step.mark.group)
+            return base + nl.number(MTU, mtu) + nl.mac(ADDRESS, mac) + _veth(step.link, step.mark.group, beyond)
 
 
-def _veth(link: VethLink, group: int) -> bytes:
+def _veth(link: VethLink, group: int, beyond: Beyond | None) -> bytes:
     """The other end in the same message, with its own part of the mark: one end is never there alone."""
     other = nl.text(IFNAME, link.peer) + nl.number(GROUP, group) + nl.number(MTU, link.mtu)
-    peer = nl.nested(_VETH_PEER, ifinfo(), other, nl.mac(ADDRESS, link.peer_mac))
+    where = nl.number(_NET_NS_FD, beyond.fd) if beyond else b""
+    peer = nl.nested(_VETH_PEER, ifinfo(), other, nl.mac(ADDRESS, link.peer_mac), where)
     return nl.nested(LINKINFO, nl.text(_INFO_KIND, "veth"), nl.nested(_INFO_DATA, peer))
 
 
@@ -191,10 +205,11 @@ def _afterwards(step: AddLink) -> tuple[nl.Request, ...]:
     return ()
 
 
-def _refusal(net: Netlink, step: AddLink, error: OSError) -> Exception:
+def _refusal(nets: tuple[Netlink, Netlink], step: AddLink, error: OSError) -> Exception:
     """Say who stands in the way."""
     if error.errno == errno.EEXIST:
-        return _taken(net, [name for name, _ in step.ends])
+        return _taken(nets, [name for name, _ in step.ends])
+    net = nets[0]
     if isinstance(step.link, MacvtapLink | MacvlanLink) and error.errno in (errno.EBUSY, errno.EINVAL):
         parent = find(net, step.link.parent)
         mode = step.link.mode if isinstance(step.link, MacvtapLink) else MacvtapMode.BRIDGE
@@ -209,9 +224,10 @@ def _refusal(net: Netlink, step: AddLink, error: OSError) -> Exception:
     return error
 
 
-def _taken(net: Netlink, names: list[str]) -> Taken:
-    """Say what has one of these names."""
-    found = next(((link, name) for name in names if (link := find(net, name))), (None, names[0]))
+def _taken(nets: tuple[Netlink, Netlink], names: list[str]) -> Taken:
+    """Say what has one of these names, each where its end is."""
+    pairs = list(zip(nets, names, strict=False))
+    found = next(((link, name) for net, name in pairs if (link := find(net, name))), (None, names[0]))
     return Taken(holder(*found))
 
 

@@ -6,8 +6,9 @@ import os
 import typing
 
 from qemunet.errors import Failed, Gone, NotFound
+from qemunet.frozen import replace
 from qemunet.host import addresses, files, links, netlink, sysctls, taps
-from qemunet.host.netns import Place
+from qemunet.host.netns import Namespace, Place
 from qemunet.locks import is_locked
 from qemunet.steps import (
     AddAddress,
@@ -15,6 +16,7 @@ from qemunet.steps import (
     AddLink,
     AddNeighbour,
     AddNetdev,
+    AddNetns,
     AddRoute,
     AwaitQemu,
     Claim,
@@ -25,14 +27,17 @@ from qemunet.steps import (
     DelLink,
     DelNeighbour,
     DelNetdev,
+    DelNetns,
     DelRoute,
     Divert,
     DropTable,
     EndDaemon,
     EndQemu,
+    In,
     Limit,
     LoadFile,
     LoadTable,
+    NameNetns,
     OpenFile,
     OpenMacvtap,
     OpenOverlay,
@@ -56,7 +61,9 @@ from qemunet.steps import (
     Unclaim,
     Undivert,
     Unlimit,
+    UnnameNetns,
     Unreserve,
+    VethLink,
     WriteFile,
 )
 
@@ -88,7 +95,22 @@ class LinuxHost:
         """Look at what is wanted; `claims`, `scopes`, `kvm` and `guest` are for others to fill in."""
         from qemunet.host.photograph import photograph
 
-        return photograph(self.net, self.place, wanted, self.runtime)
+        found = photograph(self.net, self.place, wanted, self.runtime)
+        return replace(found, places=self._places(wanted)) if wanted.places else found
+
+    def _places(self, wanted: Wanted) -> dict[str, Facts]:
+        """Look at what is wanted in the namespaces that are there."""
+        from qemunet.host import photograph, spaces
+
+        found = {}
+        for name in wanted.places:
+            if spaces.is_there(self.runtime, name):
+                there = self.within(name)
+                try:
+                    found[name] = photograph.inside(there.net, there.place, wanted, self.runtime)
+                finally:
+                    there.leave()
+        return found
 
     def perform(self, step: Step) -> None:
         """Do one step.
@@ -98,12 +120,10 @@ class LinuxHost:
         match step:
             case AddLink() | DelLink() | DelGroup() | SetLink() | SetMaster() | SetPort() | PinBridge() | SetCarrier():
                 self._links(step)
-            case AddAddress() | DelAddress() | AddRoute() | DelRoute() | AddNeighbour() | DelNeighbour():
+            case AddAddress() | DelAddress() | AddRoute() | DelRoute() | AddNeighbour() | DelNeighbour() | SetSysctl():
                 self._addresses(step)
             case Limit() | Unlimit() | Divert() | Undivert():
                 self._rates(step)
-            case SetSysctl():
-                self.place.inside(lambda: sysctls.set_if_unchanged(step))
             case LoadTable() | DropTable():
                 self._tables(step)
             case OpenTap() | OpenMacvtap() | OpenFile() | LoadFile() | OpenOverlay():
@@ -120,6 +140,8 @@ class LinuxHost:
                 self._guests(step)
             case AddNetdev() | DelNetdev() | AddCard() | DelCard() | SetGuestLink() | SetForwards():
                 self._cards(step)
+            case AddNetns() | DelNetns() | NameNetns() | UnnameNetns() | In():
+                self._spaces(step)
             case _:
                 typing.assert_never(step)
 
@@ -130,9 +152,7 @@ class LinuxHost:
         for guest in self.guests.values():
             guest.close()
         self.guests.clear()
-        if self._net is not None:
-            self._net.close()
-            self._net = None
+        self.leave()
 
     def release(self, handle: str) -> None:
         """Close the descriptors of a handle."""
@@ -146,10 +166,64 @@ class LinuxHost:
             self._net = netlink.Netlink(self.place.inside(netlink.open_socket))
         return self._net
 
+    def within(self, netns: str) -> LinuxHost:
+        """Return this host as it is in a namespace of a lab, with the same handles; raises Vanished.
+
+        Its socket keeps the namespace, so `leave` it soon, and do not close it.
+        """
+        from qemunet.host import spaces
+
+        with spaces.opened(self.runtime, netns):
+            there = LinuxHost(self.runtime, Namespace(spaces.path(self.runtime, netns)))
+        there.handles, there.guests, there.monitors = self.handles, self.guests, self.monitors
+        return there
+
+    def leave(self) -> None:
+        """Close the netlink socket."""
+        if self._net is not None:
+            self._net.close()
+            self._net = None
+
+    def _spaces(self, step: AddNetns | DelNetns | NameNetns | UnnameNetns | In) -> None:
+        from qemunet.host import spaces
+
+        match step:
+            case In(netns=netns, step=inner):
+                there = self.within(netns)
+                try:
+                    there.perform(inner)
+                finally:
+                    there.leave()
+            case AddNetns():
+                spaces.make(step, self.runtime)
+            case DelNetns():
+                spaces.delete(step.name, self.runtime)
+            case NameNetns():
+                spaces.show(step.name, self.runtime)
+            case UnnameNetns():
+                spaces.hide(step.name, self.runtime)
+            case _:
+                typing.assert_never(step)
+
+    def _add(self, step: AddLink) -> None:
+        """Make an interface, of a cable perhaps with its other end in another namespace."""
+        beyond = step.link.peer_netns if isinstance(step.link, VethLink) else ""
+        if not beyond:
+            links.add(self.net, step)
+            return
+        from qemunet.host import spaces
+
+        there = self.within(beyond)
+        try:
+            with spaces.opened(self.runtime, beyond) as fd:
+                links.add(self.net, step, links.Beyond(there.net, fd))
+        finally:
+            there.leave()
+
     def _links(self, step: LinkStep) -> None:
         match step:
             case AddLink():
-                links.add(self.net, step)
+                self._add(step)
             case DelLink():
                 links.delete(self.net, step)
             case DelGroup():
@@ -167,8 +241,12 @@ class LinuxHost:
             case _:
                 typing.assert_never(step)
 
-    def _addresses(self, step: AddAddress | DelAddress | AddRoute | DelRoute | AddNeighbour | DelNeighbour) -> None:
+    def _addresses(
+        self, step: AddAddress | DelAddress | AddRoute | DelRoute | AddNeighbour | DelNeighbour | SetSysctl
+    ) -> None:
         match step:
+            case SetSysctl():
+                self.place.inside(lambda: sysctls.set_if_unchanged(step))
             case AddAddress():
                 addresses.add_address(self.net, step)
             case DelAddress():

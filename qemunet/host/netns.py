@@ -97,6 +97,11 @@ def private_filesystem(kind: str) -> Iterator[int]:
         os.close(root)
 
 
+def call(name: str, *arguments: object) -> int:
+    """Call a function of the C library that Python does not have; raises OSError."""
+    return _checked(getattr(_libc(), name)(*arguments))
+
+
 def macvtap_device(interface: str) -> int:
     """Return the device number of a macvtap in the calling thread's namespace; raises FileNotFoundError."""
     with private_filesystem("sysfs") as root:

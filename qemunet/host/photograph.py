@@ -56,8 +56,27 @@ def photograph(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Fact
         tun=taps.can_open(taps.TUN),
         vhost_net=taps.can_open(_VHOST),
         listeners=ports,
+        netns=frozenset(name for name in wanted.places if os.path.lexists(f"/run/netns/{name}")),
         shaping_lacks=_shaping_lacks() if wanted.shaping and root else frozenset(),
         guard_lacks=_guard_lacks() if wanted.guards and root and "nft" in programs else frozenset(),
+    )
+
+
+def inside(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Facts:
+    """Return what is in a namespace of a lab: interfaces, addresses and routes, of sysctls what is wanted."""
+    known, routes = _routing(net)
+    wired = _wired(net)
+    return Facts(
+        runtime,
+        "",
+        os.geteuid(),
+        can_switch_user=False,
+        links=_links(net, wanted.links | known.keys()),
+        addresses=known,
+        routes=routes,
+        sysctls=place.inside(lambda: _sysctls(wanted.sysctls)) if wanted.sysctls else {},
+        wires=wired.wires,
+        stp=wired.stp,
     )
 
 

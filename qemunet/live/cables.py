@@ -48,7 +48,7 @@ def pull(runtime: Runtime, host: LinuxHost, name: str) -> None:
         scope = _known(runtime, name)
         cable = _cable(scope)
         facts = _photograph(host, cable)
-        end = plan.cables.reachable(cable, frozenset(_there(cable, facts)))
+        end = next((one for one in cable.expendable if one in _there(cable, facts)), None)
         if end is None:
             raise NotFound(f'of cable "{name}" no end is there any more', hint=f"`qemunet cable del {name}` forgets it")
         with session.working(scope) as journal:
@@ -64,7 +64,7 @@ def plug(runtime: Runtime, host: LinuxHost, name: str) -> None:
         facts = _photograph(host, cable)
         with session.working(scope) as journal:
             for end in cable.ends:
-                if end.ifname in _there(cable, facts):
+                if end in _there(cable, facts):
                     runner.apply(plan.cables.plug(end, facts), facts, host, journal)
             journal.compact()
 
@@ -114,13 +114,14 @@ def _cable(scope: Scope) -> Cable:
 def _photograph(host: LinuxHost, cable: Cable) -> Facts:
     marks = {altname(plan.cables.scope(cable.name), side) for side in ("a", "b")}
     names = {end.ifname for end in cable.ends}
-    return host.photograph(Wanted(links=frozenset(names | marks), routes=True))
+    return host.photograph(Wanted(links=frozenset(names | marks), routes=True, places=frozenset(cable.namespaces)))
 
 
-def _there(cable: Cable, facts: Facts) -> dict[str, LinkFact]:
-    """Return the ends that are to be seen, by the names that they were given, whatever they are called by now."""
-    marks = {end.ifname: altname(plan.cables.scope(cable.name), side) for end, side in _sides(cable)}
-    return {name: facts.links[mark] for name, mark in marks.items() if mark in facts.links}
+def _there(cable: Cable, facts: Facts) -> dict[End, LinkFact]:
+    """Return the ends that are to be seen, whatever they are called by now."""
+    marks = {end: altname(plan.cables.scope(cable.name), side) for end, side in _sides(cable)}
+    known = {end: plan.spaces.seen(end.netns, facts).links for end in marks}
+    return {end: known[end][mark] for end, mark in marks.items() if mark in known[end]}
 
 
 def _sides(cable: Cable) -> Sequence[tuple[End, str]]:

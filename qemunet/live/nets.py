@@ -31,7 +31,7 @@ if typing.TYPE_CHECKING:
     Tell = Callable[[str], None]
 
 _HELD = "held"
-_KINDS = ("cable", "net")
+_KINDS = ("cable", "net", "netns")
 _BY_NAME = "by name"  # whoever holds a network that was up did not say of which file it is
 
 
@@ -107,6 +107,7 @@ def of_file(runtime: Runtime, file: str) -> list[str]:
     if os.path.exists(path):
         spec = read.load(file)
         made = {plan.links.network_scope(network.name) for network in spec.networks if modes.makes_bridge(network)}
+        made |= {plan.spaces.scope(netns.name) for netns in spec.spaces}
         made |= {plan.cables.scope(cables.name(cable)) for cable in spec.cables}
         found = [scope.name for scope in there if scope.name in made]
     else:
@@ -122,13 +123,15 @@ def of_file(runtime: Runtime, file: str) -> list[str]:
 def _chosen(source: Source, names: Sequence[str]) -> list[str]:
     """Return the scopes that are meant: of those that are named, or all but those that are another lab's to make."""
     spec = source.spec
-    known = {network.name: plan.links.network_scope(network.name) for network in spec.networks}
+    known = {netns.name: plan.spaces.scope(netns.name) for netns in spec.spaces}
+    known |= {network.name: plan.links.network_scope(network.name) for network in spec.networks}
     wired = {cables.name(cable): plan.cables.scope(cables.name(cable)) for cable in spec.cables}
     for name in names:
         if name not in known and name not in wired:
             every = ", ".join((*known, *wired)) or "none"
             raise NotFound(f'no network "{name}" in this lab', where=spec.file, hint=f"it has: {every}")
-    own = [known[network.name] for network in spec.networks if not network.external] + [*wired.values()]
+    others = {network.name for network in spec.networks if network.external}
+    own = [*(scope for name, scope in known.items() if name not in others), *wired.values()]
     if not names and not own:
         raise NotFound("this lab makes no network", where=spec.file)
     return [known.get(name) or wired[name] for name in dict.fromkeys(names)] or own
@@ -199,7 +202,7 @@ def _known(runtime: Runtime, name: str) -> Scope:
         there = ", ".join(sorted(runtime.networks())) or "none"
         hint = "`qemunet net up FILE` brings up those of a lab file"
         raise NotFound(f'no network "{name}" is up (up: {there})', hint=hint)
-    return max(found, key=lambda scope: scope.name.startswith("net/"))
+    return max(found, key=lambda scope: not scope.name.startswith("cable/"))
 
 
 def _refuse_used(scopes: Sequence[Scope]) -> None:
@@ -207,7 +210,7 @@ def _refuse_used(scopes: Sequence[Scope]) -> None:
     going = {scope.name for scope in scopes}
     for scope in scopes:
         kind, _, name = scope.name.partition("/")
-        where = f"cable {name}" if kind == "cable" else f"network.{name}"
+        where = {"cable": f"cable {name}", "netns": f"netns.{name}"}.get(kind, f"network.{name}")
         guests = scope.guests()
         if guests:
             verb, stop = ("is", "ends it") if len(guests) == 1 else ("are", "ends them")

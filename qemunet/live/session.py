@@ -123,8 +123,8 @@ def make_shared(runtime: Runtime, host: LinuxHost, lab: Lab, part: Part, facts: 
         kind, name = part.scope.split("/", 1)
         if kind == "net":
             _describe(scope, lab, lab.network(name))
-        elif kind == "cable":
-            _describe_cable(scope, lab, name)
+        elif kind in ("cable", "netns"):
+            _describe_wiring(scope, lab, name)
         scope.complete(part.fingerprint)
 
 
@@ -137,11 +137,16 @@ def _describe(scope: Scope, lab: Lab, network: Network) -> None:
         write_private(scope.path("keep"), "")
 
 
-def _describe_cable(scope: Scope, lab: Lab, name: str) -> None:
-    from qemunet.config.write import cable_toml
+def _describe_wiring(scope: Scope, lab: Lab, name: str) -> None:
+    """Leave with a cable or a namespace what it was made from."""
+    from qemunet.config.write import cable_toml, netns_toml
 
-    cable = next(cable for cable in lab.cables if cable.name == name)
-    write_private(scope.path("cable.toml"), cable_toml(lab, cable))
+    if scope.name.startswith("cable/"):
+        cable = next(cable for cable in lab.cables if cable.name == name)
+        write_private(scope.path("cable.toml"), cable_toml(lab, cable))
+    else:
+        netns = next(netns for netns in lab.spaces if netns.name == name)
+        write_private(scope.path("netns.toml"), netns_toml(lab, netns))
 
 
 def start(

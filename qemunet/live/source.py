@@ -25,7 +25,7 @@ if typing.TYPE_CHECKING:
     from qemunet.steps import Part, Plan
 
 _QEMU = "qemu-system-x86_64"
-_KINDS = ("net", "cable")  # of scopes that can be brought up without a guest
+_KINDS = ("net", "cable", "netns")  # of scopes that can be brought up without a guest
 
 
 @frozen
@@ -99,12 +99,21 @@ class Source:
         return Thought(lab, found, facts)
 
     def think_networks(self, runtime: Runtime, scopes: Sequence[str], host: LinuxHost) -> Networks:
-        """Photograph the host and work out what these networks and cables of the file, by scope, are made of."""
+        """Photograph the host and work out what these networks, cables and namespaces of the file are made of."""
         facts = photograph(runtime, resolve.wanted(self.spec, self.profiles), host)
-        kinds = {kind: [name.partition("/")[2] for name in scopes if name.startswith(f"{kind}/")] for kind in _KINDS}
-        lab = resolve.resolve(self.spec, self.profiles, facts, networks_only=kinds["net"], cables_only=kinds["cable"])
+        named = {kind: [name.partition("/")[2] for name in scopes if name.startswith(f"{kind}/")] for kind in _KINDS}
+        lab = resolve.resolve(
+            self.spec,
+            self.profiles,
+            facts,
+            networks_only=named["net"],
+            cables_only=named["cable"],
+            spaces_only=named["netns"],
+        )
         plan.cables.refuse_loops(lab, facts)
-        parts = {plan.links.network_scope(one): it for one, it in plan.networks(lab, kinds["net"], facts).items()}
+        parts: dict[str, tuple[Part, ...]] = {}
+        parts |= {plan.spaces.scope(one.name): (plan.spaces.part(one, facts),) for one in lab.spaces}
+        parts |= {plan.links.network_scope(one): it for one, it in plan.networks(lab, named["net"], facts).items()}
         parts |= {plan.cables.scope(one): it for one, it in plan.wiring(lab, facts).items()}
         return Networks(lab, parts, facts)
 

@@ -1,4 +1,4 @@
-"""Refuses names that somebody else has: vms, networks and labs share one set of them per runtime directory.
+"""Refuses names that somebody else has: vms, networks, namespaces and labs share one set of them per runtime directory.
 
 Whoever asks holds the runtime directory's lock until his own names are there for others to see.
 """
@@ -18,7 +18,7 @@ if typing.TYPE_CHECKING:
     from qemunet.state import Runtime
     from qemunet.steps import Plan
 
-_OTHERS = "vms, networks and labs share one set of names"
+_OTHERS = "vms, networks, namespaces and labs share one set of names"
 _RENAME_LAB = '`[lab] name = "…"` in the file, or `--set lab.name=…`, gives this one another name'
 
 
@@ -31,18 +31,21 @@ def refuse_taken_names(runtime: Runtime, lab: LabSpec, vms: Iterable[str]) -> No
         raise _taken(lab.name, who, "lab.name", _RENAME_LAB)
     for name in vms:
         _refuse_running(runtime, name)
-        who = _network(runtime, name) or _lab(runtime, name, known)
+        who = _network(runtime, name) or _netns(runtime, name) or _lab(runtime, name, known)
         if who:
             raise _taken(name, who, f"vm.{name}")
 
 
 def refuse_taken_networks(runtime: Runtime, plan: Plan) -> None:
     """Raise Taken if networks that a plan makes cannot have their names; one that is up may be shared."""
-    made = [part.scope.removeprefix("net/") for part in plan.shared if part.scope.startswith("net/")]
-    for name in made:
-        who = _vm(runtime, name) or _lab(runtime, name, runtime.vms())
+    for part in plan.shared:
+        kind, _, name = part.scope.partition("/")
+        if kind not in ("net", "netns"):
+            continue
+        other = _netns(runtime, name) if kind == "net" else _network(runtime, name)
+        who = _vm(runtime, name) or _lab(runtime, name, runtime.vms()) or other
         if who:
-            raise _taken(name, who, f"network.{name}")
+            raise _taken(name, who, f"{'network' if kind == 'net' else kind}.{name}")
 
 
 def _taken(name: str, who: str, where: str, hint: str = f"{_OTHERS}: give this one another") -> Taken:
@@ -81,6 +84,10 @@ def _network(runtime: Runtime, name: str) -> str:
     scope = runtime.scope(f"net/{name}")
     users = f", used by {', '.join(scope.users())}" if scope.users() else ""
     return f"network {name}{users}" if scope.exists() else ""
+
+
+def _netns(runtime: Runtime, name: str) -> str:
+    return f"namespace {name}" if runtime.scope(f"netns/{name}").exists() else ""
 
 
 def _lab(runtime: Runtime, name: str, running: Iterable[VmRecord]) -> str:

@@ -12,6 +12,12 @@ class OnSwitch:
     bridge: str
     network: str | None = None
     stp: bool = False  # the bridge takes part in the spanning tree
+    netns: str = ""  # the namespace of the lab that the bridge is in, empty for the host's
+
+    @property
+    def key(self) -> str:
+        """What is another one for every bridge, wherever it is."""
+        return f"{self.netns}/{self.bridge}" if self.netns else self.bridge
 
 
 @frozen
@@ -20,11 +26,18 @@ class AtHost:
 
 
 @frozen
+class InNetns:
+    """An end that is an interface in a namespace of the lab."""
+
+    netns: str
+
+
+@frozen
 class Loose:
     """An end that is left free, for somebody else to take."""
 
 
-Where = OnSwitch | AtHost | Loose
+Where = OnSwitch | AtHost | InNetns | Loose
 
 
 @frozen
@@ -33,6 +46,7 @@ class Route:
 
     destination: str
     gateway: str | None = None
+    device: str = ""  # the interface, where that is still to be found out
 
     def __str__(self) -> str:
         return f"{self.destination} via {self.gateway}" if self.gateway else self.destination
@@ -48,6 +62,11 @@ class End:
     addresses: tuple[str, ...] = ()  # CIDR
     routes: tuple[Route, ...] = ()
 
+    @property
+    def netns(self) -> str:
+        """The namespace of the lab that its interface is in, empty for the host's."""
+        return self.where.netns if isinstance(self.where, InNetns | OnSwitch) else ""
+
 
 @frozen
 class Cable:
@@ -57,6 +76,11 @@ class Cable:
     a: End
     b: End
     mtu: int
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """The namespaces of the lab that it reaches into."""
+        return tuple(dict.fromkeys(filter(None, (end.netns for end in self.ends))))
 
     @property
     def ends(self) -> tuple[End, End]:

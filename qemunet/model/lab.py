@@ -6,6 +6,7 @@ import typing
 
 from qemunet.frozen import frozen
 from qemunet.model.cable import Cable
+from qemunet.model.netns import Netns
 from qemunet.model.network import Network
 from qemunet.model.vm import Vm
 
@@ -19,6 +20,7 @@ class Lab:
     vms: tuple[Vm, ...]
     networks: tuple[Network, ...]
     cables: tuple[Cable, ...] = ()
+    spaces: tuple[Netns, ...] = ()
 
     def vm(self, name: str) -> Vm:
         """Return the vm of that name; raises KeyError."""

@@ -10,7 +10,7 @@ from qemunet.model.lab import Lab
 from qemunet.model.network import OwnBridge
 from qemunet.model.nic import LinkState, Nic, OnNetwork, TapBackend
 from qemunet.model.vm import Accel, DirectBoot, Vm
-from qemunet.plan import cables, disks, links, qemu
+from qemunet.plan import cables, disks, links, qemu, spaces
 from qemunet.plan.ways import Passed
 from qemunet.steps import AwaitQemu, Claim, LoadFile, Part, Plan, Resume, SetGuestLink, StartQemu, Step
 
@@ -28,6 +28,7 @@ def build(lab: Lab, facts: Facts, vms: Sequence[str] = (), *, scripted: bool = T
     chosen = [_vm(lab, name) for name in vms] or list(lab.vms)
     cables.refuse_loops(lab, facts)
     every = [part for vm in chosen for nic in vm.nics for part in shared(lab, nic, facts)]
+    every = [*(spaces.part(netns, facts) for netns in lab.spaces), *every]
     every += [part for parts in wiring(lab, facts).values() for part in parts]
     shared_parts = {part.scope: part for part in every}
     return Plan(
@@ -85,6 +86,7 @@ def wiring(lab: Lab, facts: Facts) -> dict[str, tuple[Part, ...]]:
     """Return by cable what it takes to have it, up or not, in the order in which it is made: its own part last."""
     return {
         cable.name: (
+            *(spaces.part(netns, facts) for netns in lab.spaces if netns.name in cable.namespaces),
             *(part for parts in networks(lab, cable.networks, facts).values() for part in parts),
             cables.part(cable, facts),
         )
@@ -113,7 +115,8 @@ def is_up(part: Part, facts: Facts) -> bool:
             name = name.replace("dhcp-", "dhcp-server ", 1) if name.startswith("dhcp-") else name
             hint = "stop the vms that use it, and start them together with this one"
             raise Taken(f"what {name} stands for has changed since it was set up", where=part.scope, hint=hint)
-        what, where = ("cable", f"cable {name}") if kind == "cable" else ("network", f"network.{name}")
+        what = {"cable": "cable", "netns": "namespace"}.get(kind, "network")
+        where = f"cable {name}" if kind == "cable" else f"{'netns' if kind == 'netns' else 'network'}.{name}"
         raise Taken(
             f'{what} "{name}" is up with other settings',
             where=where,
@@ -124,7 +127,7 @@ def is_up(part: Part, facts: Facts) -> bool:
 
 def _own(lab: Lab, vm: Vm, facts: Facts) -> Iterator[Part]:
     """Yield what makes ready a vm's place: first all that may be somebody else's, at the end all links together."""
-    yield Part(scope(vm), (*_uid(vm, facts), *_cables(lab, vm, facts)))
+    yield Part(scope(vm), (*_uid(vm, facts), *_surroundings(lab, vm, facts)))
     for nic in vm.nics:
         yield Part(scope(vm), tuple(claims(lab, vm, nic, facts)), about=nic.id)
     yield Part(scope(vm), tuple(links.pins(vm.nics, facts)))
@@ -161,10 +164,13 @@ def _uid(vm: Vm, facts: Facts) -> Iterator[Claim]:
         yield _claim(vm, f"uid/{vm.run_as.uid}", facts)
 
 
-def _cables(lab: Lab, vm: Vm, facts: Facts) -> Iterator[Claim]:
-    """Yield what notes that the cables of a lab are there for a vm as well."""
-    for cable in lab.cables:
-        yield Claim(f"{facts.runtime}/{cables.scope(cable.name)}/users/{vm.name}.lab", scope(vm))
+def _surroundings(lab: Lab, vm: Vm, facts: Facts) -> Iterator[Claim]:
+    """Yield what notes that the cables and namespaces of a lab are there for a vm as well."""
+    for one in (
+        *(cables.scope(cable.name) for cable in lab.cables),
+        *(spaces.scope(netns.name) for netns in lab.spaces),
+    ):
+        yield Claim(f"{facts.runtime}/{one}/users/{vm.name}.lab", scope(vm))
 
 
 def _claim(vm: Vm, key: str, facts: Facts) -> Claim:

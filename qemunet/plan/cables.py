@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from qemunet.errors import Taken
 from qemunet.facts import Facts, LinkFact
 from qemunet.model import loops, names
-from qemunet.model.cable import AtHost, Cable, End, OnSwitch
+from qemunet.model.cable import AtHost, Cable, End, InNetns, OnSwitch
 from qemunet.model.lab import Lab
-from qemunet.plan import links, uplinks
+from qemunet.plan import links, spaces, uplinks
 from qemunet.steps import (
     AddAddress,
     AddLink,
@@ -47,18 +47,23 @@ def part(cable: Cable, facts: Facts) -> Part:
 
 def refuse_loops(lab: Lab, facts: Facts) -> None:
     """Raise Taken if a cable that is to be made closes a loop with others, or with veth pairs that are there."""
-    there = [
-        loops.Wire(*wire.bridges, f"{wire.ends[0]}-{wire.ends[1]}" + (f", {wire.whose}" if wire.whose else ""))
-        for wire in facts.wires
-    ]
+    there = [*_wires("", facts), *(wire for name, one in facts.places.items() for wire in _wires(name, one))]
     ours = [end.where for cable in lab.cables for end in cable.ends if isinstance(end.where, OnSwitch)]
-    stp = facts.stp | {where.bridge for where in ours if where.stp}
+    stp = facts.stp | {where.key for where in ours if where.stp}
+    stp |= {OnSwitch(name, netns=netns).key for netns, one in facts.places.items() for name in one.stp}
     for cable in lab.cables:
-        match [end.where.bridge for end in cable.ends if isinstance(end.where, OnSwitch)]:
+        match [end.where.key for end in cable.ends if isinstance(end.where, OnSwitch)]:
             case [one, other] if scope(cable.name) not in facts.scopes:
                 wire = loops.Wire(one, other, cable.name)
                 _refuse_loop(wire, there, stp)
                 there.append(wire)
+
+
+def _wires(netns: str, facts: Facts) -> Iterator[loops.Wire]:
+    """Yield what joins bridges in a namespace."""
+    for wire in facts.wires:
+        one, other = (OnSwitch(bridge, netns=netns).key for bridge in wire.bridges)
+        yield loops.Wire(one, other, "-".join(wire.ends) + (f", {wire.whose}" if wire.whose else ""))
 
 
 def _refuse_loop(wire: loops.Wire, there: Sequence[loops.Wire], stp: frozenset[str]) -> None:
@@ -67,24 +72,23 @@ def _refuse_loop(wire: loops.Wire, there: Sequence[loops.Wire], stp: frozenset[s
         raise Taken(f"it closes a loop: {loops.story(found)}", where=f"cable {wire.name}", hint=_HINT)
 
 
-def reachable(cable: Cable, there: frozenset[str]) -> End | None:
-    """Return the end to set down for pulling a cable, among those that are to be seen."""
-    return next((end for end in cable.expendable if end.ifname in there), None)
-
-
 def pull(end: End) -> tuple[Step, ...]:
     """Return what takes the carrier from both ends."""
-    return (SetLink(end.ifname, up=False),)
+    return (spaces.at(end.netns, SetLink(end.ifname, up=False)),)
 
 
 def plug(end: End, facts: Facts) -> Iterator[Step]:
     """Yield what makes an end as it was, of which the kernel took routes and IPv6 addresses when it went down."""
-    link = facts.links.get(end.ifname)
+    return (spaces.at(end.netns, step) for step in _lost(end, spaces.seen(end.netns, facts)))
+
+
+def _lost(end: End, there: Facts) -> Iterator[Step]:
+    link = there.links.get(end.ifname)
     if link is None or not link.up:
         yield SetLink(end.ifname, up=True)
-    known = facts.addresses.get(end.ifname, ())
+    known = there.addresses.get(end.ifname, ())
     yield from (AddAddress(end.ifname, one) for one in end.addresses if one not in known)
-    ways = {(way.destination, way.device) for way in facts.routes}
+    ways = {(way.destination, way.device) for way in there.routes}
     for one in end.routes:
         if (one.destination, end.ifname) not in ways:
             yield AddRoute(one.destination, end.ifname, one.gateway)
@@ -95,27 +99,37 @@ def plug(end: End, facts: Facts) -> Iterator[Step]:
 
 def _steps(cable: Cable, facts: Facts) -> Iterator[Step]:
     own, group = scope(cable.name), names.group(facts.runtime, scope(cable.name))
-    made = AddLink(
-        cable.a.ifname, VethLink(cable.b.ifname, cable.a.mac, cable.b.mac, cable.mtu, "b"), Mark(own, "a", group)
+    for end, part_name in ((cable.a, "a"), (cable.b, "b")):
+        mark = Mark(own, part_name, group)
+        links.refuse_taken(end.ifname, mark, spaces.seen(end.netns, facts), f"cable {cable.name}")
+    used = (
+        *(links.network_scope(name) for name in cable.networks),
+        *(spaces.scope(name) for name in cable.namespaces),
     )
-    for name, mark in made.ends:
-        links.refuse_taken(name, mark, facts, f"cable {cable.name}")
-    for network in cable.networks:
-        yield Claim(f"{facts.runtime}/{links.network_scope(network)}/users/{cable.name}..cable", own)
+    yield from (Claim(f"{facts.runtime}/{one}/users/{cable.name}..cable", own) for one in used)
     for end in cable.ends:
         yield from _pin(end, cable, facts)
-    yield made
+    yield _made(cable, group)
     for end in cable.ends:
-        yield from _settings(end)
+        yield from (spaces.at(end.netns, step) for step in _settings(end))
     for end in sorted(cable.ends, key=lambda end: isinstance(end.where, OnSwitch)):  # nobody is there before all is
-        yield SetLink(end.ifname, up=True)
-        yield from (AddRoute(one.destination, end.ifname, one.gateway) for one in end.routes)
+        yield spaces.at(end.netns, SetLink(end.ifname, up=True))
+        for one in end.routes:
+            yield spaces.at(end.netns, AddRoute(one.destination, end.ifname, one.gateway))
+
+
+def _made(cable: Cable, group: int) -> Step:
+    """Return what makes both ends, each where it belongs: from the host's side, if one of them is there."""
+    (near, side), (far, beyond) = sorted(((cable.a, "a"), (cable.b, "b")), key=lambda pair: bool(pair[0].netns))
+    peer = far.netns if far.netns != near.netns else ""
+    link = VethLink(far.ifname, near.mac, far.mac, cable.mtu, beyond, peer)
+    return spaces.at(near.netns, AddLink(near.ifname, link, Mark(scope(cable.name), side, group)))
 
 
 def _pin(end: End, cable: Cable, facts: Facts) -> Iterator[Step]:
     """Yield what keeps somebody else's bridge as it is."""
     where = end.where
-    link = _bridge(where.bridge, facts) if isinstance(where, OnSwitch) else None
+    link = _bridge(where.bridge, facts) if isinstance(where, OnSwitch) and not where.netns else None
     if link is None or uplinks.is_ours(link):
         return
     if cable.mtu < link.mtu:
@@ -130,7 +144,7 @@ def _bridge(name: str, facts: Facts) -> LinkFact | None:
 
 def _settings(end: End) -> Iterator[Step]:
     """Yield what an end is before it goes up. A host without an IPv6 address there shows no link-local one either."""
-    if not isinstance(end.where, AtHost) or not any(":" in one for one in end.addresses):
+    if not isinstance(end.where, AtHost | InNetns) or not any(":" in one for one in end.addresses):
         yield SetSysctl(links.ipv6(end.ifname, "disable_ipv6"), "1")
     else:
         yield from (SetSysctl(links.ipv6(end.ifname, key), "0") for key in ("accept_ra", "autoconf"))

@@ -52,6 +52,7 @@ from qemunet.steps.links import (
     VethLink,
 )
 from qemunet.steps.rates import Bucket, Divert, Limit, Undivert, Unlimit
+from qemunet.steps.spaces import AddNetns, DelNetns, In, NameNetns, UnnameNetns
 from qemunet.steps.tables import DropTable, LoadTable
 from qemunet.steps.words import Handle, Word, line, sysctl_name
 
@@ -123,6 +124,11 @@ Step = (
     | SetGuestLink
     | SetCarrier
     | SetForwards
+    | AddNetns
+    | DelNetns
+    | NameNetns
+    | UnnameNetns
+    | In
 )
 
 
@@ -160,6 +166,11 @@ __all__ = [
     "DelCard",
     "AddNetdev",
     "AddCard",
+    "AddNetns",
+    "DelNetns",
+    "NameNetns",
+    "UnnameNetns",
+    "In",
     "AddAddress",
     "AddLink",
     "AddNeighbour",

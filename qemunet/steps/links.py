@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from qemunet.frozen import frozen, replace
 from qemunet.model.names import altname
+from qemunet.steps.spaces import inside
 from qemunet.steps.words import line, sysctl_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from qemunet.facts import Facts
     from qemunet.model.nic import MacvtapMode
     from qemunet.steps import Step
@@ -67,13 +70,17 @@ class IfbLink:
 
 @frozen
 class VethLink:
-    """A cable, of which `peer` is the other end; each goes with the other. `peer_part` is the part in its mark."""
+    """A cable, of which `peer` is the other end; each goes with the other. `peer_part` is the part in its mark.
+
+    `peer_netns`: the namespace of the lab that the other end is made in, if it is not where this one is.
+    """
 
     peer: str
     mac: str
     peer_mac: str
     mtu: int  # of both ends
     peer_part: str
+    peer_netns: str = ""
 
 
 @frozen
@@ -102,7 +109,8 @@ class AddLink:
             case IfbLink(mac=mac):
                 return f"add ifb {self.name} ({mac})"
             case VethLink(peer=peer, mac=mac, mtu=mtu):
-                return f"add cable {self.name} to {peer} ({mac}, mtu {mtu})"
+                there = f" in {self.link.peer_netns}" if self.link.peer_netns else ""
+                return f"add cable {self.name} to {peer}{there} ({mac}, mtu {mtu})"
 
     def inverse(self, before: Facts) -> Step | None:
         return None if self.name in before.links else DelLink(self.name, self.mark)
@@ -112,9 +120,16 @@ class AddLink:
         pin = SetLink(self.name, mtu=self.link.mtu).shell() if isinstance(self.link, BridgeLink) else ()
         return (
             line("ip", "link", "add", *self._kind()),
-            *(line("ip", "link", "property", "add", "dev", name, "altname", mark.altname) for name, mark in self.ends),
+            *self._marking(),
             *pin,
         )
+
+    def _marking(self) -> Iterator[str]:
+        """Yield the lines that mark what is made, each where it is."""
+        beyond = self.link.peer_netns if isinstance(self.link, VethLink) else ""
+        for netns, (name, mark) in zip(("", beyond), self.ends, strict=False):
+            text = line("ip", "link", "property", "add", "dev", name, "altname", mark.altname)
+            yield inside(netns, text) if netns else text
 
     def _kind(self) -> tuple[str, ...]:
         group = ("group", str(self.mark.group))
@@ -133,7 +148,8 @@ class AddLink:
                 return ("name", self.name, "address", mac, "mtu", str(mtu), *group, "type", "ifb")
             case VethLink(peer, mac, peer_mac, mtu):
                 base = ("name", self.name, "address", mac, "mtu", str(mtu), *group, "type", "veth")
-                return (*base, "peer", "name", peer, "address", peer_mac, "mtu", str(mtu), *group)
+                there = ("netns", self.link.peer_netns) if self.link.peer_netns else ()
+                return (*base, "peer", "name", peer, "address", peer_mac, "mtu", str(mtu), *group, *there)
 
 
 @frozen

@@ -11,9 +11,8 @@ import errno
 import json
 import os
 import typing
-from dataclasses import dataclass, field
 
-from qemunet.errors import Failed, NotFound, Refused, Taken
+from qemunet.errors import Failed, NotFound, Taken
 from qemunet.facts import Facts, FileFact, Wanted
 from qemunet.frozen import replace
 from qemunet.host.links import Vanished
@@ -23,6 +22,7 @@ from qemunet.steps import (
     AddLink,
     AddNeighbour,
     AddNetdev,
+    AddNetns,
     AddRoute,
     AwaitQemu,
     Claim,
@@ -33,15 +33,18 @@ from qemunet.steps import (
     DelLink,
     DelNeighbour,
     DelNetdev,
+    DelNetns,
     DelRoute,
     Divert,
     DropTable,
     EndDaemon,
     EndQemu,
     Handle,
+    In,
     Limit,
     LoadFile,
     LoadTable,
+    NameNetns,
     OpenFile,
     OpenMacvtap,
     OpenOverlay,
@@ -65,28 +68,18 @@ from qemunet.steps import (
     Unclaim,
     Undivert,
     Unlimit,
+    UnnameNetns,
     Unreserve,
     WriteFile,
 )
-from qemunet.testing.network import FakeNetwork, refused
+from qemunet.testing.guests import FakeGuest, add_to, take_from
+from qemunet.testing.kernel import refused
+from qemunet.testing.network import FakeNetwork
 
 if typing.TYPE_CHECKING:
     from qemunet.steps import Step, Word
 
     FileStep = Claim | Unclaim | WriteFile | RemoveFile | CreateImage | RemoveImage
-
-
-@dataclass(slots=True)
-class FakeGuest:
-    """A QEMU that is not there. `taps` of a backend live as long as that, those of no backend as long as QEMU."""
-
-    directory: str
-    taps: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    answered: bool = False
-    running: bool = False
-    netdevs: set[str] = field(default_factory=set)
-    cards: set[str] = field(default_factory=set)
-    forwards: set[str] = field(default_factory=set)
 
 
 class FakeHost(FakeNetwork):
@@ -99,6 +92,7 @@ class FakeHost(FakeNetwork):
         self.handles: dict[str, str] = {}  # to what is open under them
         self.guests: dict[str, FakeGuest] = {}
         self.cables: dict[tuple[str, str], bool] = {}
+        self.named: set[str] = set(facts.netns)  # what `ip netns` shows
         self.hooks: list[tuple[str, str]] = []
         self.daemons: set[tuple[str, str]] = set()  # name and directory
         self.offloads: dict[str, bool] = {}
@@ -112,6 +106,11 @@ class FakeHost(FakeNetwork):
 
     def picture(self) -> dict[str, object]:
         """Return a copy of everything that steps can change."""
+        inside = {name: place.picture() for name, place in self.places.items() if isinstance(place, FakeHost)}
+        return {"places": inside, "named": sorted(self.named), **self.own_picture()}
+
+    def own_picture(self) -> dict[str, object]:
+        """Return the same without namespaces."""
         return {
             "links": {name: replace(link, index=0) for name, link in sorted(self.links.items())},
             "isolated": sorted(self.isolated),
@@ -135,12 +134,20 @@ class FakeHost(FakeNetwork):
             links={name: link for name in wanted.links if (link := self.find(name))},
             addresses={n: tuple(a) for n, a in self.addresses.items() if a} if wanted.routes else {},
             routes=tuple(self.routes) if wanted.routes else (),
+            places=self._places(wanted),
+            netns=frozenset(self.named),
+            wires=self.wires() if wanted.wires else (),
             ports={name: self.port_macs(name) for name in wanted.bridges},
             sysctls={key: self.sysctls[key] for key in wanted.sysctls if key in self.sysctls},
             files={
                 p: known.get(p, FileFact(p, 0, regular=True, readable=True)) for p in wanted.files if p in self.files
             },
         )
+
+    def _places(self, wanted: Wanted) -> dict[str, Facts]:
+        there = {name: self.places[name] for name in wanted.places if name in self.places}
+        inner = replace(wanted, places=frozenset(), routes=True, wires=True)
+        return {name: place.photograph(inner) for name, place in there.items() if isinstance(place, FakeHost)}
 
     def perform(self, step: Step) -> None:
         """Do one step, or refuse it as `qemunet.host.linux.LinuxHost` would."""
@@ -152,10 +159,8 @@ class FakeHost(FakeNetwork):
                 self.setting_step(step)
             case AddNeighbour() | DelNeighbour() | SetOffload():
                 self._at_link(step)
-            case Limit() | Unlimit() | Divert() | Undivert():
-                self.rate_step(step)
-            case LoadTable() | DropTable():
-                self.table_step(step)
+            case Limit() | Unlimit() | Divert() | Undivert() | LoadTable() | DropTable():
+                self._shape(step)
             case OpenTap() | OpenMacvtap() | OpenFile() | LoadFile() | OpenOverlay():
                 self._open(step)
             case Claim() | Unclaim() | WriteFile() | RemoveFile() | CreateImage() | RemoveImage():
@@ -168,9 +173,17 @@ class FakeHost(FakeNetwork):
                 self._guests(step)
             case AddNetdev() | DelNetdev() | AddCard() | DelCard() | SetGuestLink() | SetForwards():
                 self._cards(step)
+            case AddNetns() | DelNetns() | NameNetns() | UnnameNetns() | In():
+                self._spaces(step)
             case _:
                 typing.assert_never(step)
         self.performed.append(step)
+
+    def _shape(self, step: Limit | Unlimit | Divert | Undivert | LoadTable | DropTable) -> None:
+        if isinstance(step, LoadTable | DropTable):
+            self.table_step(step)
+        else:
+            self.rate_step(step)
 
     def _fail_if_asked(self) -> None:
         self._tried += 1
@@ -181,6 +194,37 @@ class FakeHost(FakeNetwork):
         """Close every handle: the taps that no guest has go with them."""
         for name in list(self.handles):
             self._release(name)
+
+    # ------------------------------------------------------------ namespaces
+
+    def _spaces(self, step: AddNetns | DelNetns | NameNetns | UnnameNetns | In) -> None:
+        match step:
+            case AddNetns(name):
+                if name in self.places:
+                    raise Taken(f"the namespace {name} is there already")
+                from qemunet.testing.places import FakePlace
+
+                self.places[name] = FakePlace(self)
+            case DelNetns(name):
+                there = self.place(name)
+                for link in [link for link in there.peers if link in there.links]:
+                    there.remove_link(link)
+                del self.places[name]
+            case NameNetns(name):
+                if name in self.named:
+                    raise Taken(f"ip netns has a namespace {name} already")
+                self.place(name)
+                self.named.add(name)
+            case UnnameNetns(name):
+                if name not in self.named:
+                    raise Vanished(errno.ENOENT, f"ip netns shows no {name} of ours")
+                self.named.discard(name)
+            case In(netns, inner):
+                there = self.place(netns)
+                assert isinstance(there, FakeHost), "made above"
+                there.perform(inner)
+            case _:
+                typing.assert_never(step)
 
     # ------------------------------------------------------------ files
 
@@ -291,15 +335,15 @@ class FakeHost(FakeNetwork):
         guest = self._answering(step.vm)
         match step:
             case AddNetdev(netdev=netdev):
-                _add_to(guest.netdevs, netdev)
+                add_to(guest.netdevs, netdev)
                 self._hand_over(step.vm, guest, netdev)
             case DelNetdev(netdev=netdev):
-                _take_from(guest.netdevs, netdev)
+                take_from(guest.netdevs, netdev)
                 self._close(guest, netdev)
             case AddCard(nic=nic):
-                _add_to(guest.cards, nic)
+                add_to(guest.cards, nic)
             case DelCard(nic=nic):
-                _take_from(guest.cards, nic)
+                take_from(guest.cards, nic)
             case SetGuestLink(vm, nic, up):
                 self.cables[vm, nic] = up
             case SetForwards(netdev=netdev, add=add, remove=remove):
@@ -354,15 +398,3 @@ class FakeHost(FakeNetwork):
         if not guest.answered:
             raise Failed(f"QEMU of {vm} has not answered yet", where=f"vm.{vm}")
         return guest
-
-
-def _add_to(known: set[str], name: str) -> None:
-    if name in known:
-        raise Refused("add", f"Duplicate ID '{name}'")
-    known.add(name)
-
-
-def _take_from(known: set[str], name: str) -> None:
-    if name not in known:
-        raise Vanished(errno.ENODEV, f"there is no {name}")
-    known.remove(name)

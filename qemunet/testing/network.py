@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import os
 import typing
 
 from qemunet.errors import Taken
-from qemunet.facts import Facts, LinkFact, RouteFact
+from qemunet.facts import Facts, LinkFact, RouteFact, WireFact
 from qemunet.frozen import replace
 from qemunet.host.links import OURS, Vanished, holder, is_ours
 from qemunet.model.names import is_ifname
@@ -42,6 +41,7 @@ from qemunet.steps import (
     VethLink,
     sysctl_name,
 )
+from qemunet.testing.kernel import defaults, refused
 
 if typing.TYPE_CHECKING:
     from qemunet.steps import OpenTap
@@ -50,36 +50,14 @@ if typing.TYPE_CHECKING:
 
 MIN_MTU, MAX_MTU = 68, 65535
 NO_MAC, ETHERNET_MTU = "00:00:00:00:00:00", 1500
-_PER_LINK = {
-    "net.ipv4.conf.{}.arp_filter": "0",
-    "net.ipv4.conf.{}.arp_ignore": "0",
-    "net.ipv4.conf.{}.forwarding": "0",
-    "net.ipv4.conf.{}.proxy_arp": "0",
-    "net.ipv4.conf.{}.route_localnet": "0",
-    "net.ipv4.conf.{}.rp_filter": "0",
-    "net.ipv6.conf.{}.accept_ra": "1",
-    "net.ipv6.conf.{}.autoconf": "1",
-    "net.ipv6.conf.{}.disable_ipv6": "0",
-    "net.ipv6.conf.{}.forwarding": "0",
-    "net.ipv6.conf.{}.proxy_ndp": "0",
-}
-
-
-def refused(code: int, what: str = "") -> OSError:
-    """Return the error that the kernel would answer with."""
-    return OSError(code, what or os.strerror(code))
-
-
-def _defaults(name: str) -> dict[str, str]:
-    """Return the sysctls that come with an interface."""
-    return {key.format(sysctl_name(name)): value for key, value in _PER_LINK.items()}
 
 
 class FakeNetwork:
     """A network as a few dictionaries, filled from a photograph.
 
     `parents`: of each macvtap, with its mode. `unpinned`: the bridges that take their address and MTU from their ports.
-    `carriers`: of the taps whose cable was touched. `isolated`: ports. `peers`: of each end of a cable the other.
+    `carriers`: of the taps whose cable was touched. `isolated`: ports. `peers`: of each end of a cable where the other
+    is, and its name.
     """
 
     def __init__(self, facts: Facts) -> None:
@@ -87,7 +65,8 @@ class FakeNetwork:
         self.parents: dict[str, tuple[str, MacvtapMode]] = {}
         self.unpinned: set[str] = set()
         self.carriers: dict[str, bool] = {}
-        self.peers: dict[str, str] = {}
+        self.peers: dict[str, tuple[FakeNetwork, str]] = {}
+        self.places: dict[str, FakeNetwork] = {}  # namespaces of labs
         self.isolated: set[str] = set()
         self.addresses = {name: list(texts) for name, texts in facts.addresses.items()}
         self.routes: list[RouteFact] = list(facts.routes)
@@ -97,7 +76,7 @@ class FakeNetwork:
         self.tables: dict[str, tuple[str, str]] = {}  # name to comment and rules
         self.sysctls: dict[str, str] = {}
         for name in self.links:
-            self.sysctls |= _defaults(name)
+            self.sysctls |= defaults(name)
         self.sysctls |= facts.sysctls
         self._index = max((link.index for link in self.links.values()), default=1)
 
@@ -169,17 +148,31 @@ class FakeNetwork:
     def _insert(self, link: LinkFact) -> None:
         self._index += 1
         self.links[link.name] = replace(link, index=self._index)
-        self.sysctls |= _defaults(link.name)
+        self.sysctls |= defaults(link.name)
 
     def _add_cable(self, step: AddLink, link: VethLink) -> None:
-        ends = list(zip(step.ends, (link.mac, link.peer_mac), strict=True))
-        for (name, mark), mac in ends:
-            self._check(name, mac, link.mtu)
-            self._free(name, mark.altname)
-        for (name, mark), mac in ends:
+        nets = (self, self.place(link.peer_netns) if link.peer_netns else self)
+        ends = list(zip(nets, step.ends, (link.mac, link.peer_mac), strict=True))
+        for net, (name, mark), mac in ends:
+            net._check(name, mac, link.mtu)
+            net._free(name, mark.altname)
+        for net, (name, mark), mac in ends:
             marked = (mark.altname,)
-            self._insert(LinkFact(0, name, "veth", mac, link.mtu, up=False, group=mark.group, altnames=marked))
-        self.peers |= {step.name: link.peer, link.peer: step.name}
+            net._insert(LinkFact(0, name, "veth", mac, link.mtu, up=False, group=mark.group, altnames=marked))
+        nets[0].peers[step.name] = nets[1], link.peer
+        nets[1].peers[link.peer] = nets[0], step.name
+
+    def place(self, name: str) -> FakeNetwork:
+        """Return the network of a namespace; raises Vanished."""
+        if name not in self.places:
+            raise Vanished(errno.ENOENT, f"there is no namespace {name}")
+        return self.places[name]
+
+    def wires(self) -> tuple[WireFact, ...]:
+        """Return the cables of which both ends are ports here."""
+        pairs = [(self.links[name], net.links[other]) for name, (net, other) in self.peers.items() if net is self]
+        ports = [(one, other) for one, other in pairs if one.master and other.master and one.index < other.index]
+        return tuple(WireFact((a.master or "", b.master or ""), (a.name, b.name), a.altnames[0]) for a, b in ports)
 
     def _add(self, step: AddLink) -> None:
         if isinstance(step.link, VethLink):
@@ -211,9 +204,9 @@ class FakeNetwork:
 
     def remove_link(self, name: str) -> None:
         """Delete a link with everything that goes with it."""
-        other = self.peers.pop(name, None)
-        if other in self.peers:
-            self.remove_link(other)
+        net, other = self.peers.pop(name, (self, ""))
+        if other in net.peers:
+            net.remove_link(other)
         for above in [other for other, (parent, _) in self.parents.items() if parent == name]:
             self.remove_link(above)
         del self.links[name]
@@ -225,7 +218,7 @@ class FakeNetwork:
         self.addresses.pop(name, None)
         self.routes = [route for route in self.routes if route.device != name]
         self.neighbours = {key: mac for key, mac in self.neighbours.items() if key[0] != name}
-        for key in _defaults(name):
+        for key in defaults(name):
             self.sysctls.pop(key, None)
         for port in [link for link in self.links.values() if link.master == name]:
             self.links[port.name] = replace(port, master=None)

@@ -1,4 +1,4 @@
-"""Whenever a `net up` or `net down` of cables dies, the next command takes back all of it."""
+"""Whenever a `net up` or `net down` of cables and namespaces dies, the next command takes back all of it."""
 
 from __future__ import annotations
 
@@ -19,21 +19,33 @@ from qemunet.steps import Step
 from tests import namespace
 from tests.dump import Dump, dump, left_behind
 
-LAB = """
+CABLES = """
 [lab]
 name = "wired"
 [network.one]
 mode = "private"
-[network.two]
-mode = "private"
 [[cable]]
 a = "network:one"
-b = "network:two"
+b = "free"
 [[cable]]
 a = "bridge:br0"
 b = "host"
 b-address = ["10.9.0.1/24", "fd09::1/64"]
 b-routes = ["10.99.0.0/24 via 10.9.0.2"]
+"""
+SPACES = """
+[lab]
+name = "wired"
+[netns.here]
+address = { lo = "10.77.0.1/32" }
+sysctls = { "net.ipv4.ip_forward" = 1 }
+[netns.there]
+named = false
+[[cable]]
+a = "netns:here"
+b = "netns:there"
+a-address = "10.8.0.1/24"
+a-routes = ["default via 10.8.0.2"]
 """
 DONE = 77  # the exit status of a child that met no fault
 
@@ -61,10 +73,10 @@ class Faulty(LinuxHost):
 
 
 class Scene:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lab: str) -> None:
         self.folder = folder
         self.runtime = Runtime(str(folder / "run"))
-        (folder / "wired.toml").write_text(LAB)
+        (folder / "wired.toml").write_text(lab)
         self.before: Dump = {}
 
     def up(self, host: LinuxHost) -> None:
@@ -93,20 +105,24 @@ class Scene:
             session.gc(self.runtime, host)
 
     def left(self) -> str:
-        return left_behind(self.before, self.folder)
+        """What differs from the beginning, mounts and names of namespaces included."""
+        held = [
+            line.split()[4] for line in Path("/proc/thread-self/mountinfo").read_text().splitlines() if "nsfs" in line
+        ]
+        return left_behind(self.before, self.folder) or " ".join((*held, *os.listdir("/run")[1:]))
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
+@pytest.fixture(params=[CABLES, SPACES], ids=["cables", "namespaces"])
+def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
     if why := namespace.lack():
         pytest.skip(why)
     folder = tmp_path / "wired"
     folder.mkdir()
-    with namespace.fresh_namespace():
+    with namespace.own_run(), namespace.fresh_namespace():
         namespace.ip("link add br0 address 02:00:00:00:00:01 type bridge")
         Path("/proc/sys/net/ipv6/conf/br0/disable_ipv6").write_text("1")
         namespace.ip("link set br0 up")
-        found = Scene(folder)
+        found = Scene(folder, request.param)
         found.before = dump(folder)
         yield found
 

@@ -15,7 +15,9 @@ from qemunet.steps import (
     AddLink,
     BridgeLink,
     DelLink,
+    DelNetns,
     EndQemu,
+    In,
     Mark,
     RunHook,
     SetLink,
@@ -38,6 +40,8 @@ UNDOS: list[Step] = [
     Unclaim("/run/q/claims/mac/52:54:00:00:00:01", "vm/a"),
     RunHook("/bin/down", None, "tap0", (("QEMUNET_VM", "a"),)),
     EndQemu("a", "/run/q/vm/a"),
+    DelNetns("one"),
+    In("one", DelLink("qn-a", MARK)),
 ]
 
 

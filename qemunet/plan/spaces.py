@@ -1,0 +1,51 @@
+"""Namespaces of a lab: what makes one, and steps that are done inside of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qemunet.errors import Taken
+from qemunet.facts import Facts
+from qemunet.frozen import replace
+from qemunet.model import names
+from qemunet.model.netns import Netns
+from qemunet.steps import AddAddress, AddNetns, In, NameNetns, Part, SetSysctl, Step
+
+
+def scope(netns: str) -> str:
+    """Return the scope of a namespace."""
+    return f"netns/{netns}"
+
+
+def fingerprint(netns: Netns) -> str:
+    """Return what is equal for namespaces whose users may share one."""
+    return names.digest(repr(netns), 16)
+
+
+def part(netns: Netns, facts: Facts) -> Part:
+    """Return the part that makes a namespace, nothing if it is up. Raises Taken if `ip netns` has one of that name."""
+    up = scope(netns.name) in facts.scopes
+    return Part(scope(netns.name), () if up else tuple(_steps(netns, facts)), fingerprint(netns))
+
+
+def at(netns: str, step: Step) -> Step:
+    """Return a step as it is done in a namespace of the lab, empty for the host's own."""
+    return In(netns, step) if netns else step
+
+
+def seen(netns: str, facts: Facts) -> Facts:
+    """Return what a photograph shows of a namespace; one that is not there yet is empty."""
+    if not netns:
+        return facts
+    return facts.places.get(netns) or replace(facts, links={}, addresses={}, routes=(), sysctls={}, wires=())
+
+
+def _steps(netns: Netns, facts: Facts) -> Iterator[Step]:
+    if netns.named and netns.name in facts.netns:
+        hint = "`ip netns` lists those there are; another name, or named = false, leaves it alone"
+        raise Taken(f"ip netns has a namespace {netns.name} already", where=f"netns.{netns.name}", hint=hint)
+    yield AddNetns(netns.name, netns.hostname)
+    if netns.named:
+        yield NameNetns(netns.name)
+    yield from (In(netns.name, SetSysctl(key, value)) for key, value in netns.sysctls)
+    yield from (In(netns.name, AddAddress("lo", address)) for address in netns.addresses)
