@@ -163,7 +163,7 @@ class Lab:
         set: str | Iterable[str] | None = None,  # noqa: A002 - the option's name
         timeout: float = DEL,  # noqa: ASYNC109 - the guest's, for each card
     ) -> tuple[Change, ...]:
-        """Make the cards of the guests what a lab file says, this lab's own if none is named; return the changes.
+        """Make the cards and networks what a lab file says, this lab's own if none is named; return the changes.
 
         `set` overrides keys of the file, as in `open` and by default with the same. With `dry_run` nothing is done.
         Raises any QemunetError; what was done until then stays.
@@ -176,9 +176,10 @@ class Lab:
         finally:
             with contextlib.suppress(QemunetError):
                 await self.refresh()
-        changes = reply["changes"]
+        changes, networks = reply["changes"], reply.get("networks", [])
         assert isinstance(changes, list), "of what there was to do"
-        return tuple(Change.from_row(change) for change in changes)
+        assert isinstance(networks, list), "likewise"
+        return tuple(Change.from_row(change) for change in (*networks, *changes) if not change.get("note"))
 
     def events(self, vm: str | None = None) -> Events:
         """Return what happens to all guests of the lab, or to one, from now on: ``async for event in lab.events()``.

@@ -19,7 +19,7 @@ from qemunet import interrupts
 from qemunet.errors import Gone, NotFound, QemunetError, StepFailed, Taken
 from qemunet.facts import Facts, Wanted
 from qemunet.journal import Journal, Owed
-from qemunet.steps import CreateImage, DelGroup, DelLink, RunHook, Step
+from qemunet.steps import AddAddress, CreateImage, DelGroup, DelLink, RunHook, Step
 
 
 class Host(Protocol):
@@ -94,7 +94,8 @@ def undo(step: Step, host: Host) -> Exception | None:
     except Gone:
         pass
     except (OSError, QemunetError) as error:
-        return _explained(step, error)
+        if not (isinstance(error, Taken) and isinstance(step, AddAddress)):  # it was never taken away
+            return _explained(step, error)
     return None
 
 

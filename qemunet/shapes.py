@@ -105,17 +105,21 @@ class NicKeys(typing.TypedDict, total=False):
 
 @frozen
 class Change:
-    """What `apply` did, or would do: `disruption` is live, replug or restart; what takes a restart is never `done`."""
+    """What `apply` did, or would do: `disruption` is live, replug or restart; what takes a restart is never `done`.
 
-    vm: str
+    It is about a vm or a network.
+    """
+
+    vm: str | None
     what: str
     disruption: str
     done: bool
+    network: str | None = None
 
     @classmethod
     def from_row(cls, row: Mapping[str, typing.Any]) -> typing.Self:
         """Read a row of a keeper's answer, which may have more."""
-        return cls(**{name: row[name] for name in fields(cls)})
+        return cls(**{name: row[name] for name in fields(cls) if name in row})
 
 
 @frozen

@@ -8,7 +8,8 @@
     RUNTIME/claims/KIND/VALUE    what only one may have (a MAC, a uid); its text is the owner's scope
     RUNTIME/vm/NAME/             a guest's own scope; `lock` is held by its QEMU for life
     RUNTIME/net/NAME/            a network's scope, shared: `users/` holds a file for each card on it
-                                 and stays without one if it has a file `keep`, or `held` with something in it
+                                 and stays without one if it has a file `keep`, or `held` with something in it;
+                                 `changing` is there while it becomes another one
     RUNTIME/host/NAME/           a shared setting of the host, likewise
     RUNTIME/netns/NAME/          a namespace, likewise; `net` and `uts` are mounts of it, which keep it
     RUNTIME/cable/NAME/          a cable, likewise: all guests of its lab are its users, and it is one of its networks
@@ -41,7 +42,7 @@ SHARED_KINDS = ("cable", "net", "netns", "host")  # each uses only what comes af
 _CABLE = "..cable"  # no card has such an id
 _MADE, _USED = "made-by-qemunet", "used-by-qemunet"
 _MARKED, _UNMARKED = 0o700, 0o1700  # modes: whoever makes or removes it may be killed while it has no mark
-_DRAFTED = ("vm.toml", "record.json")  # what a live change writes anew
+_DRAFTED = ("vm.toml", "record.json", "net.toml", "fingerprint")  # what a live change writes anew
 
 
 def locate(named: str | None = None) -> str:
@@ -137,6 +138,10 @@ class Scope:
         """Tell whether `net up` holds a network; a file with nothing in it is that of one that was killed."""
         return bool(_text(self.path("held")))
 
+    def is_changing(self) -> bool:
+        """Tell whether somebody is at changing a network that is up, or was killed at it."""
+        return os.path.exists(self.path("changing"))
+
     def in_use(self, but: Iterable[str] = ()) -> bool:
         """Tell whether a shared scope is to stay: somebody else uses it, or it is all made, and kept or held."""
         if set(self.users()).difference(but):
@@ -201,11 +206,11 @@ class Scope:
         _draft(self.path("record.json"), record.as_json())
 
     def draft_text(self, name: str, text: str) -> None:
-        """Write a file of a vm, for nobody to see yet."""
+        """Write a file of a vm or a network, for nobody to see yet."""
         _draft(self.path(name), text)
 
     def publish(self) -> None:
-        """Let the drafts of a vm's record and description be what they are drafts of, which takes no room on a disk."""
+        """Let the drafts of records and descriptions be what they are drafts of, which takes no room on a disk."""
         for name in _DRAFTED:
             with contextlib.suppress(FileNotFoundError):
                 os.rename(self.path(f"{name}.new"), self.path(name))

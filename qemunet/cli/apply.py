@@ -1,4 +1,4 @@
-"""``apply``: makes the cards of what runs match the lab file, and says what only a restart can change."""
+"""``apply``: makes what runs and its networks match the lab file, and says what only a restart can change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from qemunet.live.control import Message
 
 _TIMEOUT = 30.0  # seconds
-_HEADER = ("VM", "CHANGE", "DISRUPTION", "DONE")
+_HEADER = ("WHAT", "CHANGE", "DISRUPTION", "DONE")
 
 
 def _apply_arguments(parser: Parser) -> None:
@@ -40,10 +40,16 @@ def _apply(args: Namespace) -> int:
     spec = read.load(args.file, args.overrides)
     here = runtime()
     running = [vm for vm in here.vms() if vm.lab == spec.name and vm.state == "running"]
-    if not running:
+    up = [one.name for one in spec.networks if not one.external and one.name in here.networks()]
+    if not running and not up:
         raise NotFound(f"nothing of the lab {spec.name} runs", where=args.file, hint=f"`qemunet run {args.file}`")
-    changes, known = _ask(spec.name, abspath(args.file), args)
+    if running:
+        changes, known = _ask(spec.name, abspath(args.file), args)
+    else:
+        changes, known = _networks_alone(abspath(args.file), args), []
     _print(changes, dry=args.dry_run, as_json=args.json)
+    if not running:
+        return 0
     for vm in spec.vms:
         if vm.name not in known:
             render.note(f"note: {vm.name} does not run; `qemunet run {args.file} {vm.name}` starts it")
@@ -60,10 +66,22 @@ def _ask(lab: str, file: str, args: Namespace) -> tuple[list[Message], list[str]
     with reach(runtime(), lab) as keeper, cut_off(see):
         words = {"file": file, "overrides": args.overrides, "dry": args.dry_run, "timeout": args.timeout}
         reply = keeper.ask("apply", within=None, **words)
-    changes, vms = reply["changes"], reply["vms"]
+    changes, vms, networks = reply["changes"], reply["vms"], reply.get("networks", [])
     assert isinstance(changes, list), "of what there was to do"
+    assert isinstance(networks, list), "likewise"
     assert isinstance(vms, list), "of names"
-    return changes, vms
+    return [*({"vm": None, **one} for one in networks), *changes], vms
+
+
+def _networks_alone(file: str, args: Namespace) -> list[Message]:
+    """Change the networks of a lab of which no guest runs."""
+    from qemunet import interrupts
+    from qemunet.frozen import as_dict
+    from qemunet.live.worker import Worker
+
+    interrupts.install()
+    rows = Worker(runtime(), "").apply_networks(file, args.overrides, dry=args.dry_run)
+    return [{"vm": None, **as_dict(row)} for row in rows]
 
 
 def _print(changes: list[Message], *, dry: bool, as_json: bool) -> None:
@@ -73,11 +91,20 @@ def _print(changes: list[Message], *, dry: bool, as_json: bool) -> None:
     if not changes:
         render.note("what runs matches the file")
         return
+    notes = [one for one in changes if one.get("note") is True]
+    changes = [one for one in changes if one not in notes]
     done = {True: "yes", False: "no"}
-    rows = [(*(str(one[key]) for key in ("vm", "what", "disruption")), done[one["done"] is True]) for one in changes]
+    rows = [(_who(one), str(one["what"]), str(one["disruption"]), done[one["done"] is True]) for one in changes]
     render.table(_HEADER[:-1] if dry else _HEADER, [row[:-1] if dry else row for row in rows])
+    for one in notes:
+        render.note(f"note: {_who(one)}: {one['what']}")
     if any(one["disruption"] == "restart" for one in changes):
         render.note("note: what says restart needs one: `qemunet stop`, then `qemunet run`")
+
+
+def _who(change: Message) -> str:
+    """Return what a change is about, as a table has it."""
+    return str(change["vm"]) if change["vm"] is not None else f"network {change['network']}"
 
 
 COMMANDS: Commands = {"apply": (_apply_arguments, _apply)}

@@ -32,7 +32,7 @@ from qemunet.locks import Lock, is_locked
 from qemunet.steps import FILES, Handle, StartDaemon
 
 if typing.TYPE_CHECKING:
-    from qemunet.steps import EndDaemon, Reserve, Unreserve
+    from qemunet.steps import EndDaemon, Reconfigure, Reserve, Unreserve
 
 DEADLINE = 10.0  # seconds until it is ready, and from a kill to its end
 _GRACE = 2.0  # seconds from a polite request to a kill
@@ -90,6 +90,20 @@ def again(directory: str, name: str) -> tuple[int, bool] | None:
     known = processes.written(os.path.join(directory, f"{name}.pid"))
     assert known is not None, "it was written at its start"
     return known, True
+
+
+def reconfigure(step: Reconfigure) -> None:
+    """Write its files, end it and start it again; raises as `start`, and Vanished if it was never started."""
+    files = os.path.join(step.directory, step.name)
+    for path, text in step.files:
+        fd = os.open(os.path.join(files, path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        with open(fd, "w") as file:
+            file.write(text)
+    log = os.path.join(step.directory, f"{step.name}.log")
+    for pid in processes.holders(log) if is_locked(log) else ():
+        _finish(pid, log)
+    if again(step.directory, step.name) is None:
+        raise Vanished(errno.ESRCH, f"no {step.name} of {step.directory} was started")
 
 
 def _open_up(step: StartDaemon) -> str:

@@ -43,6 +43,7 @@ from qemunet.steps import (
     OpenOverlay,
     OpenTap,
     PinBridge,
+    Reconfigure,
     RemoveFile,
     RemoveImage,
     Reserve,
@@ -134,7 +135,7 @@ class LinuxHost:
                 from qemunet.host import hooks
 
                 self.place.inside(lambda: hooks.run(step, self.runtime))
-            case SetOffload() | StartDaemon() | EndDaemon() | Reserve() | Unreserve():
+            case SetOffload() | StartDaemon() | EndDaemon() | Reconfigure() | Reserve() | Unreserve():
                 self._services(step)
             case StartQemu() | EndQemu() | AwaitQemu() | Resume():
                 self._guests(step)
@@ -288,7 +289,7 @@ class LinuxHost:
             case _:
                 typing.assert_never(step)
 
-    def _services(self, step: SetOffload | StartDaemon | EndDaemon | Reserve | Unreserve) -> None:
+    def _services(self, step: SetOffload | StartDaemon | EndDaemon | Reconfigure | Reserve | Unreserve) -> None:
         from qemunet.host import daemons, offload
 
         match step:
@@ -298,6 +299,8 @@ class LinuxHost:
                 self.place.inside(lambda: daemons.start(step))
             case EndDaemon():
                 daemons.end(step)
+            case Reconfigure():
+                self.place.inside(lambda: daemons.reconfigure(step))
             case Reserve():
                 daemons.reserve(step)
             case Unreserve():

@@ -15,6 +15,7 @@ from qemunet.live import devices, running
 from qemunet.live.change import Change, card_of
 from qemunet.live.record import pick, refuse_taken
 from qemunet.live.taken import refuse_taken_networks
+from qemunet.model.nic import OnNetwork, TapBackend
 from qemunet.plan import links, live, plug
 from qemunet.runner import why
 from qemunet.steps import Plan, SetGuestLink
@@ -199,11 +200,21 @@ class CardWork:
             case None:
                 return record.card(name)
             case live.Change():
-                return change.alter(lambda: self._compared(change, record, wish), name)
+                row = change.alter(lambda: self._compared(change, record, wish), name)
+                self._followed(change, old, new)
+                return row
             case live.Replug():
                 self._refuse_impossible(found, old, new)
                 return self._other(change, record, name, wish)
         raise UsageError(f"{name}: {difference.describe()}", where=f"vm.{self.vm}", hint="stop it and change its file")
+
+    def _followed(self, change: Change, old: Nic, new: Nic) -> None:
+        """Let the forwards of the network that a card is on, and stays on, lead to its new addresses."""
+        moved = live.readdressed(old, new)
+        if moved and isinstance(new.backend, TapBackend) and isinstance(new.backend.attach, OnNetwork):
+            from qemunet.live import netchange
+
+            netchange.follow(self.runtime, change.host, new.backend.attach.network, moved)
 
     def _other(self, change: Change, record: VmRecord, name: str, wish: Wish) -> Other:
         card = change.cards().get(name)

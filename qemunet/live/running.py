@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import typing
 
-from qemunet.config import check, managed, profiles, read, served
+from qemunet.config import check, managed, modes, profiles, read, served
 from qemunet.config.resolve import resolve, wanted
-from qemunet.config.spec import BootSpec, LabSpec, VmSpec
+from qemunet.config.spec import BootSpec, LabSpec, NetworkSpec, VmSpec
 from qemunet.errors import ConfigError, NotFound
 from qemunet.frozen import frozen, replace
 from qemunet.live.source import photograph
@@ -73,7 +75,18 @@ def settled(spec: VmSpec, before: Vm, after: Vm) -> Vm:
 
 def read_spec(runtime: Runtime, record: VmRecord) -> LabSpec:
     """Return what a vm was resolved to when it started, with what was changed since then: a lab of its own."""
-    return read.load(runtime.scope(f"vm/{record.name}").path("vm.toml"))
+    spec = read.load(runtime.scope(f"vm/{record.name}").path("vm.toml"))
+    return replace(spec, networks=tuple(_as_it_is(runtime, network) for network in spec.networks))
+
+
+def _as_it_is(runtime: Runtime, network: NetworkSpec) -> NetworkSpec:
+    """Return a network as it is up: it may have changed since a vm came to it."""
+    path = runtime.scope(f"net/{network.name}").path("net.toml")
+    if network.external or not modes.makes_bridge(network) or not os.path.exists(path):
+        return network
+    with contextlib.suppress(ConfigError):  # it is just going
+        return read.load(path).network(network.name) or network
+    return network
 
 
 def with_cards(

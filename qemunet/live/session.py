@@ -224,6 +224,10 @@ def drop_half_made(runtime: Runtime, host: LinuxHost) -> None:
 
     Raises NotTakenBack.
     """
+    if any(scope.is_changing() for scope in runtime.scopes("net")):
+        from qemunet.live import netchange
+
+        netchange.finish(runtime, host)
     half = [scope for kind in SHARED_KINDS for scope in runtime.scopes(kind) if scope.fingerprint() is None]
     failures = [text for scope in half for text in drop(scope, host)]
     if failures:
@@ -346,7 +350,7 @@ def _take_back(work: Work, host: LinuxHost) -> list[str]:
 
     hooks.end_left(work.scope.directory)
     known = work.scope.record()
-    started = known is not None and known.started
+    started = known.started if known is not None else work.scope.name.partition("/")[0] in SHARED_KINDS
     failures = runner.unwind(work.journal, host, started=started)
     if not work.journal.owed(started=started):
         work.scope.remove()

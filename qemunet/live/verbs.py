@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import traceback
 import typing
@@ -198,8 +199,12 @@ class Verbs:
         spec = await self.keeper.blocking(read.load, _text(request, "file"), _texts(request, "overrides"))
         named = [vm.name for vm in spec.vms]
         guests = [guest for name, guest in sorted(self.keeper.guests.items()) if name in named]
+        words = _text(request, "file"), _texts(request, "overrides")
+        worker = self.keeper.worker
+        networks = await self.keeper.blocking(functools.partial(worker.apply_networks, *words, dry=dry))
         done = [await self.keeper.cards.apply(guest, as_in(spec, guest.vm), seconds, dry=dry) for guest in guests]
-        return {"changes": [one for changes in done for one in changes], "vms": [guest.vm for guest in guests]}
+        found: Message = {"changes": [one for changes in done for one in changes], "vms": [one.vm for one in guests]}
+        return found | {"networks": [as_dict(row) for row in networks]}
 
     async def _adopt(self, peer: Peer, request: Message) -> Answer:
         seen = await self.keeper.blocking(self.keeper.worker.living)

@@ -15,6 +15,7 @@ if typing.TYPE_CHECKING:
 
     from qemunet.live.console import Say
     from qemunet.live.mend import Found
+    from qemunet.live.netchange import Row
     from qemunet.live.watchmen import Revived
 
 
@@ -92,6 +93,15 @@ class Worker:
                 return None
             found = daemons.again(scope.serving(), NAME)
             return None if found is None else Revived(*found)
+
+    def apply_networks(self, file: str, overrides: Sequence[str], *, dry: bool) -> list[Row]:
+        """Make the networks of a lab file that are up what it says; return what there was to do."""
+        from qemunet.config import read
+        from qemunet.host.linux import LinuxHost
+        from qemunet.live import netchange
+
+        with contextlib.closing(LinuxHost(self.runtime.path)) as host:
+            return netchange.apply(self.runtime, host, read.load(file, overrides), dry=dry)
 
     def mend(self, vms: Sequence[str], bridges: Collection[str]) -> list[Found]:
         """Put right what is wrong with bridges that cards of these vms are on; return how each is now."""

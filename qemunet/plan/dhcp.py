@@ -158,10 +158,22 @@ def reservation(vm: Vm, nic: Nic, network: Network) -> str:
     served = (network,) if network.server is None else network.server.networks
     first = next((one for one in vm.nics if any(_is_on(one, other) for other in served)), nic)
     name = vm.name if first.id == nic.id else f"{vm.name}-{nic.id}"
+    return _reserved_for(name, nic.mac, nic.ips, network)
+
+
+def told(name: str, mac: str, ips: Sequence[str], network: Network) -> str:
+    """Return the line about a card of that name, empty if nobody is told of it there."""
+    services = network.services
+    if services is None or services.dhcp is None or mac in {host.mac for host in services.hosts}:
+        return ""
+    return _reserved_for(name, mac, ips, network)
+
+
+def _reserved_for(name: str, mac: str, ips: Sequence[str], network: Network) -> str:
     subnets = subnets_of(network)
-    ips = (ipaddress.ip_interface(text).ip for text in nic.ips)
-    inside = (str(ip) for ip in ips if any(ip in subnet for subnet in subnets))
-    return _line(nic.mac, tuple(inside), name)
+    found = (ipaddress.ip_interface(text).ip for text in ips)
+    inside = (str(ip) for ip in found if any(ip in subnet for subnet in subnets))
+    return _line(mac, tuple(inside), name)
 
 
 def known_names(services: Services) -> str:

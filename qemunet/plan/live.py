@@ -149,6 +149,15 @@ def moves(old: Nic, new: Nic) -> bool:
     return None not in (before, after) and before != after
 
 
+def readdressed(old: Nic, new: Nic) -> dict[str, str]:
+    """Return the addresses that a card had, each with that of its kind which it has instead; none if it has moved."""
+    plain = [[text.partition("/")[0] for text in nic.ips] for nic in (old, new)]
+    if moves(old, new) or plain[0] == plain[1]:
+        return {}
+    first = {":" in one: one for one in reversed(plain[1])}
+    return {was: first[":" in was] for was in plain[0] if was not in plain[1] and (":" in was) in first}
+
+
 def _plugged_into(nic: Nic) -> OnNetwork | OnBridge | None:
     attach = nic.backend.attach if isinstance(nic.backend, TapBackend) else None
     return attach if isinstance(attach, OnNetwork | OnBridge) else None

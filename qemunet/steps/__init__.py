@@ -21,7 +21,7 @@ from qemunet.steps.addresses import (
     SetSysctl,
 )
 from qemunet.steps.cards import AddCard, AddNetdev, DelCard, DelNetdev, SetCarrier, SetForwards, SetGuestLink
-from qemunet.steps.daemons import FILES, EndDaemon, Reserve, SetOffload, StartDaemon, Unreserve
+from qemunet.steps.daemons import FILES, EndDaemon, Reconfigure, Reserve, SetOffload, StartDaemon, Unreserve
 from qemunet.steps.files import (
     Claim,
     CreateImage,
@@ -101,6 +101,7 @@ Step = (
     | SetOffload
     | StartDaemon
     | EndDaemon
+    | Reconfigure
     | Reserve
     | Unreserve
     | Claim
@@ -207,6 +208,7 @@ __all__ = [
     "Plan",
     "RemoveFile",
     "RemoveImage",
+    "Reconfigure",
     "Reserve",
     "Resume",
     "RunHook",

@@ -63,6 +63,29 @@ class EndDaemon:
 
 
 @frozen
+class Reconfigure:
+    """Have a program that serves a network begin again with other files; `was` is what these had in them before.
+
+    What it has lent it remembers: that is a file of its own.
+    """
+
+    name: str
+    directory: str
+    where: str
+    files: tuple[tuple[str, str], ...]  # paths in its own directory, and texts
+    was: tuple[tuple[str, str], ...] = ()
+
+    def describe(self) -> str:
+        return f"restart {self.name} of {self.where} with another {', '.join(path for path, _ in self.files)}"
+
+    def inverse(self, before: Facts) -> Step | None:
+        return Reconfigure(self.name, self.directory, self.where, self.was) if self.was else None
+
+    def shell(self) -> tuple[str, ...]:
+        return ()
+
+
+@frozen
 class Reserve:
     """Write a file that a program which runs reads at once; `path` is in its own directory.
 

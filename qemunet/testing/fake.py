@@ -50,6 +50,7 @@ from qemunet.steps import (
     OpenOverlay,
     OpenTap,
     PinBridge,
+    Reconfigure,
     RemoveFile,
     RemoveImage,
     Reserve,
@@ -167,7 +168,7 @@ class FakeHost(FakeNetwork):
                 self._files(step)
             case RunHook(up=program, interface=interface):
                 self._hook(program, interface)
-            case StartDaemon() | EndDaemon() | Reserve() | Unreserve():
+            case StartDaemon() | EndDaemon() | Reconfigure() | Reserve() | Unreserve():
                 self._services(step)
             case StartQemu() | EndQemu() | AwaitQemu() | Resume():
                 self._guests(step)
@@ -292,7 +293,7 @@ class FakeHost(FakeNetwork):
         else:
             self.neighbour_step(step)
 
-    def _services(self, step: StartDaemon | EndDaemon | Reserve | Unreserve) -> None:
+    def _services(self, step: StartDaemon | EndDaemon | Reconfigure | Reserve | Unreserve) -> None:
         match step:
             case StartDaemon(name, directory, where=where):
                 if (name, directory) in self.daemons:
@@ -302,6 +303,10 @@ class FakeHost(FakeNetwork):
                 if (name, directory) not in self.daemons:
                     raise Vanished(errno.ESRCH, f"no {name} of {directory} runs")
                 self.daemons.discard((name, directory))
+            case Reconfigure(name, directory, files=files):
+                if (name, directory) not in self.daemons:
+                    raise Vanished(errno.ESRCH, f"no {name} of {directory} was started")
+                self.files |= {f"{directory}/{name}/{path}": text for path, text in files}
             case Reserve(name, directory, path, text):
                 self.files[f"{directory}/{name}/{path}"] = text
             case Unreserve(name, directory, path):

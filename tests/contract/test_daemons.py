@@ -7,8 +7,9 @@ import errno
 import pytest
 
 from qemunet.errors import Failed, Gone
+from qemunet.facts import Wanted
 from qemunet.plan import dhcp
-from qemunet.steps import EndDaemon, Reserve, SetOffload, StartDaemon, Unreserve, WriteFile
+from qemunet.steps import EndDaemon, Reconfigure, Reserve, SetOffload, StartDaemon, Unreserve, WriteFile
 
 from .conftest import World, refused
 
@@ -58,3 +59,19 @@ def test_only_an_interface_that_is_there_can_be_set(world: World) -> None:
     world.do(SetOffload("br0", on=False), SetOffload("br0", on=True))
     with refused(errno.ENODEV):
         world.do(SetOffload("nothing", on=False))
+
+
+def test_one_begins_again_with_other_files_and_goes_back_to_those_it_had(world: World) -> None:
+    """Where none was started there is none to begin again."""
+    directory = scope(world)
+    write(world, directory)
+    other = Reconfigure("dnsmasq", directory, "network.lab", ((dhcp.NAMES, "192.0.2.1 db\n"),), was=((dhcp.NAMES, ""),))
+    with pytest.raises(Gone):
+        world.do(other)
+    world.do(start(directory), other)
+    assert world.text("net/lab/dnsmasq/names") == "192.0.2.1 db\n"
+    back = other.inverse(world.host.photograph(Wanted()))
+    assert isinstance(back, Reconfigure)
+    world.do(back)
+    assert world.text("net/lab/dnsmasq/names") == ""
+    world.do(EndDaemon("dnsmasq", directory))

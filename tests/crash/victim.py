@@ -1,7 +1,7 @@
 """Runs qemunet and lets something happen to it before or after the Nth thing that it does to the host.
 
 ``victim.py COUNT PHASE NUMBER FAULT ARGS…``: COUNT is a file that gets a line for each step performed; PHASE is
-``run`` (``qemunet run ARGS``), ``net`` (``qemunet net ARGS``) or ``back`` (start the lab ARGS, then take it back, the
+``run`` (``qemunet run ARGS``), ``net`` or ``apply`` (likewise) or ``back`` (start the lab ARGS, then take it back, the
 steps counted from there); FAULT is one of
 
 * ``none``
@@ -92,7 +92,7 @@ def run() -> int:
     fault = Fault(count, int(number), kind)
     if phase == "back":
         return take_back(fault, *rest)
-    fault.arm(spare=None if phase == "net" else COMMAND)
+    fault.arm(spare=None if phase in ("net", "apply") else COMMAND)
     sys.argv = ["qemunet", phase, *rest]
     return main.main()
 
