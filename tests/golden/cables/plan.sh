@@ -80,7 +80,7 @@ up() {
     mkdir -p "$run/done"
 
     # net/virbr4
-    ip link add name virbr4 address 52:54:00:7a:09:a9 mtu 1501 group 1435554662 type bridge forward_delay 200 ageing_time 30000 stp_state 1
+    ip link add name virbr4 address 52:54:00:7a:09:a9 mtu 1501 group 1435554662 type bridge forward_delay 200 ageing_time 30000 stp_state 1 no_linklocal_learn 1
     did 1
     ip link property add dev virbr4 altname qemunet.net-virbr4.bridge
     ip link set dev virbr4 mtu 1500
@@ -90,7 +90,7 @@ up() {
     ip link set dev virbr4 up
 
     # net/virbr6
-    ip link add name virbr6 address 52:54:00:bd:3c:7f mtu 1401 group 1863805953 type bridge forward_delay 0 ageing_time 30000 stp_state 0
+    ip link add name virbr6 address 52:54:00:bd:3c:7f mtu 1401 group 1863805953 type bridge forward_delay 0 ageing_time 30000 stp_state 0 no_linklocal_learn 1
     did 6
     ip link property add dev virbr6 altname qemunet.net-virbr6.bridge
     ip link set dev virbr6 mtu 1400

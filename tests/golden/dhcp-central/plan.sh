@@ -195,7 +195,7 @@ table inet qemunet-lan-687e5bbf {
 }
 QEMUNET
     did 8
-    ip link add name qn-lan address 52:54:00:ef:db:64 mtu 1501 group 1753111487 type bridge forward_delay 0 ageing_time 30000 stp_state 0
+    ip link add name qn-lan address 52:54:00:ef:db:64 mtu 1501 group 1753111487 type bridge forward_delay 0 ageing_time 30000 stp_state 0 no_linklocal_learn 1
     did 9
     ip link property add dev qn-lan altname qemunet.net-lan.bridge
     ip link set dev qn-lan mtu 1500
@@ -264,7 +264,7 @@ table inet qemunet-office-5706930d {
 }
 QEMUNET
     did 29
-    ip link add name qn-office address 52:54:00:95:37:61 mtu 1401 group 1460048653 type bridge forward_delay 0 ageing_time 30000 stp_state 0
+    ip link add name qn-office address 52:54:00:95:37:61 mtu 1401 group 1460048653 type bridge forward_delay 0 ageing_time 30000 stp_state 0 no_linklocal_learn 1
     did 30
     ip link property add dev qn-office altname qemunet.net-office.bridge
     ip link set dev qn-office mtu 1400
