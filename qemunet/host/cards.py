@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import select
 import typing
 
@@ -19,6 +20,7 @@ if typing.TYPE_CHECKING:
     CardStep = AddNetdev | DelNetdev | AddCard | DelCard | SetGuestLink | SetForwards
 
 NO_SUCH_DEVICE = "DeviceNotFound"  # QMP's class for an id that QEMU does not have
+_INDEX = re.compile(r"bootindex (\d+) has already been used|acpi-index = (\d+) already exist")
 
 
 class Monitor(typing.Protocol):
@@ -85,7 +87,16 @@ def _add_card(monitor: Monitor, vm: str, properties: Word) -> None:
         monitor.execute("device_add", **json.loads(_spelled(properties, {})))
     except Refused as error:
         _refuse_duplicate(vm, error)
+        _refuse_index(vm, error)
         raise
+
+
+def _refuse_index(vm: str, error: Refused) -> None:
+    """Raise Taken if another device has the place in the boot order, or firmware's number."""
+    if found := _INDEX.search(error.message):
+        key, number = ("boot-index", found[1]) if found[1] else ("acpi-index", found[2])
+        hint = f"`--{key}` gives the card another one"
+        raise Taken(f"{key} {number} is that of another device", where=f"vm.{vm}", hint=hint) from error
 
 
 def _refuse_duplicate(vm: str, error: Refused) -> None:

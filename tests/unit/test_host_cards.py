@@ -106,6 +106,20 @@ def test_an_id_that_somebody_else_gave_is_taken() -> None:
         perform(FakeMonitor(device_add=[Refused("device_add", "Duplicate device ID 'net1'")]), CARD)
 
 
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ("The bootindex 3 has already been used", "boot-index 3 is that of another device"),
+        ("a PCI device with acpi-index = 7 already exist", "acpi-index 7 is that of another device"),
+    ],
+)
+def test_an_index_that_another_device_has_is_taken(said: str, what: str) -> None:
+    """A disk of the boot order has one without being asked."""
+    with pytest.raises(Taken, match=what) as caught:
+        perform(FakeMonitor(device_add=[Refused("device_add", said)]), CARD)
+    assert caught.value.where == "vm.a"
+
+
 def test_a_descriptor_that_cannot_be_handed_over_brings_back_those_before_it() -> None:
     """And QEMU is told of no backend."""
     monitor = FakeMonitor(give=["", "", NotFound("QEMU is gone")])
@@ -154,8 +168,8 @@ def test_a_card_is_told_in_json_types() -> None:
 
 
 def test_a_card_that_qemu_refuses_is_told_in_its_words() -> None:
-    with pytest.raises(Refused, match="acpi-index = 1 already exist"):
-        perform(FakeMonitor(device_add=[Refused("device_add", "a PCI device with acpi-index = 1 already exist")]), CARD)
+    with pytest.raises(Refused, match="Bus 'rp.7' not found"):
+        perform(FakeMonitor(device_add=[Refused("device_add", "Bus 'rp.7' not found")]), CARD)
 
 
 def test_taking_out_waits_for_the_guest() -> None:
