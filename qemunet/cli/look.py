@@ -75,8 +75,9 @@ def _status(args: Namespace) -> int:
         return 0
     for record in records:
         pid = f", pid {record.pid}" if record.pid else ""
-        render.out(f"{record.name}: {record.state}{pid}, {record.machine} ({record.accel}), lab {record.lab}")
         seen = _seen(record, compare=True)
+        state = _state(record, seen)
+        render.out(f"{record.name}: {state}{pid}, {record.machine} ({record.accel}), lab {record.lab}")
         _print_nics(record, seen)
         _print_differences(record, seen)
     return 0
@@ -109,6 +110,11 @@ def _seen(vm: VmRecord, *, compare: bool = False) -> Message:
         return {}
 
 
+def _state(vm: VmRecord, seen: Message) -> str:
+    """Return how a vm is: one that runs may stand still, which only its keeper knows."""
+    return "paused" if seen.get("state") == "paused" else vm.state
+
+
 def _nics_json(vm: VmRecord, seen: Message) -> list[dict[str, Any]]:
     rows = [NicRecord.from_dict(row) for row in seen.get("nics", ())] or vm.nics
     cards = [nic_json(vm, nic) for nic in rows] + [_foreign_json(card) for card in seen.get("foreign", ())]
@@ -121,7 +127,7 @@ def _dropped(card: dict[str, Any], seen: Message) -> dict[str, Any]:
 
 def _vm_json_seen(vm: VmRecord) -> dict[str, Any]:
     seen = _seen(vm, compare=True)
-    return {**vm_json(vm), "nics": _nics_json(vm, seen), "differs": seen.get("differs")}
+    return {**vm_json(vm), "state": _state(vm, seen), "nics": _nics_json(vm, seen), "differs": seen.get("differs")}
 
 
 def _foreign_json(card: dict[str, Any]) -> dict[str, Any]:

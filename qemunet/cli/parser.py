@@ -120,15 +120,15 @@ def _suggest(word: str, known: Sequence[str], otherwise: str) -> str:
     return did_you_mean(word, known, otherwise)
 
 
-def seconds(text: str) -> float:
-    """Return a time such as ``30s`` in seconds; raises what argparse turns into a complaint."""
-    from qemunet.config.hints import Bad
-    from qemunet.config.units import seconds as parsed
+_UNITS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 
-    try:
-        return parsed(text)
-    except Bad as error:
-        raise argparse.ArgumentTypeError(f"{error.problem}: {error.hint}") from None
+
+def seconds(text: str) -> float:
+    """Return a time such as ``30s``, ``500ms``, ``2m`` or plain ``30`` in seconds; raises ArgumentTypeError."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a time, as in 30s, 500ms, 2m or 1h')
+    return float(match[1]) * _UNITS[match[2]]
 
 
 def count(text: str) -> int:

@@ -66,7 +66,7 @@ class Cards:
         if cut:
             with contextlib.suppress(NotFound):
                 await self.do(CardWork.cut, guest, row.id)
-        await self.gone_within(guest, row.id, task, seconds)
+        await self.gone_within(guest, row.id, task, seconds, more="" if cut else ", --cut cuts it off")
         return row
 
     async def alter(
@@ -200,8 +200,10 @@ class Cards:
             return f"; {nic} could not be taken out again: {error}"
         return f"; {nic} was taken out again"
 
-    async def gone_within(self, guest: Guest, nic: str, task: asyncio.Task[None], seconds: float) -> None:
-        """Wait until a card that is being unplugged is gone; raises TimedOut if it is not, then or later."""
+    async def gone_within(
+        self, guest: Guest, nic: str, task: asyncio.Task[None], seconds: float, more: str = ""
+    ) -> None:
+        """Wait until a card that is being unplugged is gone; raises TimedOut if it is not, with `more` in its hint."""
         try:
             async with asyncio.timeout(seconds):
                 await asyncio.shield(task)
@@ -210,7 +212,7 @@ class Cards:
             raise TimedOut(
                 f"the guest has not let go of {nic} within {seconds:g} s; the guest is {state}, the card {UNPLUGGING}",
                 where=f"vm.{guest.vm}",
-                hint=f"it goes as soon as it can; `qemunet nic del {guest.vm} {nic}` waits again, --cut cuts it off",
+                hint=f"it goes as soon as it can; `qemunet nic del {guest.vm} {nic}` waits again{more}",
             ) from None
 
     # ---------------------------------------------------------------- changing

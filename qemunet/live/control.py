@@ -31,6 +31,7 @@ verb           takes                              gives
 ``nics``       ``vm``, ``compare``                ``nics``: its cards, ``foreign``: those of somebody else,
                                                   ``known``: by MAC ``guest_ifname`` and ``ip`` (``address``,
                                                   ``source``: guest, neighbour or file);
+                                                  ``state``: QEMU's run state;
                                                   with a true ``compare`` also ``differs``: from its lab file,
                                                   or ``problem``: why that cannot be said
 ``nic-add``    ``vm``, ``keys``, ``timeout`` (s)  ``nic``, ``presence``: there, paused, not-booted or unseen,

@@ -168,6 +168,7 @@ class Verbs:
         rows, foreign = await self.keeper.cards.list(guest)
         known = {mac: one.as_message() for mac, one in (await sight.look(guest, rows)).items()}
         found: Message = {"nics": [as_dict(row) for row in rows], "foreign": foreign, "known": known}
+        found["state"] = await guest.run_state()
         if any(row.guard != GuardLevel.OFF for row in rows):
             from qemunet.live import guards
 

@@ -138,6 +138,16 @@ def test_what_a_guard_has_dropped_is_told_with_its_level(
     assert "clean (ip 14, arp 2)" in printed(capsys, "nic", "list", "kali2")
 
 
+def test_a_vm_that_stands_still_is_called_paused(
+    running: Runtime, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its keeper asks QEMU; the record only knows that it runs."""
+    rows = [as_dict(row) for row in running.vm("kali2").nics]
+    monkeypatch.setattr(look, "_seen", lambda *_, **__: {"nics": rows, "state": "paused"})
+    assert printed(capsys, "status", "kali2").startswith("kali2: paused, pid 4242")
+    assert parsed(capsys, "status", "kali2")["state"] == "paused"  # type: ignore[call-overload]
+
+
 def test_status_tells_which_card_is_which_tap(running: Runtime, capsys: Output) -> None:
     """Guest name, MAC, host interface, network, bridge, address and cable in one table."""
     title, header, user, tap = printed(capsys, "status", "kali2").splitlines()

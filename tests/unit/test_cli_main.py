@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qemunet.cli import catalog, main
+from qemunet.cli import catalog, main, parser
 from qemunet.errors import UsageError
 
 Output = pytest.CaptureFixture[str]
@@ -82,7 +82,8 @@ def test_the_version_is_printed(capsys: Output) -> None:
         (["mac", "-n"], "option -n needs a value", "usage: qemunet mac "),
         (["mac", "-n", "0"], '-n: "0" is not a number', "usage: qemunet mac "),
         (["ps", "--json=3"], 'option --json takes no value, and "3" was given', "usage: qemunet ps "),
-        (["stop", "a", "--timeout", "5"], 'as in "5s"', "usage: qemunet stop "),
+        (["stop", "a", "--timeout", "5 s"], "as in 30s, 500ms, 2m or 1h", "usage: qemunet stop "),
+        (["stop", "a", "--timeout", "nan"], '"nan" is not a time', "usage: qemunet stop "),
         (["stop", "a", "--timeout", "-5s"], '"-5s" is not a time', "usage: qemunet stop "),
         (["stop", "a", "--timeout", "--force"], "option --timeout needs a value", "usage: qemunet stop "),
         (["nic", "capture", "a", "net0", "-w"], "option -w needs a value", "usage: qemunet nic capture "),
@@ -282,3 +283,10 @@ def test_an_error_on_a_terminal_is_red(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr("qemunet.cli.render.wants_colour", lambda _stream: True)
     assert status_of("status", "\x1b[31mx") == 4
     assert capsys.readouterr().err.startswith("\x1b[1;31merror\x1b[0m: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30s", 30), ("500ms", 0.5), ("2m", 120), ("1h", 3600), ("7", 7), ("1.5s", 1.5), ("0", 0)]
+)
+def test_a_time_has_a_unit_or_is_in_seconds(text: str, seconds: float) -> None:
+    assert parser.seconds(text) == seconds
