@@ -16,6 +16,7 @@ if typing.TYPE_CHECKING:
     from qemunet.live.process import Guest
     from qemunet.records import NicRecord
 
+_END = 0.5  # seconds for the end of a guest to be noticed
 _GLANCE = 0.05  # seconds between two looks at whether whoever asked is there
 
 
@@ -112,6 +113,8 @@ class Replugs:
         return row
 
     async def _bring_back(self, guest: Guest, other: Other, cause: QemunetError) -> None:
+        if await guest.wait(_END):
+            raise NotFound(f"{guest.vm} has ended meanwhile", where=f"vm.{guest.vm}") from cause
         try:
             row = await self._doer.do(CardWork.add_as, guest, other.was, other.nic, other.seat or None)
         except NotFound:

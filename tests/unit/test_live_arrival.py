@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 
-from qemunet.errors import Failed, Interrupted, NotFound, QemunetError, Taken
+from qemunet.errors import Failed, Interrupted, NotFound, NotTakenBack, QemunetError, Taken
 from qemunet.frozen import replace
 from qemunet.live import presence
 from qemunet.live.arrival import Arrivals
@@ -38,6 +38,7 @@ class FakeGuest:
 
     vm = "a"
     adopted = False
+    ended = False
 
     def __init__(self, *happens: Callable[[], object], looks: int = 3, state: str = "running") -> None:
         self.happens = list(happens)
@@ -53,6 +54,9 @@ class FakeGuest:
 
     async def run_state(self) -> str:
         return self.state
+
+    async def wait(self, seconds: float) -> bool:
+        return self.ended
 
     async def execute(self, command: str, seconds: float = 10.0, arguments: object = None) -> object:
         if command == "human-monitor-command":
@@ -348,3 +352,23 @@ def test_of_two_who_change_a_card_that_has_to_be_unplugged_for_that_one_is_refus
         run(cards._replugs.replug(typing.cast("Guest", cards.guest), other, 10.0))
     assert cards._replugs._coming_back == {("a", "d")}
     assert cards._leaving == {}
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_guest_that_ends_while_its_card_is_out_has_ended_and_nothing_more(*, ended: bool) -> None:
+    """There is nothing to bring back then; else what could not be brought back is said."""
+    cards = FakeCards(FakeGuest(), deleted("theirs"))
+    cards.guest.ended = ended
+    other = Other("d", SEAT, lambda spec: spec, lambda spec: spec)
+    cards._replugs._coming_back.add(("a", "d"))
+
+    async def refuses(work: Callable[..., object], *_: object) -> object:
+        assert work is CardWork.add_as
+        raise Failed("QEMU does not answer")
+
+    cards.do = refuses  # type: ignore[method-assign, assignment]
+    with pytest.raises(
+        NotFound if ended else NotTakenBack, match="a has ended meanwhile" if ended else "d could not be"
+    ):
+        run(cards._replugs._plug_other(typing.cast("Guest", cards.guest), other))
+    assert cards._replugs._coming_back == set()
