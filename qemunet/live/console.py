@@ -8,7 +8,8 @@ socket (``console`` with ``replay``, ``tail``).
 
 Nobody can hold up the guest, the log or another client: what a client does not take is kept up to
 `CLIENT_BUFFER`, then it is dropped, with a line in the keeper's log. In the other direction nothing is dropped:
-while the guest does not take its input, no client is read, so a long paste waits in its sender.
+while the guest does not take its input, no client is read, so a long paste waits in its sender; and what somebody
+typed before he hung up is read to its end.
 
 When QEMU has ended, all that it wrote before is still read and logged (`drain`). The log is bounded: from
 `LOG_LIMIT` on it becomes ``console.log.1``, in place of an older one, and a new one is begun; a runtime
@@ -89,13 +90,14 @@ class Log:
 
 
 class Client:
-    """Somebody at the console: what he has not taken yet, and whether he still types."""
+    """Somebody at the console: what he has not taken yet, and whether he still types and still listens."""
 
     def __init__(self, sock: socket.socket, name: str) -> None:
         self.sock = sock
         self.name = name
         self.waiting = bytearray()
         self.types = True
+        self.listens = True
 
 
 class Console:
@@ -232,12 +234,22 @@ class Console:
         if _hung_up(client.sock):
             self._drop(client)
 
+    def _listens_no_more(self, client: Client) -> None:
+        """He hung up; what he typed before that is still to be read, and reading finds the end."""
+        client.listens = False
+        client.waiting.clear()
+        self._loop.remove_writer(client.sock)
+        if not client.types:
+            self._drop(client)
+
     def _hear_again(self) -> None:
         for client in self._clients.values():
             if client.types:
                 self._loop.add_reader(client.sock, self._from_client, client)
 
     def _give(self, client: Client, data: bytes) -> None:
+        if not client.listens:
+            return
         client.waiting += data
         self._to_client(client)
         if len(client.waiting) > CLIENT_BUFFER:
@@ -248,7 +260,7 @@ class Console:
         if client.sock.fileno() < 0:
             return
         if _send(client.sock, client.waiting) is None:
-            self._drop(client)
+            self._listens_no_more(client)
         else:
             self._watch(client.sock, bool(client.waiting), self._to_client, client)
 

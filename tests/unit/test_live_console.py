@@ -269,3 +269,19 @@ def test_the_socket_is_private_and_goes(tmp_path: Path) -> None:
 
     with_bench(tmp_path, scene)
     assert not (tmp_path / "console.sock").exists()
+
+
+@pytest.mark.parametrize("size", [9, 150_000])
+def test_what_a_client_typed_before_it_hung_up_reaches_the_guest(tmp_path: Path, size: int) -> None:
+    """Also when the guest speaks first, so that telling the client fails before its words are read."""
+
+    async def scene(bench: Bench) -> None:
+        client = await bench.client()
+        bench.qemu.send(b"a prompt")
+        sent = client.send(b"x" * size)
+        client.close()
+        await bench.until(lambda: bench.log.endswith(b"a prompt"))
+        assert await receive(bench.qemu, sent) == b"x" * sent
+        await bench.until(lambda: not bench.console._clients)
+
+    with_bench(tmp_path, scene)
