@@ -108,7 +108,11 @@ class Live:
     def await_guests(self) -> None:
         """Wait until every guest with a console has its shell; the first keeper may not have opened their logs yet."""
         for log in [guest / "console.log" for guest in self.world.runtime.glob("vm/*")]:
-            until(partial(_has, log, READY), f"ready in {log}")
+            try:
+                until(partial(_has, log, READY), f"ready in {log}")
+            except AssertionError as error:
+                error.add_note(self._logs())
+                raise
         self.world.keeper(self.lab)
 
     def keep(self) -> int:
@@ -136,10 +140,13 @@ class Live:
         try:
             until(lambda: not processes.start_time(pid), f"process {pid} is dead")
         except AssertionError as error:
-            logs = self.world.runtime.glob("*/*/*.log")
-            error.add_note("\n".join(f"{log}: {log.read_text(errors='replace')[-1000:]}" for log in logs))
+            error.add_note(self._logs())
             error.add_note(Path(f"/proc/{pid}/stat").read_text())
             raise
+
+    def _logs(self) -> str:
+        logs = self.world.runtime.glob("*/*/*.log")
+        return "\n".join(f"{log}: {log.read_text(errors='replace')[-1000:]}" for log in logs)
 
     def control(self) -> Control:
         return Control.open(self.runtime.lab(self.lab).path("keeper.sock"))
