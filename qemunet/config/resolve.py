@@ -29,7 +29,7 @@ AGEING = 300  # seconds, the kernel's own
 FIRST_UID = 0x7000_0000  # far above what systems give to users, subordinate users and containers
 UIDS = 0x1000  # that each runtime directory has for itself
 USUAL_RUNTIME = "/run/qemunet"  # has the first ones
-LEAST_TINY = 96 << 20  # measured: with 80M and less the built-in guest does not boot
+LEAST_TINY = 96 << 20  # measured: with 80M and less the built-in guest never boots; 128M is plenty with any cards
 NOBODY_KNOWS = Facts("", "", 0, can_switch_user=False)
 
 

@@ -36,7 +36,7 @@ LAB = """
 name = "live"
 
 [vm.one]
-memory = "96M"
+memory = "128M"
 accel = "tcg"
 boot.guest = "tiny"
 

@@ -84,7 +84,7 @@ address = ["10.9.0.1/24"]
 """
 GUEST = """
 [vm.{0}]
-memory = "96M"
+memory = "128M"
 accel = "tcg"
 boot.guest = "tiny"
 hotplug-slots = 3
