@@ -181,7 +181,7 @@ def _row(network: dict[str, Any]) -> Sequence[str | None]:
         network["bridge"],
         lists["addresses"],
         lists["guests"],
-        network["state"],
+        ", ".join([network["state"], *(word for word in ("held", "keep") if network[word])]),
     )
 
 

@@ -74,9 +74,12 @@ def _down(args: Namespace) -> int:
     here = runtime()
     names = [one for what in args.names for one in (nets.of_file(here, what) if _is_file(here, what) else [what])]
     with closing(LinuxHost(here.path)) as host:
-        gone = nets.down(here, host, list(dict.fromkeys(names)))
+        tell = _silent if args.json else render.note
+        gone = nets.down(here, host, list(dict.fromkeys(names)), tell)
     if args.json:
-        render.as_json([{"network": name, "how": "down"} for name in gone])
+        left = [name for name in dict.fromkeys(names) if name not in gone]
+        rows = [{"network": name, "how": "down"} for name in gone]
+        render.as_json(rows + [{"network": name, "how": "with its last guest"} for name in left])
     else:
         for name in gone:
             render.note(f"{name}: down")

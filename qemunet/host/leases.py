@@ -9,6 +9,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import select
+import time
 import typing
 
 from qemunet.frozen import frozen
@@ -19,6 +21,7 @@ if typing.TYPE_CHECKING:
 FILE = "dnsmasq/leases"  # in the scope of a network, or of its server
 _SERVED_BY = "served-by"  # in the scope of a network whose server serves others as well
 _LARGEST = 1 << 24  # bytes that are read
+_WRITING, _GLANCE = 0.02, 0.002  # seconds that writing it anew may take, and between two looks
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,253})")
 _DUID_WITH_MAC = re.compile(r"00:(?:01:00:01:(?:[0-9a-f]{2}:){4}|03:00:01:)((?:[0-9a-f]{2}:){5}[0-9a-f]{2})")
@@ -41,13 +44,30 @@ def read(scope: str) -> list[Lease]:
     """Return the leases of the network whose scope is that directory; none, if it lends no addresses."""
     serving, subnets = _served(scope)
     try:
-        with open(os.path.join(serving, FILE), "rb") as file:
-            text = file.read(_LARGEST).decode(errors="replace")
+        found = list(parse(_settled(os.path.join(serving, FILE))))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    found = list(parse(text))
     inside = (one for one in found if any(ipaddress.ip_address(one.ip) in subnet for subnet in subnets))
     return found if serving == scope else list(inside)
+
+
+def _settled(path: str) -> str:
+    """Return the text of a file that its program empties and writes anew now and then, when it is not just at that.
+
+    One that seems to be is looked at again; one that has nothing in it for so long has nothing.
+    """
+    before, deadline = _text(path), time.monotonic() + _WRITING
+    while time.monotonic() < deadline:
+        if before.endswith("\n") and before == (now := _text(path)):
+            return now
+        select.select([], [], [], _GLANCE)
+        before = _text(path)
+    return before
+
+
+def _text(path: str) -> str:
+    with open(path, "rb") as file:
+        return file.read(_LARGEST).decode(errors="replace")
 
 
 def file_of(scope: str) -> str:

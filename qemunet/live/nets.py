@@ -32,6 +32,7 @@ if typing.TYPE_CHECKING:
 
 _HELD = "held"
 _KINDS = ("cable", "net", "netns")
+_SERVER = "dnsmasq"
 _BY_NAME = "by name"  # whoever holds a network that was up did not say of which file it is
 
 
@@ -75,16 +76,19 @@ def hold(runtime: Runtime, host: LinuxHost, names: Sequence[str]) -> list[str]:
     return [scope.name for scope in scopes]
 
 
-def down(runtime: Runtime, host: LinuxHost, names: Sequence[str]) -> list[str]:
-    """Take networks and cables down that no guest is on, held or kept; return those that are gone.
+def down(runtime: Runtime, host: LinuxHost, names: Sequence[str], tell: Tell) -> list[str]:
+    """Let networks and cables go, held or kept, and take those down that nobody uses; return those that are gone.
 
-    Raises NotFound for one that is not up and Taken for one that is in use, and says by whom; then nothing was done.
+    `tell` gets a line for each that goes with its last guest. Raises NotFound for one that is not up, and Taken for one
+    that only its users keep, whom it names; then nothing was done.
     """
     session.clean(runtime, host)
     with runtime.exclusive():
         scopes = [_known(runtime, name) for name in names]
-        _refuse_used(scopes)
+        _refuse_used([scope for scope in scopes if not _is_only_held(scope)])
         for scope in scopes:
+            if scope.guests():
+                tell(f"{_name(scope.name)}: goes with its last guest; on it: {', '.join(scope.guests())}")
             for mark in (_HELD, "keep"):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(scope.path(mark))
@@ -169,6 +173,15 @@ def make(runtime: Runtime, host: LinuxHost, found: Networks) -> None:
     for part in every.values():
         if part not in new and part.scope.startswith("net/"):
             mend.again(runtime, host, runtime.scope(part.scope))
+            _revive(host, runtime.scope(part.scope))
+
+
+def _revive(host: LinuxHost, scope: Scope) -> None:
+    """Start what serves a network again if it is dead: without a guest there is no keeper who would."""
+    from qemunet.host import daemons
+
+    if os.path.exists(os.path.join(scope.serving(), f"{_SERVER}.json")):
+        host.place.inside(lambda: daemons.again(scope.serving(), _SERVER))
 
 
 def hold_all(runtime: Runtime, scopes: Sequence[str], file: str) -> None:
@@ -203,6 +216,12 @@ def _known(runtime: Runtime, name: str) -> Scope:
         hint = "`qemunet net up FILE` brings up those of a lab file"
         raise NotFound(f'no network "{name}" is up (up: {there})', hint=hint)
     return max(found, key=lambda scope: not scope.name.startswith("cable/"))
+
+
+def _is_only_held(scope: Scope) -> bool:
+    """Tell whether a network with guests would outlive them, and would go with them if it were let go."""
+    stays = scope.held() or os.path.exists(scope.path("keep"))
+    return scope.name.startswith("net/") and stays and bool(scope.guests()) and not scope.cables()
 
 
 def _refuse_used(scopes: Sequence[Scope]) -> None:

@@ -16,6 +16,7 @@ from qemunet.host.linux import LinuxHost
 from qemunet.live.record import record
 from qemunet.live.taken import refuse_taken_names, refuse_taken_networks
 from qemunet.locks import Lock
+from qemunet.model.network import OwnBridge
 from qemunet.state import SHARED_KINDS, Runtime, Scope, write_private
 from qemunet.steps import AwaitQemu
 
@@ -175,6 +176,7 @@ def start(
             drop_half_made(runtime, host)
             thought = source.think(runtime, vms, host=host, tell=tell)
             refuse_taken_networks(runtime, thought.plan)
+            _heal(runtime, host, thought)
             attempt.prepare(thought, [thought.lab.vm(name) for name in source.chosen(vms)])
         attempt.launch(thought)
         commit(source.chosen(vms))
@@ -185,6 +187,17 @@ def start(
         raise
     attempt.settle()
     return thought.lab
+
+
+def _heal(runtime: Runtime, host: LinuxHost, thought: Thought) -> None:
+    """Make the bridges again that networks which are up have lost while no guest was on them."""
+    for network in thought.lab.networks:
+        scope, switch = runtime.scope(f"net/{network.name}"), network.switch
+        up = isinstance(switch, OwnBridge) and scope.name in thought.facts.scopes
+        if up and isinstance(switch, OwnBridge) and switch.ifname not in thought.facts.links:
+            from qemunet.live import mend
+
+            mend.again(runtime, host, scope)
 
 
 def take_back(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.kernel.conftest import ip
-from tests.world import NETWORK, TREE, World, machine
+from tests.world import NETWORK, TREE, World, kill, machine
 
 VICTIM = TREE / "tests" / "crash" / "victim.py"
 TWO = """
@@ -123,15 +123,47 @@ def test_an_error_as_json_has_the_shape_of_all(world: World) -> None:
 # ---------------------------------------------------------------- with guests
 
 
-def test_a_held_network_outlives_its_last_guest(world: World) -> None:
-    """And while one is on it, nobody takes it down."""
+def test_a_network_that_is_let_go_of_goes_with_its_last_guest(world: World) -> None:
+    """Who is on it is said; when only they keep it, nobody takes it down."""
     file = world.write(NETWORK + machine("one") + machine("two"))
     world.succeeds("net", "up", file)
-    before = link("qn-lab")["ifindex"]
     world.succeeds("run", "-d", file)
+    done = world.qemunet("net", "down", "lab")
+    assert (done.returncode, done.stderr) == (0, "lab: goes with its last guest; on it: one, two\n")
     said = world.fails(6, "net", "down", "lab")
     assert "one, two are on it" in said
     assert "`qemunet stop one two`" in said
+    world.succeeds("stop", "--force", "one", "two")
+    assert not world.left()
+
+
+def test_a_held_network_that_lost_its_bridge_or_its_server_has_both_again(world: World) -> None:
+    """The bridge when a guest comes, or by `net up`; the server, which nobody watches without a guest, by `net up`."""
+    text = '[network.lab]\nmode = "isolated"\naddress = ["10.9.9.1/24"]\ndhcp = true\n'
+    file = world.write(text + machine("one"))
+    world.succeeds("net", "up", file)
+    server = world.runtime / "net" / "lab" / "dnsmasq.pid"
+    ip("link", "del", "qn-lab")
+    kill(int(server.read_text()))
+    world.succeeds("run", "-d", file)
+    assert link("qn-one-net0")["master"] == "qn-lab"
+    assert [one["local"] for one in link("qn-lab")["addr_info"] if one["family"] == "inet"] == ["10.9.9.1"]
+    world.succeeds("stop", "--force", "one")
+    kill(int(server.read_text()))
+    assert "no dhcp, held" in world.succeeds("net", "list")
+    world.succeeds("net", "up", "lab")
+    assert json.loads(world.succeeds("net", "list", "--json"))[0]["dhcp"] == "running"
+    world.succeeds("net", "down", "lab")
+    assert not world.left()
+
+
+def test_a_held_network_outlives_its_last_guest(world: World) -> None:
+    """Until it is let go of."""
+    file = world.write(NETWORK + machine("one") + machine("two"))
+    world.succeeds("net", "up", file)
+    before = link("qn-lab")["ifindex"]
+    assert "up, held" in world.succeeds("net", "list")
+    world.succeeds("run", "-d", file)
     world.succeeds("stop", "--force", "one", "two")
     assert link("qn-lab")["ifindex"] == before
     world.succeeds("net", "down", file)
@@ -204,9 +236,9 @@ def test_a_card_can_be_moved_to_a_network_that_is_held(world: World) -> None:
     world.succeeds("nic", "set", "one", "net0", "--network", "quiet", "--timeout", "0s")
     assert link("qn-one-net0")["master"] == "qn-quiet"
     assert up(world) == ["hosted", "quiet"], "the last has left the other"
-    world.fails(6, "net", "down", "quiet")
-    world.succeeds("stop", "--force", "one")
     world.succeeds("net", "down", "quiet", "hosted")
+    assert up(world) == ["quiet"]
+    world.succeeds("stop", "--force", "one")
     assert not world.left()
 
 
