@@ -92,6 +92,14 @@ def again(directory: str, name: str) -> tuple[int, bool] | None:
     return known, True
 
 
+def begin(step: StartDaemon | Reconfigure) -> None:
+    """Start it, or have it begin again; raises as these do."""
+    if isinstance(step, StartDaemon):
+        start(step)
+    else:
+        reconfigure(step)
+
+
 def reconfigure(step: Reconfigure) -> None:
     """Write its files, end it and start it again; raises as `start`, and Vanished if it was never started."""
     files = os.path.join(step.directory, step.name)

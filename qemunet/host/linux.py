@@ -295,12 +295,10 @@ class LinuxHost:
         match step:
             case SetOffload():
                 self.place.inside(lambda: offload.set_checksums(step.name, on=step.on))
-            case StartDaemon():
-                self.place.inside(lambda: daemons.start(step))
             case EndDaemon():
                 daemons.end(step)
-            case Reconfigure():
-                self.place.inside(lambda: daemons.reconfigure(step))
+            case StartDaemon() | Reconfigure():
+                self.place.inside(lambda: daemons.begin(step))
             case Reserve():
                 daemons.reserve(step)
             case Unreserve():

@@ -227,8 +227,6 @@ class FakeHost(FakeNetwork):
             case _:
                 typing.assert_never(step)
 
-    # ------------------------------------------------------------ files
-
     def _open(self, step: OpenTap | OpenMacvtap | OpenFile | LoadFile | OpenOverlay) -> None:
         if step.handle in self.handles:
             raise Failed(f"the handle {step.handle} is in use")
@@ -299,13 +297,11 @@ class FakeHost(FakeNetwork):
                 if (name, directory) in self.daemons:
                     raise Failed(f"{name} of {where} runs already", where=where)
                 self.daemons.add((name, directory))
+            case EndDaemon() | Reconfigure() if (step.name, step.directory) not in self.daemons:
+                raise Vanished(errno.ESRCH, f"no {step.name} of {step.directory} runs")
             case EndDaemon(name, directory):
-                if (name, directory) not in self.daemons:
-                    raise Vanished(errno.ESRCH, f"no {name} of {directory} runs")
                 self.daemons.discard((name, directory))
             case Reconfigure(name, directory, files=files):
-                if (name, directory) not in self.daemons:
-                    raise Vanished(errno.ESRCH, f"no {name} of {directory} was started")
                 self.files |= {f"{directory}/{name}/{path}": text for path, text in files}
             case Reserve(name, directory, path, text):
                 self.files[f"{directory}/{name}/{path}"] = text
@@ -314,8 +310,6 @@ class FakeHost(FakeNetwork):
                     raise Vanished(errno.ENOENT, f"there is no {path}")
             case _:
                 typing.assert_never(step)
-
-    # ------------------------------------------------------------ guests
 
     def _guests(self, step: StartQemu | EndQemu | AwaitQemu | Resume) -> None:
         match step:

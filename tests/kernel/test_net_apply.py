@@ -58,7 +58,8 @@ def addresses(name: str) -> list[str]:
 def as_it_is() -> dict[str, list[str]]:
     """All of the host but the numbers of processes and files of ours."""
     found = {key: lines for key, lines in dump().items() if key not in ("processes", "descriptors")}
-    routes = (line.replace('"linkdown"', "") for line in found["routes"] if "ff00::/8" not in line)  # with the carrier
+    late = ("ff00::/8", "anycast")  # come with the carrier, like that mark: up to a second later
+    routes = (line.replace('"linkdown"', "") for line in found["routes"] if not any(one in line for one in late))
     return {**found, "routes": sorted(routes)}
 
 

@@ -131,7 +131,7 @@ def test_the_command_line_overrides_the_file(override: str, found: object) -> No
         ("vm.kali2.disk[0].file=x", 'there is no "disk[0]" in lab.toml, vm.kali2', "known there: nothing"),
         ("vms.kali2.memory=1G", 'there is no "vms" in lab.toml', 'did you mean "vm"?'),
         ("vm.memory=1G", 'unknown path "vm.memory"', "as in vm.kali2.memory"),
-        ("memory=1G", 'unknown path "memory"', "a path begins with lab, vm.NAME, network.NAME or dhcp-server.NAME"),
+        ("memory=1G", 'unknown path "memory"', "lab, vm.NAME, network.NAME, netns.NAME or dhcp-server.NAME"),
         ("vm.kali2.memory", "is not PATH=VALUE", "as in"),
     ],
 )
