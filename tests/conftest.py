@@ -5,6 +5,7 @@ With `pytest -n` that is done where the workers' reports come together, and the 
 
 from __future__ import annotations
 
+import signal
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> workers.Deal
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Skips(), "skips")
+    heed_interrupts()
     if config.pluginmanager.hasplugin("hypothesispytest"):
         hurry_nobody()
+
+
+def heed_interrupts() -> None:
+    """A shell that is no terminal's has its background jobs ignore ^C, and what they start would inherit that."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def hurry_nobody() -> None:
