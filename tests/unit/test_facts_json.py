@@ -27,6 +27,7 @@ FACTS = Facts(
     wires=(WireFact(("br0", "br1"), ("x", "y")),),
     kvm_gid=104,
     guest=GuestFact("/k", "/i", "a=b"),
+    places={"one": Facts("/run/qemunet", "", 0, can_switch_user=False, netns=frozenset({"one"}))},
 )
 
 
@@ -35,20 +36,20 @@ def test_every_kind_of_field_survives() -> None:
     assert facts_json.loads(facts_json.dumps(FACTS)) == FACTS
 
 
-def values(kind: type, **known: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Any value of a frozen type: of each field what its type allows, but for those that are given."""
+def values(kind: type) -> st.SearchStrategy[Any]:
+    """Any value of a frozen type: of each field what its type allows."""
     hints = get_type_hints(kind)
-    every = {name: st.deferred(lambda hint=hints[name]: st.from_type(hint)) for name in fields(kind)}
-    return st.builds(kind, **{**every, **known})
+    return st.builds(kind, **{name: st.deferred(lambda hint=hints[name]: st.from_type(hint)) for name in fields(kind)})
 
-
-PLACE = values(Facts, places=st.just({}))  # a namespace of a lab, which has none of its own
 
 for value_type in (LinkFact, RouteFact, WireFact, FileFact, GuestFact):
     st.register_type_strategy(value_type, values(value_type))
 
 
-@given(values(Facts, places=st.dictionaries(st.text(), PLACE, max_size=2)))
+st.register_type_strategy(Facts, st.just(FACTS))  # in a photograph, of a namespace
+
+
+@given(values(Facts))
 def test_any_photograph_survives(facts: Facts) -> None:
     """Whatever a host may look like."""
     assert facts_json.loads(facts_json.dumps(facts)) == facts
