@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import typing
 
@@ -69,6 +70,8 @@ from qemunet.steps import (
 )
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from qemunet.facts import Facts, Wanted
     from qemunet.host.cards import CardStep, Monitor
     from qemunet.host.guests import RunningQemu
@@ -106,11 +109,8 @@ class LinuxHost:
         found = {}
         for name in wanted.places:
             if spaces.is_there(self.runtime, name):
-                there = self.within(name)
-                try:
+                with self.within(name) as there:
                     found[name] = photograph.inside(there.net, there.place, wanted, self.runtime)
-                finally:
-                    there.leave()
         return found
 
     def perform(self, step: Step) -> None:
@@ -167,17 +167,21 @@ class LinuxHost:
             self._net = netlink.Netlink(self.place.inside(netlink.open_socket))
         return self._net
 
-    def within(self, netns: str) -> LinuxHost:
-        """Return this host as it is in a namespace of a lab, with the same handles; raises Vanished.
+    @contextlib.contextmanager
+    def within(self, netns: str) -> Iterator[LinuxHost]:
+        """Yield this host as it is in a namespace of a lab, with the same handles; raises Vanished.
 
-        Its socket keeps the namespace, so `leave` it soon, and do not close it.
+        Afterwards its socket is closed, which would keep the namespace.
         """
         from qemunet.host import spaces
 
         with spaces.opened(self.runtime, netns):
             there = LinuxHost(self.runtime, Namespace(spaces.path(self.runtime, netns)))
         there.handles, there.guests, there.monitors = self.handles, self.guests, self.monitors
-        return there
+        try:
+            yield there
+        finally:
+            there.leave()
 
     def leave(self) -> None:
         """Close the netlink socket."""
@@ -190,11 +194,8 @@ class LinuxHost:
 
         match step:
             case In(netns=netns, step=inner):
-                there = self.within(netns)
-                try:
+                with self.within(netns) as there:
                     there.perform(inner)
-                finally:
-                    there.leave()
             case AddNetns():
                 spaces.make(step, self.runtime)
             case DelNetns():
@@ -214,12 +215,8 @@ class LinuxHost:
             return
         from qemunet.host import spaces
 
-        there = self.within(beyond)
-        try:
-            with spaces.opened(self.runtime, beyond) as fd:
-                links.add(self.net, step, links.Beyond(there.net, fd))
-        finally:
-            there.leave()
+        with self.within(beyond) as there, spaces.opened(self.runtime, beyond) as fd:
+            links.add(self.net, step, links.Beyond(there.net, fd))
 
     def _links(self, step: LinkStep) -> None:
         match step:

@@ -161,7 +161,7 @@ class FakeHost(FakeNetwork):
             case AddNeighbour() | DelNeighbour() | SetOffload():
                 self._at_link(step)
             case Limit() | Unlimit() | Divert() | Undivert() | LoadTable() | DropTable():
-                self._shape(step)
+                self.shape_step(step)
             case OpenTap() | OpenMacvtap() | OpenFile() | LoadFile() | OpenOverlay():
                 self._open(step)
             case Claim() | Unclaim() | WriteFile() | RemoveFile() | CreateImage() | RemoveImage():
@@ -179,12 +179,6 @@ class FakeHost(FakeNetwork):
             case _:
                 typing.assert_never(step)
         self.performed.append(step)
-
-    def _shape(self, step: Limit | Unlimit | Divert | Undivert | LoadTable | DropTable) -> None:
-        if isinstance(step, LoadTable | DropTable):
-            self.table_step(step)
-        else:
-            self.rate_step(step)
 
     def _fail_if_asked(self) -> None:
         self._tried += 1

@@ -348,6 +348,13 @@ class FakeNetwork:
             case _:
                 typing.assert_never(step)
 
+    def shape_step(self, step: Limit | Unlimit | Divert | Undivert | LoadTable | DropTable) -> None:
+        """Do a step about what becomes of packets."""
+        if isinstance(step, LoadTable | DropTable):
+            self.table_step(step)
+        else:
+            self.rate_step(step)
+
     def rate_step(self, step: Limit | Unlimit | Divert | Undivert) -> None:
         """Do a step about rates."""
         name = self._get_own(step.name).name
