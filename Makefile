@@ -6,7 +6,7 @@ TESTS = tests
 # own, which is faster for a few files.
 WORKERS = $(if $(findstring .py,$(TESTS)),0,$(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8))))
 
-.PHONY: demo test bench setup clean help
+.PHONY: demo test test-in-guest bench setup clean help
 
 demo: ## two guests on a private bridge, in a network namespace of their own, and everything taken back
 	@.ci/setup
@@ -15,6 +15,10 @@ demo: ## two guests on a private bridge, in a network namespace of their own, an
 test: ## all tests (one part: make test TESTS=tests/unit)
 	@.ci/setup --dev
 	@$(PYTHON) -m pytest -n $(WORKERS) $(TESTS)
+
+test-in-guest: ## what this kernel lacks (VLANs, netem, vhost-net), below a distribution's kernel in a guest; as root
+	@.ci/setup --dev
+	@$(PYTHON) -m tests.inguest
 
 bench: ## what a start and taps cost here
 	@.ci/setup --dev
@@ -27,4 +31,4 @@ clean: ## remove what the targets above made in this tree
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile

@@ -71,7 +71,7 @@ def _build(base: Path, report: Callable[[str], None]) -> GuestImage:
 
 
 def _make(base: Path, work: Path, report: Callable[[str], None]) -> GuestImage:
-    busybox = _busybox(work, report)
+    busybox = find_busybox(work, report)
     source = kernel.of_host() or kernel.of_package(_store(base), work, report)
     report(f"making the built-in guest from Linux {source.release}")
     image = source.image.read_bytes()
@@ -158,7 +158,8 @@ def _store(base: Path) -> Path:
     return base / f"kernel-{zlib.crc32(' '.join(modules.WANTED).encode()):08x}"
 
 
-def _busybox(work: Path, report: Callable[[str], None]) -> Busybox:
+def find_busybox(work: Path, report: Callable[[str], None]) -> Busybox:
+    """Return a static busybox that does all that a guest needs, the host's or a package's; raises HostLacks."""
     found = shutil.which("busybox")
     if found is not None and (usable := _usable_busybox(Path(found))) is not None:
         return Busybox(*usable, (stamp(os.path.realpath(found)),))

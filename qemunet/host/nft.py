@@ -29,11 +29,13 @@ _NFGENMSG = struct.Struct("=BBH")  # family, version, resource
 _FAMILIES = {"inet": 1, "arp": 3, "netdev": 5, "bridge": 7}
 _TRIALS = {
     "bridge": """table bridge trial {
-        chain trial { type filter hook prerouting priority 0; ether saddr 52:54:00:00:00:01 ip6 saddr ::1 drop; }
+        counter one { }
+        chain trial { type filter hook prerouting priority 0; ether saddr 52:54:00:00:00:01 counter name "one" drop; }
     }
     """,
     "egress": """table netdev trial {
-        chain trial { type filter hook egress device "lo" priority 0; ether saddr 52:54:00:00:00:01 drop; }
+        counter one { }
+        chain trial { type filter hook egress device "lo" priority 0; ether type ip counter name "one" drop; }
     }
     """,
     "inet": """table inet trial {

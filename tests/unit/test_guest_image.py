@@ -26,7 +26,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = place / "busybox"
         return build.Busybox(path.read_bytes(), ("sh",), (image.stamp(str(path)),))
 
-    monkeypatch.setattr(build, "_busybox", busybox)
+    monkeypatch.setattr(build, "find_busybox", busybox)
     monkeypatch.setattr(kernel, "of_host", lambda: kernel.Kernel("1", place / "vmlinuz-1", place / "modules"))
     return place
 
