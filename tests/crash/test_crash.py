@@ -59,6 +59,7 @@ ifdown = "hook"
 [[vm.one.nic]]
 mode = "macvtap"
 parent = "up0"
+guard = "mac"
 
 [vm.two]
 memory = "64M"
@@ -75,6 +76,8 @@ network = "by-cable"
 
 [[vm.two.nic]]
 bridge = "br0"
+guard = "clean"
+port-isolation = true
 
 [network.quiet]
 mode = "private"
