@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from qemunet.frozen import frozen
+from qemunet.model.routing import Carried
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class Wanted:
     shaping: bool = False  # whether the kernel can limit rates
     guards: bool = False  # whether the kernel can look at what guests send
     networks: bool = False  # what the networks that are up were made from
+    uplinks: frozenset[str] = frozenset()  # interfaces that are to become ports of a bridge
     ports: frozenset[tuple[str, str, int, int]] = frozenset()  # who listens: protocol, address, first and last port
 
 
@@ -138,4 +140,5 @@ class Facts:
     networks: Mapping[str, str] = _NOTHING  # networks that are up, to the lab file that each was made from
     places: Mapping[str, Facts] = _NOTHING  # namespaces of labs to what is in them: links, addresses, routes, wires
     netns: frozenset[str] = frozenset()  # what `ip netns` shows, of the names that were asked for
+    carried: Mapping[str, Carried] = _NOTHING  # by the name of an interface that is to become a port
     listeners: Mapping[str, str] = _NOTHING  # "tcp/8080" to the program that listens there

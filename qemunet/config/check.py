@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qemunet.config import cables, listeners, modes, served, spaces, units
+from qemunet.config import cables, listeners, modes, ports, served, spaces, units
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.spec import DiskSpec, LabSpec, NetworkSpec, NicMode, NicSpec, VmSpec
 from qemunet.model import names
@@ -18,6 +18,7 @@ def check(spec: LabSpec) -> None:
     for network in spec.networks:
         modes.check_network(spec, network)
         _network(spec, network)
+        ports.check(spec, network)
         served.check(spec, network)
     for vm in spec.vms:
         modes.check_boot(spec, f"{vm.path}.boot", vm.boot)
@@ -183,8 +184,13 @@ def _macs(spec: LabSpec) -> None:
 def _interfaces(spec: LabSpec) -> None:
     """No interface is made twice, and none is made that is expected to be there."""
     made = _Once(spec, "the interface")
+    plugged = _Once(spec, "the port")
     used: dict[str, str] = {}
     _network_interfaces(spec, made, used)
+    for network in spec.networks:
+        for port in network.ports or ():
+            plugged.take(port, f"{network.path}.ports", network.path, "an interface is a port of one bridge only")
+            used.setdefault(port, f"{network.path}.ports")
     for vm in spec.vms:
         for index, nic in enumerate(nics(vm)):
             if modes.nic_mode(nic) is not NicMode.USER:
@@ -199,6 +205,7 @@ def _interfaces(spec: LabSpec) -> None:
         used.setdefault(name, path)
     _only_used(spec, made, used)
     _parents(spec)
+    _no_ports(spec, plugged)
 
 
 def _network_interfaces(spec: LabSpec, made: _Once, used: dict[str, str]) -> None:
@@ -223,6 +230,19 @@ def _only_used(spec: LabSpec, made: _Once, used: dict[str, str]) -> None:
             if owner.startswith("network.") and path.startswith("cable["):
                 hint = f'to plug into it: "network:{network}"'
             raise spec.error(path, f'"{name}" is the interface that {owner} makes, not an existing one', hint)
+
+
+def _no_ports(spec: LabSpec, plugged: _Once) -> None:
+    """Refuse to use a port for anything else: all that arrives there is the bridge's."""
+    others = [(network.parent, f"{network.path}.parent", "macvtaps on it see nothing") for network in spec.networks]
+    others += [
+        (nic.parent, f"{nic.path}.parent", "a macvtap on it sees nothing") for vm in spec.vms for nic in nics(vm)
+    ]
+    others += [(one.bridge, f"{one.path}.bridge", "it is no bridge") for one in spec.networks if modes.is_foreign(one)]
+    others += [(one.uplink, f"{one.path}.uplink", "packets come and go by that bridge") for one in spec.networks]
+    for name, path, consequence in others:
+        if name in plugged.owners:
+            raise spec.error(path, f'"{name}" is a port of the bridge of {plugged.owners[name]}: {consequence}')
 
 
 def _parents(spec: LabSpec) -> None:

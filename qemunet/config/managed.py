@@ -140,7 +140,7 @@ def _worked_out(scene: Scene, spec: NetworkSpec) -> tuple[str, ...]:
 
 def _subnets_free(scene: Scene, spec: NetworkSpec) -> None:
     """Raise Taken if somebody on the host uses a network of this one's."""
-    own = {modes.bridge_name(spec), modes.host_ifname(spec)}
+    own = {modes.bridge_name(spec), modes.host_ifname(spec), *(spec.ports or ())}
     for address in (spec.address or ()) if scene.strict else ():
         user = subnets.user(scene.facts, address, own)
         if user:

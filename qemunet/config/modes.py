@@ -28,6 +28,7 @@ _NETWORK = {
     NetworkMode.BRIDGE: {tables.BRIDGE},
     NetworkMode.MACVTAP: {tables.MACVTAP},
 }
+_WITH_PORTS = {tables.PORTS, tables.OWN_BRIDGE}
 _OF_ITS_LAB = ("path", "name", "external")  # what an external network may have
 
 
@@ -74,7 +75,12 @@ def host_place(network: NetworkSpec) -> HostSide:
 
 def makes_bridge(network: NetworkSpec) -> bool:
     """Tell whether the bridge of a network is ours to make."""
-    return not network.external and network_mode(network) not in (NetworkMode.BRIDGE, NetworkMode.MACVTAP)
+    return not network.external and network_mode(network) is not NetworkMode.MACVTAP and not is_foreign(network)
+
+
+def is_foreign(network: NetworkSpec) -> bool:
+    """Tell whether the bridge of a network is somebody else's, and used as it is."""
+    return network_mode(network) is NetworkMode.BRIDGE and network.ports is None
 
 
 def check_nic(spec: LabSpec, nic: NicSpec) -> None:
@@ -164,13 +170,14 @@ def check_network(spec: LabSpec, network: NetworkSpec) -> None:
     if network.external:
         _check_external(spec, network)
     mode = network_mode(network)
-    _belong(spec, network.path, network, keys.NETWORK, _NETWORK[mode], f'this network is in mode "{mode}"')
+    actual = _NETWORK[mode] | (_WITH_PORTS if mode is NetworkMode.BRIDGE and network.ports is not None else set())
+    _belong(spec, network.path, network, keys.NETWORK, actual, f'this network is in mode "{mode}"')
     if mode is NetworkMode.MACVTAP:
         _check_parent(spec, f"{network.path}.parent", network.parent)
         if network.host_macvlan and network.macvtap not in (None, MacvtapMode.BRIDGE):
             raise _no_macvlan(spec, f"{network.path}.host-macvlan", network.macvtap)
-    if mode is NetworkMode.BRIDGE and network.bridge is None:
-        hint = 'as in bridge = "br0"; for a bridge of its own: mode = "private" or "isolated"'
+    if is_foreign(network) and network.bridge is None:
+        hint = 'as in bridge = "br0"; for a bridge of its own: ports = ["eth1"], or mode = "private" or "isolated"'
         raise spec.error(f"{network.path}.bridge", 'mode "bridge" needs the name of the existing bridge', hint)
 
 

@@ -10,6 +10,7 @@ from qemunet.config.tables import (
     MACVTAP,
     NAT,
     OWN_BRIDGE,
+    PORTS,
     ROUTED,
     Key,
     Table,
@@ -26,31 +27,47 @@ NETWORK = Table(
             "mode",
             kinds.choice(NetworkMode),
             "private: guests only; isolated: the host too, but no way out; nat: out with the host's address; "
-            "routed: out with their own; open: the same, without a rule of ours; bridge: an existing bridge; "
+            "routed: out with their own; open: the same, without a rule of ours; bridge: an existing bridge, or one of "
+            "its own with `ports`; "
             "macvtap: no bridge, each card is a macvtap on `parent`",
             "isolated",
         ),
         Key(
             "bridge",
             kinds.LINK,
-            "interface name of the bridge; in mode bridge, of the existing one",
+            "interface name of the bridge; in mode bridge without ports, of the existing one",
             "qn-NAME",
             (OWN_BRIDGE, BRIDGE),
             derived=True,
+        ),
+        Key(
+            "ports",
+            netkinds.PORT_LIST,
+            "interfaces of this host that are plugged into the bridge, which is made for that; each is put back "
+            "afterwards as it was",
+            "none",
+            (BRIDGE,),
+        ),
+        Key(
+            "move-address",
+            kinds.BOOL,
+            "the addresses and routes of the port that carries them move to the bridge, and back afterwards",
+            "false",
+            (PORTS,),
         ),
         Key(
             "address",
             netkinds.ADDRESSES,
             "addresses of the host on it; auto: one in an IPv4 network that is free here",
             "none",
-            (HOST_ON_IT,),
+            (HOST_ON_IT, PORTS),
         ),
         Key(
             "host",
             kinds.choice(HostSide, "place"),
             "where these are: on the bridge, at the end of a cable into it (veth), or nowhere (none)",
             "bridge",
-            (HOST_ON_IT,),
+            (HOST_ON_IT, PORTS),
         ),
         Key("uplink", kinds.LINK, "the only interface by which guests get out", "any", (NAT, ROUTED)),
         Key(
@@ -92,7 +109,13 @@ NETWORK = Table(
             (OWN_BRIDGE,),
         ),
         Key("ageing", kinds.SECONDS, "how long an address is remembered", "300s", (OWN_BRIDGE,)),
-        Key("mtu", kinds.MTU, "largest packet", "1500", (OWN_BRIDGE,)),
+        Key(
+            "mtu",
+            kinds.MTU,
+            "largest packet, also of its ports",
+            "1500; with ports, the least of theirs",
+            (OWN_BRIDGE,),
+        ),
         Key(
             "port-isolation",
             kinds.BOOL,
@@ -100,7 +123,14 @@ NETWORK = Table(
             "false",
             (OWN_BRIDGE, BRIDGE),
         ),
-        Key("mac", kinds.MAC, "the bridge's own address; auto: stable", "auto", (OWN_BRIDGE,), derived=True),
+        Key(
+            "mac",
+            kinds.MAC,
+            "the bridge's own address; auto: stable, with move-address the uplink's",
+            "auto",
+            (OWN_BRIDGE,),
+            derived=True,
+        ),
         Key("keep", kinds.BOOL, "it stays when its last guest stops", "false", (OWN_BRIDGE,)),
         Key(
             "external",

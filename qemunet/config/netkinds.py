@@ -20,6 +20,10 @@ def _address(text: str) -> str:
     return text if text == "auto" else units.interface(text)
 
 
+def _port(text: str) -> str:
+    return str(kinds.LINK.read("ports", text))
+
+
 def _service(text: str) -> str:
     match = re.fullmatch(_SERVICE, text)
     if match is not None and 0 < int(match[2]) <= units.MAX_PORT:
@@ -106,6 +110,7 @@ _TEXTS = {"type": "array", "items": {"type": "string"}}
 ADDRESSES = several(_address, 'an address with its prefix length, or "auto",')
 SERVICE_LIST = several(_service, "a service", pattern=r"^(dhcp|dns|icmp|all|(tcp|udp):[0-9]+)$")
 NETWORK_FORWARDS = several(units.network_forward, "a forward", pattern="^(tcp|udp):")
+PORT_LIST = several(_port, "an interface")
 PORTS = of_text(units.port_range, pattern=r"^[0-9]+(-[0-9]+)?$")
 RANGE = Kind(_range, {**_TEXTS, "minItems": 2, "maxItems": 4})
 OPTIONS = Kind(_options, {"type": "object"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 
+from qemunet.model.network import OwnBridge
 from qemunet.model.nic import MacvtapBackend, MacvtapMode, Nic, PointToPoint, TapBackend, UserBackend
 
 if typing.TYPE_CHECKING:
@@ -11,6 +12,7 @@ if typing.TYPE_CHECKING:
 
     from qemunet.facts import Facts
     from qemunet.model.lab import Lab
+    from qemunet.model.network import Network
     from qemunet.model.vm import Disk
 
 
@@ -27,11 +29,22 @@ def _and_more(number: int) -> str:
 
 
 def _all(lab: Lab, facts: Facts) -> Iterator[tuple[str, str]]:
+    for network in lab.networks:
+        yield from ((f"network.{network.name}", text) for text in _network(network, facts))
     for vm in lab.vms:
         for index, disk in enumerate(vm.disks):
             yield from ((f"vm.{vm.name}.disk[{index}]", text) for text in _disk(disk, facts))
         for index, nic in enumerate(vm.nics):
             yield from ((f"vm.{vm.name}.nic[{index}]", text) for text in _nic(nic, facts))
+
+
+def _network(network: Network, facts: Facts) -> Iterator[str]:
+    switch = network.switch
+    if not isinstance(switch, OwnBridge) or not switch.ports or f"net/{network.name}" in facts.scopes:
+        return
+    from qemunet.config import ports
+
+    yield from ports.notes(switch, facts)
 
 
 def _disk(disk: Disk, facts: Facts) -> Iterator[str]:

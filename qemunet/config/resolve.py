@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import cables, cards, check, disks, guards, managed, modes, nics, spaces, units
+from qemunet.config import cables, cards, check, disks, guards, managed, modes, nics, ports, spaces, units
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.scene import Scene, first
 from qemunet.config.spec import CableSpec, LabSpec, NetworkSpec, NicMode, Profile, VmSpec
@@ -38,6 +38,7 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
     spec = modes.expanded(spec)
     scene = Scene(spec, profiles, NOBODY_KNOWS, strict=False)
     bridges = {modes.bridge_name(network) for network in spec.networks if network.parent is None}
+    plugged = {name for network in spec.networks for name in network.ports or ()}
     links = bridges | {name for network in spec.networks for name in _links(network)}
     files: set[str] = {*managed.files(spec)}
     for vm in spec.vms:
@@ -66,6 +67,7 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
         guards=any(map(guards.is_guarded, every)),
         places=frozenset(netns.name for netns in spec.spaces),
         networks=managed.asks_others(spec),
+        uplinks=frozenset(plugged),
         ports=managed.ports(spec),
     )
 
@@ -76,7 +78,7 @@ def _programs_of(spec: LabSpec) -> list[str]:
 
 def _links(network: NetworkSpec) -> set[str]:
     """Return the interfaces that matter for a network besides its bridge."""
-    found = {altname(f"net/{network.name}", "bridge")}
+    found = {altname(f"net/{network.name}", "bridge"), *(network.ports or ())}
     if modes.host_place(network) is HostSide.VETH:
         found |= {modes.host_ifname(network), modes.port_ifname(network)}
     return found | {name for name in (network.uplink, network.parent) if name is not None}
@@ -158,7 +160,7 @@ def _network(scene: Scene, spec: NetworkSpec) -> Network:
     spec = managed.settled(scene, spec)
     mode = modes.network_mode(spec)
     external = bool(spec.external)
-    if mode is NetworkMode.BRIDGE:
+    if modes.is_foreign(spec):
         assert spec.bridge is not None, "checked with the file"
         switch = ForeignBridge(*nics.bridge(scene, f"{spec.path}.bridge", spec.bridge))
         return Network(spec.name, mode, switch, port_isolation=bool(spec.port_isolation))
@@ -186,8 +188,8 @@ def _own_bridge(scene: Scene, spec: NetworkSpec) -> OwnBridge:
     side, host_ifname, port_ifname = managed.host_side(spec)
     return OwnBridge(
         ifname=modes.bridge_name(spec),
-        mac=nics.stable_bridge_mac(scene, spec.name) if spec.mac in (None, "auto") else spec.mac,
-        mtu=first(spec.mtu, otherwise=cards.USUAL_MTU),
+        mac=_bridge_mac(scene, spec),
+        mtu=ports.mtu(scene, spec),
         stp=stp,
         forward_delay=first(spec.forward_delay, otherwise=STP_DELAY if stp else 0),
         ageing=first(spec.ageing, otherwise=AGEING),
@@ -195,7 +197,15 @@ def _own_bridge(scene: Scene, spec: NetworkSpec) -> OwnBridge:
         host=side,
         host_ifname=host_ifname,
         port_ifname=port_ifname,
+        ports=ports.names(scene, spec) if spec.ports else (),
+        move_address=bool(spec.move_address),
     )
+
+
+def _bridge_mac(scene: Scene, spec: NetworkSpec) -> str:
+    if spec.mac not in (None, "auto"):
+        return spec.mac
+    return ports.mac(scene, spec) or nics.stable_bridge_mac(scene, spec.name)
 
 
 # ---------------------------------------------------------------- vms

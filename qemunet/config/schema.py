@@ -47,6 +47,7 @@ _WRITTEN = (
         netkinds.ADDRESSES,
         'one address with prefix length or a list, as in ["192.168.50.1/24", "fd77::1/64"], or "auto"',
     ),
+    (netkinds.PORT_LIST, 'one interface or a list of them, as in ["eth1"]'),
     (netkinds.SERVICE_LIST, "one service or a list of them"),
     (netkinds.NETWORK_FORWARDS, 'one forward or a list: "PROTO:[ADDR]:PORT[-PORT]:VM:PORT[-PORT]"'),
     (netkinds.PORTS, 'ports, as in "1024-65535"'),

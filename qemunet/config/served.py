@@ -98,7 +98,7 @@ def check(spec: LabSpec, network: NetworkSpec) -> None:
 
 def _uplink(spec: LabSpec, network: NetworkSpec) -> None:
     for other in spec.networks:
-        own = modes.makes_bridge(other) and network.uplink == modes.bridge_name(other)
+        own = modes.makes_bridge(other) and other.ports is None and network.uplink == modes.bridge_name(other)
         if network.uplink is not None and own:
             problem = f'"{network.uplink}" is the bridge that {other.path} makes, and no way out'
             raise spec.error(f"{network.path}.uplink", problem)

@@ -180,6 +180,8 @@ class NetworkSpec:
     bridge: str | None = None
     address: tuple[str, ...] | None = None
     host: HostSide | None = None
+    ports: tuple[str, ...] | None = None
+    move_address: bool | None = None
     uplink: str | None = None
     parent: str | None = None
     macvtap: MacvtapMode | None = None

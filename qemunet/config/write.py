@@ -169,9 +169,13 @@ def _network(network: Network) -> Pairs:
         yield "address", switch.addresses or None
         if network.mode is not NetworkMode.PRIVATE:
             yield "host", str(switch.host)
+        if switch.ports:
+            yield "ports", switch.ports
+            yield "move-address", switch.move_address
+        elif network.mode is not NetworkMode.PRIVATE:
             yield from _unserved(network.services)
         yield from _rules(network.firewall)
-        yield "mac", switch.mac
+        yield "mac", None if switch.move_address else switch.mac
         yield "mtu", switch.mtu
         yield "stp", switch.stp
         yield "forward-delay", f"{switch.forward_delay}s"

@@ -38,6 +38,7 @@ _MODES = {
     MacvtapMode.PASSTHRU: 8,
 }
 _OPTIONS = struct.Struct("=II")  # struct br_boolopt_multi: values, and which of them are meant
+WITHOUT_STATISTICS = nl.number(_EXT_MASK, _SKIP_STATS)
 _INFO = struct.Struct("=BxHiII")  # struct ifinfomsg: family, device type, index, flags, change
 
 
@@ -63,6 +64,11 @@ def find(net: Netlink, name: str) -> LinkFact | None:
             return None
         raise
     return parse(net, body)
+
+
+def find_index(net: Netlink, index: int) -> LinkFact:
+    """Return the interface of that index; raises OSError (ENODEV)."""
+    return parse(net, net.ask(nl.Request(nl.GETLINK, 0, ifinfo(index) + WITHOUT_STATISTICS)))
 
 
 def everything(net: Netlink) -> list[LinkFact]:

@@ -20,6 +20,7 @@ from qemunet.steps import (
     AddNetns,
     AddRoute,
     AwaitQemu,
+    ChangePort,
     Claim,
     CreateImage,
     DelAddress,
@@ -44,6 +45,9 @@ from qemunet.steps import (
     OpenOverlay,
     OpenTap,
     PinBridge,
+    PlugPort,
+    PutAddress,
+    PutRoute,
     Reconfigure,
     RemoveFile,
     RemoveImage,
@@ -60,10 +64,13 @@ from qemunet.steps import (
     SetSysctl,
     StartDaemon,
     StartQemu,
+    TakeAddress,
+    TakeRoute,
     Unclaim,
     Undivert,
     Unlimit,
     UnnameNetns,
+    UnplugPort,
     Unreserve,
     VethLink,
     WriteFile,
@@ -121,12 +128,12 @@ class LinuxHost:
         match step:
             case AddLink() | DelLink() | DelGroup() | SetLink() | SetMaster() | SetPort() | PinBridge() | SetCarrier():
                 self._links(step)
+            case PlugPort() | UnplugPort() | ChangePort() | PutAddress() | TakeAddress() | PutRoute() | TakeRoute():
+                self._ports(step)
             case AddAddress() | DelAddress() | AddRoute() | DelRoute() | AddNeighbour() | DelNeighbour() | SetSysctl():
                 self._addresses(step)
-            case Limit() | Unlimit() | Divert() | Undivert():
-                self._rates(step)
-            case LoadTable() | DropTable():
-                self._tables(step)
+            case Limit() | Unlimit() | Divert() | Undivert() | LoadTable() | DropTable():
+                self._rules(step)
             case OpenTap() | OpenMacvtap() | OpenFile() | LoadFile() | OpenOverlay():
                 self._open(step)
             case Claim() | Unclaim() | WriteFile() | RemoveFile() | CreateImage() | RemoveImage():
@@ -260,6 +267,29 @@ class LinuxHost:
             case _:
                 typing.assert_never(step)
 
+    def _ports(
+        self, step: PlugPort | UnplugPort | ChangePort | PutAddress | TakeAddress | PutRoute | TakeRoute
+    ) -> None:
+        from qemunet.host import ports
+
+        match step:
+            case PlugPort():
+                ports.plug(self.net, step)
+            case UnplugPort():
+                ports.unplug(self.net, step)
+            case ChangePort():
+                ports.change(self.net, step)
+            case PutAddress():
+                ports.put(self.net, step)
+            case TakeAddress():
+                ports.take(self.net, step)
+            case PutRoute():
+                ports.put_route(self.net, step)
+            case TakeRoute():
+                ports.take_route(self.net, step)
+            case _:
+                typing.assert_never(step)
+
     def _rates(self, step: Limit | Unlimit | Divert | Undivert) -> None:
         from qemunet.host import qdiscs
 
@@ -275,7 +305,10 @@ class LinuxHost:
             case _:
                 typing.assert_never(step)
 
-    def _tables(self, step: LoadTable | DropTable) -> None:
+    def _rules(self, step: Limit | Unlimit | Divert | Undivert | LoadTable | DropTable) -> None:
+        if not isinstance(step, LoadTable | DropTable):
+            self._rates(step)
+            return
         from qemunet.host import nft
 
         match step:

@@ -10,6 +10,7 @@ from qemunet.facts import Facts, FileFact, LinkFact, RouteFact, Wanted
 from qemunet.frozen import frozen
 from qemunet.host import addresses, caller, links, sysctls, taps
 from qemunet.host import netlink as nl
+from qemunet.model.routing import sysctls_of
 from qemunet.steps import sysctl_name
 
 if typing.TYPE_CHECKING:
@@ -18,6 +19,7 @@ if typing.TYPE_CHECKING:
     from qemunet.host.netlink import Netlink
     from qemunet.host.netns import Place
     from qemunet.host.wires import Wires
+    from qemunet.model.routing import Carried
 
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not in the PATH of Debian's ordinary users
 _VHOST, _KVM = "/dev/vhost-net", "/dev/kvm"
@@ -34,7 +36,9 @@ def photograph(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Fact
     entries = {found[name].name if name in found else name: _forwarding(net, name) for name in wanted.bridges}
     ports = place.inside(lambda: _listeners(wanted.ports)) if wanted.ports else {}
     wired = _wired(net) if wanted.wires else None
-    keys = wanted.sysctls | (set(_forwarding_keys(known)) if wanted.routes else frozenset())
+    carried = _carried(net, wanted.uplinks) if wanted.uplinks else {}
+    keys = wanted.sysctls | {key for name in carried for key in sysctls_of(name)}
+    keys |= set(_forwarding_keys(known)) if wanted.routes else frozenset()
     programs, root = _programs(wanted.programs), os.geteuid() == 0
     return Facts(
         runtime=runtime,
@@ -55,6 +59,7 @@ def photograph(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Fact
         kvm_gid=_kvm_gid(),
         tun=taps.can_open(taps.TUN),
         vhost_net=taps.can_open(_VHOST),
+        carried=carried,
         listeners=ports,
         netns=frozenset(name for name in wanted.places if os.path.lexists(f"/run/netns/{name}")),
         shaping_lacks=_shaping_lacks() if wanted.shaping and root else frozenset(),
@@ -78,6 +83,12 @@ def inside(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Facts:
         wires=wired.wires,
         stp=wired.stp,
     )
+
+
+def _carried(net: Netlink, names: Iterable[str]) -> dict[str, Carried]:
+    from qemunet.host import routing
+
+    return routing.carried(net, names)
 
 
 def _links(net: Netlink, names: Iterable[str]) -> dict[str, LinkFact]:

@@ -104,7 +104,7 @@ def again(runtime: Runtime, host: LinuxHost, scope: Scope) -> bool:
     source = read.load(scope.path("net.toml"))
     known = profiles.load_all(source)
     wanted = resolve.wanted(source, known)
-    facts = photograph(runtime, wanted, host)
+    facts = _remembered(scope, photograph(runtime, wanted, host))
     name = scope.name.removeprefix("net/")
     lab = resolve.resolve(source, known, facts, strict=False, running=True)
     switch = lab.network(name).switch
@@ -115,10 +115,20 @@ def again(runtime: Runtime, host: LinuxHost, scope: Scope) -> bool:
         return False
     if link is not None and not facts.ports.get(switch.ifname):  # its name may be all that it has of ours
         host.perform(DelLink(switch.ifname, Mark(scope.name, "bridge", link.group)))
-        facts = photograph(runtime, wanted, host)
+        facts = _remembered(scope, photograph(runtime, wanted, host))
     part = plan.networks(lab, [name], replace(facts, scopes={}))[name][-1]
     _make(host, scope, tuple(mend.missing(part.steps, switch.ifname, facts)), facts)
     return True
+
+
+def _remembered(scope: Scope, facts: Facts) -> Facts:
+    """Return the photograph with what moved to the network's bridge back where it came from."""
+    if not facts.carried:
+        return facts
+    from qemunet.plan import ports
+
+    with session.working(scope) as journal:
+        return ports.remembered([one.undo for one in journal.owed()], facts)
 
 
 def is_half_made(link: LinkFact, scope: Scope) -> bool:

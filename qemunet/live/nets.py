@@ -13,7 +13,7 @@ import os
 import typing
 
 from qemunet import interrupts, plan
-from qemunet.config import cables, modes
+from qemunet.config import cables, modes, notes
 from qemunet.errors import NotFound, NotTakenBack, Taken
 from qemunet.live import mend, session
 from qemunet.live.source import Source
@@ -49,6 +49,8 @@ def up(
     with taken_back(runtime, host), runtime.exclusive():
         session.drop_half_made(runtime, host)
         found = source.think_networks(runtime, chosen, host)
+        for text in notes.notes(found.lab, found.facts):
+            tell(f"note: {text}")
         ours = [scope for scope in chosen if found.parts[scope]]
         for scope in chosen:
             if scope not in ours:

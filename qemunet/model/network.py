@@ -16,7 +16,7 @@ class NetworkMode(StrEnum):
     NAT = "nat"  # the same, and the guests get out with the host's address
     ROUTED = "routed"  # the same, and the guests get out with their own addresses
     OPEN = "open"  # the same, and no rule of ours says who gets where
-    BRIDGE = "bridge"  # an existing bridge of somebody else's, used and never altered
+    BRIDGE = "bridge"  # an existing bridge of somebody else's, used and never altered; or ours, with ports outside
     MACVTAP = "macvtap"  # no bridge: every card is a macvtap on one parent
 
 
@@ -33,7 +33,8 @@ class OwnBridge:
     """A bridge that we make and take down again.
 
     `host_ifname` and `port_ifname` are the two ends of the host's cable, the host's and the one in the bridge; empty
-    unless `host` is VETH.
+    unless `host` is VETH. `ports` are interfaces of the host that are plugged in; with `move_address` the addresses and
+    routes of the one that carries them are on the bridge meanwhile.
     """
 
     ifname: str
@@ -46,6 +47,8 @@ class OwnBridge:
     host: HostSide = HostSide.BRIDGE
     host_ifname: str = ""
     port_ifname: str = ""
+    ports: tuple[str, ...] = ()
+    move_address: bool = False
 
     @property
     def addressed(self) -> str:

@@ -57,6 +57,7 @@ def bridge(network: Network, switch: OwnBridge, facts: Facts) -> Part:
     mark = Mark(scope, "bridge", names.group(facts.runtime, scope))
     refuse_taken(switch.ifname, mark, facts, f"network.{network.name}.bridge")
     inside, is_cabled = switch.addressed or switch.ifname, switch.host is HostSide.VETH
+    settings, plugs, moved = _outside(switch, facts)
     delay = max(switch.forward_delay, STP_DELAY) if switch.stp else switch.forward_delay
     made = BridgeLink(switch.mac, switch.mtu, switch.stp, delay, switch.ageing)
     steps: tuple[Step, ...] = (
@@ -64,14 +65,25 @@ def bridge(network: Network, switch: OwnBridge, facts: Facts) -> Part:
         *_rules(network, switch, facts),
         AddLink(switch.ifname, made, mark),
         *_host_cable(network, switch, facts),
-        *_host_ipv6(switch, inside),
+        *(settings if moved else _host_ipv6(switch, inside)),
         *(AddAddress(switch.addressed, address) for address in switch.addresses),
-        *_switches(network, switch, facts),
+        *(() if moved else _switches(network, switch, facts)),
+        *plugs,
         SetLink(inside, up=True),
         *_services(network, switch, facts),
         *(SetLink(name, up=True) for name in ((switch.port_ifname, switch.ifname) if is_cabled else ())),
+        *moved,
     )
     return Part(scope, steps, network_fingerprint(network))
+
+
+def _outside(switch: OwnBridge, facts: Facts) -> tuple[tuple[Step, ...], ...]:
+    """Return what its ports need: settings of the bridge, what plugs them in, and what moves from an uplink."""
+    if not switch.ports:
+        return (), (), ()
+    from qemunet.plan import ports
+
+    return tuple(ports.settings(switch, facts)), tuple(ports.plugs(switch, facts)), tuple(ports.move(switch, facts))
 
 
 def ways(network: Network, facts: Facts) -> tuple[Part, ...]:

@@ -10,6 +10,9 @@ from qemunet.steps import (
     AddAddress,
     AddLink,
     AddRoute,
+    PlugPort,
+    PutAddress,
+    PutRoute,
     SetLink,
     SetMaster,
     SetOffload,
@@ -38,8 +41,12 @@ def missing(steps: Iterable[Step], bridge: str, facts: Facts) -> Iterator[Step]:
 def _belongs(step: Step, again: Collection[str]) -> bool:
     """Tell whether what a step has done went with one of these interfaces."""
     match step:
-        case SetMaster(name=name, master=master):
+        case SetMaster(name=name, master=master) | PlugPort(name=name, bridge=master):
             return name in again or master in again
+        case PutRoute(route=route):
+            return any(way.device in again for way in route.ways)
+        case PutAddress(name=name):
+            return name in again
         case SetLink(name=name) | SetOffload(name=name) | AddRoute(name=name) | AddAddress(name=name):
             return name in again
         case SetSysctl(key=key):

@@ -13,7 +13,23 @@ from qemunet.model.vm import Accel, DirectBoot, Vm
 from qemunet.plan import disks, qemu
 from qemunet.plan.ways import SHELL_DESCRIPTORS, VHOST_DEVICE, Layer, Named
 from qemunet.plan.words import by_option, option, option_if, quoted, word
-from qemunet.steps import Claim, CreateImage, EndQemu, Part, Plan, SetSysctl, StartQemu, Step, Word, WriteFile, line
+from qemunet.steps import (
+    Claim,
+    CreateImage,
+    EndQemu,
+    Part,
+    Plan,
+    PlugPort,
+    PutAddress,
+    PutRoute,
+    SetSysctl,
+    StartQemu,
+    Step,
+    Word,
+    WriteFile,
+    line,
+    sysctl_name,
+)
 
 # A QEMU that goes into the background forks and makes a session of its own, which the rest of the sandbox forbids.
 SANDBOX = "on,obsolete=deny,resourcecontrol=deny"
@@ -103,6 +119,28 @@ end() { # the program whose directory is $1, by force after five seconds
 }
 """
 
+_MOVING = """
+left() { # the seconds until second $1 after boot
+    now=$(cut -d. -f1 /proc/uptime)
+    if [ "$1" -gt "$now" ]; then echo "$(($1 - now))"; else echo 1; fi
+}
+
+undetected() { # add an IPv6 address that is usable at once, which does not show afterwards
+    ip address add "$@" nodad
+    ip address change "$@"
+}
+
+reroute() { # add a route, unless it has come with an address
+    said=$(ip route append "$@" 2>&1) || case $said in
+    *exists*) ;;
+    *)
+        echo "$said" >&2
+        return 1
+        ;;
+    esac
+}
+"""
+
 _TAIL = """
 case ${1:-up} in
 up)
@@ -139,6 +177,8 @@ def script(lab: Lab, plan: Plan) -> str:
             down = [*_undoing(number, part, step), *down]
     down.append('rm -rf "$run"')
     head = _HEAD.replace("@lab@", lab.name)
+    if any(isinstance(step, PutAddress | PutRoute) for part in plan.parts() for step in part.steps):
+        head += _MOVING
     return f"{head}\n{_function('up', up)}\n{_function('down', down)}{_TAIL}"
 
 
@@ -274,7 +314,12 @@ def _undoing(number: int, part: Part, step: Step) -> Iterator[str]:
 
 def _is_foreign(part: Part, step: Step) -> bool:
     """Tell whether a step changes a setting of an interface that is not ours and will stay."""
-    return part.scope.startswith(("host/forward-", "host/forward6-")) and isinstance(step, SetSysctl)
+    if not isinstance(step, SetSysctl):
+        return False
+    ports = (one.name for one in part.steps if isinstance(one, PlugPort))
+    return part.scope.startswith(("host/forward-", "host/forward6-")) or any(
+        f".conf.{sysctl_name(name)}." in step.key for name in ports
+    )
 
 
 def _function(name: str, lines: list[str]) -> str:

@@ -11,6 +11,7 @@ until the plan is done; in an argument vector `Handle` marks where the descripto
 from __future__ import annotations
 
 from qemunet.frozen import frozen
+from qemunet.model.routing import IpAddress, IpRoute, Way
 from qemunet.steps.addresses import (
     AddAddress,
     AddNeighbour,
@@ -51,6 +52,7 @@ from qemunet.steps.links import (
     SetPort,
     VethLink,
 )
+from qemunet.steps.ports import ChangePort, PlugPort, PutAddress, PutRoute, TakeAddress, TakeRoute, UnplugPort
 from qemunet.steps.rates import Bucket, Divert, Limit, Undivert, Unlimit
 from qemunet.steps.spaces import AddNetns, DelNetns, In, NameNetns, UnnameNetns
 from qemunet.steps.tables import DropTable, LoadTable
@@ -83,6 +85,13 @@ Step = (
     | SetMaster
     | SetPort
     | PinBridge
+    | PlugPort
+    | UnplugPort
+    | ChangePort
+    | PutAddress
+    | TakeAddress
+    | PutRoute
+    | TakeRoute
     | OpenTap
     | OpenMacvtap
     | Limit
@@ -193,6 +202,8 @@ __all__ = [
     "FILES",
     "Handle",
     "IfbLink",
+    "IpAddress",
+    "IpRoute",
     "Limit",
     "LoadFile",
     "LoadTable",
@@ -206,6 +217,9 @@ __all__ = [
     "Part",
     "PinBridge",
     "Plan",
+    "PlugPort",
+    "PutAddress",
+    "PutRoute",
     "RemoveFile",
     "RemoveImage",
     "Reconfigure",
@@ -217,15 +231,20 @@ __all__ = [
     "SetMaster",
     "SetOffload",
     "SetPort",
+    "ChangePort",
     "SetSysctl",
     "StartDaemon",
     "StartQemu",
     "Step",
+    "TakeAddress",
+    "TakeRoute",
     "Unclaim",
     "Undivert",
     "Unlimit",
+    "UnplugPort",
     "Unreserve",
     "VethLink",
+    "Way",
     "Word",
     "WriteFile",
     "line",

@@ -16,6 +16,7 @@ from qemunet.errors import Failed, NotFound, Taken
 from qemunet.facts import Facts, FileFact, Wanted
 from qemunet.frozen import replace
 from qemunet.host.links import Vanished
+from qemunet.model.routing import sysctls_of
 from qemunet.steps import (
     AddAddress,
     AddCard,
@@ -25,6 +26,7 @@ from qemunet.steps import (
     AddNetns,
     AddRoute,
     AwaitQemu,
+    ChangePort,
     Claim,
     CreateImage,
     DelAddress,
@@ -50,6 +52,9 @@ from qemunet.steps import (
     OpenOverlay,
     OpenTap,
     PinBridge,
+    PlugPort,
+    PutAddress,
+    PutRoute,
     Reconfigure,
     RemoveFile,
     RemoveImage,
@@ -66,24 +71,26 @@ from qemunet.steps import (
     SetSysctl,
     StartDaemon,
     StartQemu,
+    TakeAddress,
+    TakeRoute,
     Unclaim,
     Undivert,
     Unlimit,
     UnnameNetns,
+    UnplugPort,
     Unreserve,
     WriteFile,
 )
 from qemunet.testing.guests import FakeGuest, add_to, take_from
 from qemunet.testing.kernel import refused
 from qemunet.testing.network import FakeNetwork
+from qemunet.testing.services import FakeServices, ServiceStep
 
 if typing.TYPE_CHECKING:
     from qemunet.steps import Step, Word
 
-    FileStep = Claim | Unclaim | WriteFile | RemoveFile | CreateImage | RemoveImage
 
-
-class FakeHost(FakeNetwork):
+class FakeHost(FakeNetwork, FakeServices):
     """A host in memory. `performed` has every step that was done, `hooks` every program that was run."""
 
     def __init__(self, facts: Facts) -> None:
@@ -118,6 +125,7 @@ class FakeHost(FakeNetwork):
             "addresses": {name: sorted(texts) for name, texts in sorted(self.addresses.items()) if texts},
             "neighbours": sorted(self.neighbours.items(), key=repr),
             "routes": sorted(self.routes, key=repr),
+            "carried": sorted(map(repr, self.carried_routes)),
             "rates": (dict(sorted(self.buckets.items())), dict(sorted(self.diverted.items()))),
             "tables": dict(sorted(self.tables.items())),
             "sysctls": dict(sorted(self.sysctls.items())),
@@ -139,7 +147,8 @@ class FakeHost(FakeNetwork):
             netns=frozenset(self.named),
             wires=self.wires() if wanted.wires else (),
             ports={name: self.port_macs(name) for name in wanted.bridges},
-            sysctls={key: self.sysctls[key] for key in wanted.sysctls if key in self.sysctls},
+            carried={name: self.carried(name) for name in wanted.uplinks if name in self.links},
+            sysctls={key: self.sysctls[key] for key in self._keys(wanted) if key in self.sysctls},
             files={
                 p: known.get(p, FileFact(p, 0, regular=True, readable=True)) for p in wanted.files if p in self.files
             },
@@ -150,6 +159,9 @@ class FakeHost(FakeNetwork):
         inner = replace(wanted, places=frozenset(), routes=True, wires=True)
         return {name: place.photograph(inner) for name, place in there.items() if isinstance(place, FakeHost)}
 
+    def _keys(self, wanted: Wanted) -> set[str]:
+        return {*wanted.sysctls, *(key for name in wanted.uplinks for key in sysctls_of(name))}
+
     def perform(self, step: Step) -> None:
         """Do one step, or refuse it as `qemunet.host.linux.LinuxHost` would."""
         self._fail_if_asked()
@@ -158,6 +170,8 @@ class FakeHost(FakeNetwork):
                 self.link_step(step)
             case AddAddress() | DelAddress() | AddRoute() | DelRoute() | SetSysctl():
                 self.setting_step(step)
+            case PlugPort() | UnplugPort() | ChangePort() | PutAddress() | TakeAddress() | PutRoute() | TakeRoute():
+                self.port_step(step)
             case AddNeighbour() | DelNeighbour() | SetOffload():
                 self._at_link(step)
             case Limit() | Unlimit() | Divert() | Undivert() | LoadTable() | DropTable():
@@ -165,11 +179,9 @@ class FakeHost(FakeNetwork):
             case OpenTap() | OpenMacvtap() | OpenFile() | LoadFile() | OpenOverlay():
                 self._open(step)
             case Claim() | Unclaim() | WriteFile() | RemoveFile() | CreateImage() | RemoveImage():
-                self._files(step)
-            case RunHook(up=program, interface=interface):
-                self._hook(program, interface)
-            case StartDaemon() | EndDaemon() | Reconfigure() | Reserve() | Unreserve():
-                self._services(step)
+                self.file_step(step)
+            case RunHook() | StartDaemon() | EndDaemon() | Reconfigure() | Reserve() | Unreserve():
+                self._programs(step)
             case StartQemu() | EndQemu() | AwaitQemu() | Resume():
                 self._guests(step)
             case AddNetdev() | DelNetdev() | AddCard() | DelCard() | SetGuestLink() | SetForwards():
@@ -247,37 +259,12 @@ class FakeHost(FakeNetwork):
         if path not in self.files:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
-    def _files(self, step: FileStep) -> None:
-        match step:
-            case Claim(path, by):
-                if path in self.files:
-                    raise Taken(f"{'/'.join(path.split('/')[-2:])} is taken by {self.files[path]}")
-                self.files[path] = by
-            case Unclaim(path, by):
-                if self.files.get(path) != by:
-                    raise Vanished(errno.ENOENT, f"{path} is not claimed by {by}")
-                del self.files[path]
-            case WriteFile(path, text):
-                self.files[path] = text
-            case RemoveFile(path):
-                if self.files.pop(path, None) is None:
-                    raise Vanished(errno.ENOENT, path)
-            case CreateImage(path, kind, size, note):
-                if path in self.files:
-                    raise Taken(f"{path} exists already and is not overwritten")
-                self.files[path] = self.files[note] = f"{kind} of {size}"
-            case RemoveImage(path, note):
-                made = self.files.pop(note, None)
-                if made is None or self.files.get(path) != made:
-                    raise Vanished(errno.ENOENT, f"{path} was not made here")
-                del self.files[path]
-            case _:
-                typing.assert_never(step)
-
-    def _hook(self, program: str | None, interface: str) -> None:
-        if program is not None:
-            self._must_exist(program)
-            self.hooks.append((program, interface))
+    def _programs(self, step: RunHook | ServiceStep) -> None:
+        if not isinstance(step, RunHook):
+            self.service_step(step)
+        elif step.up is not None:
+            self._must_exist(step.up)
+            self.hooks.append((step.up, step.interface))
 
     def _at_link(self, step: AddNeighbour | DelNeighbour | SetOffload) -> None:
         if isinstance(step, SetOffload):
@@ -285,25 +272,7 @@ class FakeHost(FakeNetwork):
         else:
             self.neighbour_step(step)
 
-    def _services(self, step: StartDaemon | EndDaemon | Reconfigure | Reserve | Unreserve) -> None:
-        match step:
-            case StartDaemon(name, directory, where=where):
-                if (name, directory) in self.daemons:
-                    raise Failed(f"{name} of {where} runs already", where=where)
-                self.daemons.add((name, directory))
-            case EndDaemon() | Reconfigure() if (step.name, step.directory) not in self.daemons:
-                raise Vanished(errno.ESRCH, f"no {step.name} of {step.directory} runs")
-            case EndDaemon(name, directory):
-                self.daemons.discard((name, directory))
-            case Reconfigure(name, directory, files=files):
-                self.files |= {f"{directory}/{name}/{path}": text for path, text in files}
-            case Reserve(name, directory, path, text):
-                self.files[f"{directory}/{name}/{path}"] = text
-            case Unreserve(name, directory, path):
-                if self.files.pop(f"{directory}/{name}/{path}", None) is None:
-                    raise Vanished(errno.ENOENT, f"there is no {path}")
-            case _:
-                typing.assert_never(step)
+    # ------------------------------------------------------------ guests
 
     def _guests(self, step: StartQemu | EndQemu | AwaitQemu | Resume) -> None:
         match step:

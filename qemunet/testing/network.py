@@ -42,6 +42,7 @@ from qemunet.steps import (
     sysctl_name,
 )
 from qemunet.testing.kernel import defaults, refused
+from qemunet.testing.ports import FakePorts
 
 if typing.TYPE_CHECKING:
     from qemunet.steps import OpenTap
@@ -52,7 +53,7 @@ MIN_MTU, MAX_MTU = 68, 65535
 NO_MAC, ETHERNET_MTU = "00:00:00:00:00:00", 1500
 
 
-class FakeNetwork:
+class FakeNetwork(FakePorts):
     """A network as a few dictionaries, filled from a photograph.
 
     `parents`: of each macvtap, with its mode. `unpinned`: the bridges that take their address and MTU from their ports.
@@ -70,6 +71,7 @@ class FakeNetwork:
         self.isolated: set[str] = set()
         self.addresses = {name: list(texts) for name, texts in facts.addresses.items()}
         self.routes: list[RouteFact] = list(facts.routes)
+        self.remember(facts)
         self.neighbours: dict[tuple[str, str, bool], str | None] = {}  # by interface, address and whether it is a proxy
         self.buckets: dict[str, Bucket] = {}  # by interface
         self.diverted: dict[str, str] = {}  # interface to the ifb that has what arrives
@@ -100,9 +102,9 @@ class FakeNetwork:
                 if not there:
                     raise Vanished(errno.ENODEV, "nothing of the group is there")
             case SetLink():
-                self._change(step)
+                self.change(step)
             case SetMaster(name, master):
-                self._enslave(self.get(name), master)
+                self.enslave(self.get(name), master)
             case SetPort(name, isolated):
                 self._set_port(self.get(name), isolated=isolated)
             case PinBridge(name):
@@ -225,7 +227,7 @@ class FakeNetwork:
             self.isolated.discard(port.name)
         self._adopt()
 
-    def _change(self, step: SetLink) -> None:
+    def change(self, step: SetLink) -> None:
         link = self.get(step.name)
         new = replace(link, mac=step.mac or link.mac, mtu=step.mtu or link.mtu)
         self._check(new.name, new.mac, new.mtu)
@@ -248,7 +250,7 @@ class FakeNetwork:
             raise refused(errno.EOPNOTSUPP)
         self.carriers[link.name] = on
 
-    def _enslave(self, link: LinkFact, master: str | None) -> None:
+    def enslave(self, link: LinkFact, master: str | None) -> None:
         if master is not None:
             bridge = self.get(master)
             if bridge.kind != "bridge":

@@ -102,6 +102,8 @@ def scripted(order: dict[str, Any], folder: Path) -> None:
         ip("link", "set", name, "up")
         for address in order["addresses"].get(name, ()):
             ip("address", "replace", address, "dev", name, *(["nodad"] if ":" in address else []))
+    for words in order["carried"]:
+        ip(*words)
     (folder / "lab.sh").write_text(order["script"])
     seen = [interfaces()]
     for word in ("up", "down"):

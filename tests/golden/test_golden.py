@@ -34,6 +34,8 @@ from qemunet.steps import (
     StartDaemon,
     StartQemu,
     Step,
+    TakeAddress,
+    TakeRoute,
     VethLink,
     Word,
     WriteFile,
@@ -224,6 +226,13 @@ def test_qemu_takes_the_command_line(folder: Path, tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, ""), "\n".join((*text.options(start.argv), done.stderr))
 
 
+def carried(found: Outcome) -> list[list[str]]:
+    """What puts on interfaces all that the plan takes from them: the opposite of its own words."""
+    taking = [step for step in found.steps() if isinstance(step, TakeAddress | TakeRoute)]
+    words = [step.shell()[0].split()[1:] for step in reversed(taking)]
+    return [[one[0], "append" if one[0] == "route" else "replace", *one[2:]] for one in words]
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("folder", [path for path in CASES if (path / "plan.sh").exists()], ids=lambda path: path.name)
 def test_a_script_makes_the_links_of_the_plan_and_takes_them_back(folder: Path, tmp_path: Path) -> None:
@@ -234,6 +243,7 @@ def test_a_script_makes_the_links_of_the_plan_and_takes_them_back(folder: Path, 
         "script": here(shell.script(found.lab, found.plan), tmp_path),
         "links": [(link.name, link.kind, link.mac) for link in facts.links.values() if link.name != "lo"],
         "addresses": {name: known for name, known in facts.addresses.items() if name != "lo"},
+        "carried": carried(found),
         "files": sorted(here(path, tmp_path) for path in facts.files),
         "folder": str(tmp_path),
     }

@@ -6,11 +6,12 @@ import json
 from typing import Any, get_type_hints
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qemunet.facts import Facts, FileFact, GuestFact, LinkFact, RouteFact, WireFact
 from qemunet.frozen import fields
+from qemunet.model.routing import Carried, IpAddress, IpRoute, Way
 from qemunet.testing import facts_json
 
 FACTS = Facts(
@@ -36,22 +37,31 @@ def test_every_kind_of_field_survives() -> None:
     assert facts_json.loads(facts_json.dumps(FACTS)) == FACTS
 
 
-def values(kind: type) -> st.SearchStrategy[Any]:
-    """Any value of a frozen type: of each field what its type allows."""
+def values(kind: type, *, without: str = "") -> st.SearchStrategy[Any]:
+    """Any value of a frozen type: of each field what its type allows, of one its default."""
     hints = get_type_hints(kind)
-    return st.builds(kind, **{name: st.deferred(lambda hint=hints[name]: st.from_type(hint)) for name in fields(kind)})
+    names = [name for name in fields(kind) if name != without]
+    return st.builds(kind, **{name: st.deferred(lambda hint=hints[name]: st.from_type(hint)) for name in names})
 
 
-for value_type in (LinkFact, RouteFact, WireFact, FileFact, GuestFact):
+for value_type in (LinkFact, RouteFact, WireFact, FileFact, GuestFact, IpAddress, Way, IpRoute, Carried):
     st.register_type_strategy(value_type, values(value_type))
 
 
 st.register_type_strategy(Facts, st.just(FACTS))  # in a photograph, of a namespace
 
 
-@given(values(Facts))
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a photograph is large, and the machine may be busy
+@given(values(Facts, without="carried"))
 def test_any_photograph_survives(facts: Facts) -> None:
     """Whatever a host may look like."""
+    assert facts_json.loads(facts_json.dumps(facts)) == facts
+
+
+@given(st.builds(Carried, addresses=st.tuples(values(IpAddress)), routes=st.tuples(values(IpRoute)), above=st.tuples()))
+def test_whatever_an_interface_carries_survives(carried: Carried) -> None:
+    """An address and a route of any kind."""
+    facts = Facts("/r", "m", 0, can_switch_user=True, carried={"eth0": carried})
     assert facts_json.loads(facts_json.dumps(facts)) == facts
 
 
