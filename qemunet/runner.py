@@ -19,7 +19,7 @@ from qemunet import interrupts
 from qemunet.errors import Gone, NotFound, QemunetError, StepFailed, Taken
 from qemunet.facts import Facts, Wanted
 from qemunet.journal import Journal, Owed
-from qemunet.steps import AddAddress, CreateImage, DelGroup, DelLink, RunHook, Step
+from qemunet.steps import AddAddress, CreateImage, DelGroup, DelLink, PutAddress, PutRoute, RunHook, Step
 
 
 class Host(Protocol):
@@ -72,6 +72,8 @@ def unwind(
 ) -> list[Exception]:
     """Undo all that the journal owes, newest first; return the errors of what could not be undone.
 
+    It goes on after errors, unless what an interface had cannot be given back: the bridge that has it is left then.
+
     `started`: the guest ran, so what was made for good stays. `which` picks a part of it.
     """
     failures: list[Exception] = []
@@ -79,6 +81,8 @@ def unwind(
         failure = undo(step, host)
         if failure is not None:
             failures.append(failure)
+            if isinstance(step, PutAddress | PutRoute):  # until somebody can have it back, whoever has it now stays
+                break
             if not isinstance(step, RunHook):  # the user's program was run; what it could not do, it will not next time
                 continue
         for one in owed:

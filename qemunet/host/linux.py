@@ -82,6 +82,7 @@ if typing.TYPE_CHECKING:
     from qemunet.facts import Facts, Wanted
     from qemunet.host.cards import CardStep, Monitor
     from qemunet.host.guests import RunningQemu
+    from qemunet.host.ports import PortStep
     from qemunet.steps import Step
 
     FileStep = Claim | Unclaim | WriteFile | RemoveFile | CreateImage | RemoveImage
@@ -267,49 +268,13 @@ class LinuxHost:
             case _:
                 typing.assert_never(step)
 
-    def _ports(
-        self, step: PlugPort | UnplugPort | ChangePort | PutAddress | TakeAddress | PutRoute | TakeRoute
-    ) -> None:
+    def _ports(self, step: PortStep) -> None:
         from qemunet.host import ports
 
-        match step:
-            case PlugPort():
-                ports.plug(self.net, step)
-            case UnplugPort():
-                ports.unplug(self.net, step)
-            case ChangePort():
-                ports.change(self.net, step)
-            case PutAddress():
-                ports.put(self.net, step)
-            case TakeAddress():
-                ports.take(self.net, step)
-            case PutRoute():
-                ports.put_route(self.net, step)
-            case TakeRoute():
-                ports.take_route(self.net, step)
-            case _:
-                typing.assert_never(step)
-
-    def _rates(self, step: Limit | Unlimit | Divert | Undivert) -> None:
-        from qemunet.host import qdiscs
-
-        match step:
-            case Limit():
-                qdiscs.limit(self.net, step)
-            case Unlimit():
-                qdiscs.unlimit(self.net, step)
-            case Divert():
-                qdiscs.divert(self.net, step)
-            case Undivert():
-                qdiscs.undivert(self.net, step)
-            case _:
-                typing.assert_never(step)
+        ports.perform(self.net, step)
 
     def _rules(self, step: Limit | Unlimit | Divert | Undivert | LoadTable | DropTable) -> None:
-        if not isinstance(step, LoadTable | DropTable):
-            self._rates(step)
-            return
-        from qemunet.host import nft
+        from qemunet.host import nft, qdiscs
 
         match step:
             case LoadTable():
@@ -317,7 +282,7 @@ class LinuxHost:
             case DropTable():
                 self.place.inside(lambda: nft.drop(step))
             case _:
-                typing.assert_never(step)
+                qdiscs.perform(self.net, step)
 
     def _services(self, step: SetOffload | StartDaemon | EndDaemon | Reconfigure | Reserve | Unreserve) -> None:
         from qemunet.host import daemons, offload

@@ -12,14 +12,37 @@ from qemunet.host import links, routing
 from qemunet.host import netlink as nl
 from qemunet.host.links import Vanished
 from qemunet.model.routing import NODAD, Way
+from qemunet.steps import ChangePort, PlugPort, PutAddress, PutRoute, TakeAddress, TakeRoute, UnplugPort
 
 if typing.TYPE_CHECKING:
     from qemunet.host.netlink import Netlink
     from qemunet.model.routing import IpAddress, IpRoute
-    from qemunet.steps import ChangePort, PlugPort, PutAddress, PutRoute, TakeAddress, TakeRoute, UnplugPort
+
+    PortStep = PlugPort | UnplugPort | ChangePort | PutAddress | TakeAddress | PutRoute | TakeRoute
 
 _ABSENT = (errno.ENODEV, errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENOENT)
 _NO_BRIDGE_PORT = (errno.EOPNOTSUPP, errno.EINVAL, errno.ELOOP)
+
+
+def perform(net: Netlink, step: PortStep) -> None:
+    """Do a step about a port, or about what moves from it. Raises OSError, Vanished, and Taken if nothing was done."""
+    match step:
+        case PlugPort():
+            plug(net, step)
+        case UnplugPort():
+            unplug(net, step)
+        case ChangePort():
+            change(net, step)
+        case PutAddress():
+            put(net, step)
+        case TakeAddress():
+            take(net, step)
+        case PutRoute():
+            put_route(net, step)
+        case TakeRoute():
+            take_route(net, step)
+        case _:
+            typing.assert_never(step)
 
 
 def plug(net: Netlink, step: PlugPort) -> None:

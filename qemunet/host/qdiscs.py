@@ -11,12 +11,13 @@ from qemunet.errors import Taken
 from qemunet.host import links, netns
 from qemunet.host import netlink as nl
 from qemunet.host.links import Vanished
+from qemunet.steps import Divert, Limit, Undivert, Unlimit
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
 
     from qemunet.host.netlink import Netlink
-    from qemunet.steps import Bucket, Divert, Limit, Undivert, Unlimit
+    from qemunet.steps import Bucket
 
 _NEWQDISC, _DELQDISC, _NEWTFILTER, _NEWACTION = 36, 37, 44, 48
 _KIND, _OPTIONS = 1, 2
@@ -35,6 +36,21 @@ _MIRRED = struct.Struct("=IIiiiiI")  # index, capabilities, action, two counts, 
 _TCAMSG = bytes(4)  # struct tcamsg: no family
 _LOOPBACK = 1  # the index of lo, in every namespace
 _MODPROBE = ("/usr/sbin/modprobe", "/sbin/modprobe", "/usr/bin/modprobe")
+
+
+def perform(net: Netlink, step: Limit | Unlimit | Divert | Undivert) -> None:
+    """Do a step about rates."""
+    match step:
+        case Limit():
+            limit(net, step)
+        case Unlimit():
+            unlimit(net, step)
+        case Divert():
+            divert(net, step)
+        case Undivert():
+            undivert(net, step)
+        case _:
+            typing.assert_never(step)
 
 
 def limit(net: Netlink, step: Limit) -> None:
