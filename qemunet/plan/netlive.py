@@ -92,6 +92,7 @@ def target(old: Network, new: Network) -> Target:
             ("bridge", old.switch.ifname, new.switch.ifname),
             ("host", str(old.switch.host), str(new.switch.host)),
             ("dhcp.server", _server(old), _server(new)),
+            *_outside(old.switch, new.switch),
         )
         if was != now
     ]
@@ -110,6 +111,16 @@ def target(old: Network, new: Network) -> Target:
     services = None if new.services is None else replace(new.services, mtu=switch.mtu)
     found = replace(new, switch=switch, services=services)
     return Target(found, (*_live(old, found), *lines))
+
+
+def _outside(old: OwnBridge, new: OwnBridge) -> Iterator[tuple[str, str, str]]:
+    """Yield what stays as it is with interfaces of the host: nobody is to be cut off while guests run."""
+    yield "ports", ", ".join(old.ports) or "none", ", ".join(new.ports) or "none"
+    yield "move-address", str(old.move_address).lower(), str(new.move_address).lower()
+    if old.ports:
+        yield "mtu", str(old.mtu), str(new.mtu)
+    if old.move_address:
+        yield "address", ", ".join(old.addresses) or "none", ", ".join(new.addresses) or "none"
 
 
 def change(old: Part, new: Part, was: Network, now: Network, cards: Sequence[Card]) -> Change:

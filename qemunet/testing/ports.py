@@ -57,6 +57,9 @@ class FakePorts:
         self.known_addresses = {
             (name, one.address): one for name, carried in facts.carried.items() for one in carried.addresses
         }
+        for name, address in self.known_addresses:
+            known = self.addresses.setdefault(name, [])
+            known += [address] * (address not in known)
         self.carried_routes = [route for carried in facts.carried.values() for route in carried.routes]
 
     def port_step(

@@ -100,7 +100,7 @@ up() {
     mkdir -p "$run/done"
 
     # net/lan
-    ip link add name br0 address 00:00:5e:00:53:02 mtu 1451 group 1753111487 type bridge forward_delay 0 ageing_time 30000 stp_state 0
+    ip link add name br0 address 00:00:5e:00:53:02 mtu 1451 group 1753111487 type bridge forward_delay 0 ageing_time 30000 stp_state 0 no_linklocal_learn 1
     did 1
     ip link property add dev br0 altname qemunet.net-lan.bridge
     ip link set dev br0 mtu 1450

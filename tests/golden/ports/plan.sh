@@ -80,7 +80,7 @@ up() {
     mkdir -p "$run/done"
 
     # net/lan
-    ip link add name qn-lan address 52:54:00:ef:db:64 mtu 1501 group 1753111487 type bridge forward_delay 200 ageing_time 30000 stp_state 1
+    ip link add name qn-lan address 52:54:00:ef:db:64 mtu 1501 group 1753111487 type bridge forward_delay 200 ageing_time 30000 stp_state 1 no_linklocal_learn 1
     did 1
     ip link property add dev qn-lan altname qemunet.net-lan.bridge
     ip link set dev qn-lan mtu 1500
