@@ -8,7 +8,7 @@ import typing
 
 from qemunet.errors import Taken
 from qemunet.host.links import Vanished
-from qemunet.model.routing import Carried, IpAddress
+from qemunet.model.routing import BY_KERNEL, Carried, IpAddress
 from qemunet.steps import (
     ChangePort,
     PlugPort,
@@ -60,7 +60,8 @@ class FakePorts:
         for name, address in self.known_addresses:
             known = self.addresses.setdefault(name, [])
             known += [address] * (address not in known)
-        self.carried_routes = [route for carried in facts.carried.values() for route in carried.routes]
+        every = (route for carried in facts.carried.values() for route in carried.routes)
+        self.carried_routes = [route for route in every if route.protocol != BY_KERNEL]
 
     def port_step(
         self, step: PlugPort | UnplugPort | ChangePort | PutAddress | TakeAddress | PutRoute | TakeRoute
