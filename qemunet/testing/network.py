@@ -265,10 +265,6 @@ class FakeNetwork(FakePorts):
         self.links[link.name] = replace(self.links[link.name], master=master)
         self._adopt()
 
-    def port_macs(self, bridge: str) -> frozenset[str]:
-        """Return the addresses of a bridge's ports."""
-        return frozenset(link.mac for link in self.links.values() if link.master == bridge)
-
     def _adopt(self) -> None:
         """Let bridges without an address and MTU of their own have those of their ports."""
         for name in self.unpinned & self.links.keys():

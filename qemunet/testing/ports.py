@@ -108,6 +108,10 @@ class FakePorts:
             above=tuple(other for other, (parent, _) in self.parents.items() if parent == name),
         )
 
+    def port_macs(self, bridge: str) -> frozenset[str]:
+        """Return the addresses of a bridge's ports."""
+        return frozenset(link.mac for link in self.links.values() if link.master == bridge)
+
     def _port(self, name: str, index: int) -> LinkFact:
         """Return an interface, by its index if that is given."""
         known = next((link for link in self.links.values() if link.index == index), None) if index else self.get(name)

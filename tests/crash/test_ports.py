@@ -62,7 +62,7 @@ class Place:
         return nets.up(runtime, host, Source.read(self.file), (), lambda _text: None)
 
     def down(self, runtime: Runtime, host: LinuxHost) -> object:
-        return nets.down(runtime, host, ["lan"])
+        return nets.down(runtime, host, ["lan"], lambda _text: None)
 
     def gc(self, runtime: Runtime, host: LinuxHost) -> object:
         return session.gc(runtime, host)
