@@ -83,7 +83,7 @@ class Scene:
         nets.up(self.runtime, host, Source.read(str(self.folder / "wired.toml")), [], lambda text: None)
 
     def down(self, host: LinuxHost) -> None:
-        nets.down(self.runtime, host, nets.of_file(self.runtime, str(self.folder / "wired.toml")))
+        nets.down(self.runtime, host, nets.of_file(self.runtime, str(self.folder / "wired.toml")), lambda text: None)
 
     def victim(self, number: int, fault: str, action: Callable[[LinuxHost], None]) -> int:
         """Do it in a child with a fault at one step; return how that ended."""
