@@ -22,6 +22,7 @@ from collections.abc import Mapping
 
 from qemunet.errors import NotFound, QemunetError, TimedOut, UsageError
 from qemunet.live import begin
+from qemunet.live.control import errors_in
 from qemunet.live.hold import Hold
 from qemunet.live.launch import Order
 from qemunet.live.power import How
@@ -31,7 +32,7 @@ from qemunet.state import Runtime, locate
 
 if typing.TYPE_CHECKING:
     import re
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
     from qemunet.live.control import Message
@@ -166,7 +167,8 @@ class Lab:
         """Make the cards and networks what a lab file says, this lab's own if none is named; return the changes.
 
         `set` overrides keys of the file, as in `open` and by default with the same. With `dry_run` nothing is done.
-        Raises any QemunetError; what was done until then stays.
+        Raises any QemunetError. A card that fails, as one that its guest does not let go of, is raised when all the
+        others were seen to; what was done stays, and notes of the exception tell of other cards that failed.
         """
         overrides = self._overrides if set is None else (set,) if isinstance(set, str) else tuple(set)
         path = self.file if file is None else _absolute(file)
@@ -179,6 +181,7 @@ class Lab:
         changes, networks = reply["changes"], reply.get("networks", [])
         assert isinstance(changes, list), "of what there was to do"
         assert isinstance(networks, list), "likewise"
+        _raise_all(errors_in(changes))
         return tuple(Change.from_row(change) for change in (*networks, *changes) if not change.get("note"))
 
     def events(self, vm: str | None = None) -> Events:
@@ -349,6 +352,14 @@ class Vm:
     def _end(self, ending: Ending) -> None:
         self.state, self.ending = "ended", ending
         self._ended.set()
+
+
+def _raise_all(errors: Sequence[QemunetError]) -> None:
+    """Raise the first of them, if there is one, with the others as its notes."""
+    for other in errors[1:]:
+        errors[0].add_note(str(other))
+    if errors:
+        raise errors[0]
 
 
 def _id(nic: Nic | str) -> str:

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from qemunet.cli.parser import Commands, Parser
+    from qemunet.config.spec import LabSpec
     from qemunet.live.control import Message
+    from qemunet.records import VmRecord
 
 _TIMEOUT = 30.0  # seconds
 _HEADER = ("WHAT", "CHANGE", "DISRUPTION", "DONE")
@@ -48,14 +50,26 @@ def _apply(args: Namespace) -> int:
     else:
         changes, known = _networks_alone(abspath(args.file), args), []
     _print(changes, dry=args.dry_run, as_json=args.json)
-    if not running:
-        return 0
+    if running:
+        _tell_of_others(args.file, spec, running, known)
+    return _status(changes, as_json=args.json)
+
+
+def _tell_of_others(file: str, spec: LabSpec, running: list[VmRecord], known: list[str]) -> None:
+    """Say which vms were not looked at, and why."""
     for vm in spec.vms:
         if vm.name not in known:
-            render.note(f"note: {vm.name} does not run; `qemunet run {args.file} {vm.name}` starts it")
+            render.note(f"note: {vm.name} does not run; `qemunet run {file} {vm.name}` starts it")
     for name in {vm.name for vm in running}.difference(vm.name for vm in spec.vms):
         render.note(f"note: {name} is not in the file any more; `qemunet stop {name}` ends it")
-    return 0
+
+
+def _status(changes: list[Message], *, as_json: bool) -> int:
+    """Report every change that failed; return the exit status of the first."""
+    from qemunet.cli.errors import report
+    from qemunet.live.control import errors_in
+
+    return next(iter([report(error, as_json=as_json) for error in errors_in(changes)]), 0)
 
 
 def _ask(lab: str, file: str, args: Namespace) -> tuple[list[Message], list[str]]:

@@ -16,6 +16,7 @@ from qemunet.live.replug import Replugs
 from qemunet.live.seats import Seats
 from qemunet.live.talk import Talk
 from qemunet.plan import live
+from qemunet.shapes import unseen
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -79,16 +80,12 @@ class Cards:
         return await self._altered(guest, await self.do(CardWork.alter, guest, word, keys), seconds, gone)
 
     async def apply(self, guest: Guest, wish: Wish, seconds: float, *, dry: bool) -> list[Message]:
-        """Make the cards of a guest what they are in a wish; return what there was to do, and what of it was done."""
+        """Make the cards of a guest what they are in a wish; return what there was to do, and what of it was done.
+
+        A change that fails has its error there, and the others are done all the same.
+        """
         found = await self.do(CardWork.differences, guest, wish, strict=True)
-        if not dry:
-            for one in found:
-                await self._apply(guest, wish, one, seconds)
-        done = [not dry and one.disruption is not live.Disruption.RESTART for one in found]
-        return [
-            {"vm": guest.vm, "what": one.describe(), "disruption": one.disruption.value, "done": was}
-            for one, was in zip(found, done, strict=True)
-        ]
+        return [await self._applied(guest, wish, one, seconds, dry=dry) for one in found]
 
     async def list(self, guest: Guest) -> tuple[tuple[NicRecord, ...], list[Message]]:
         """Return the rows of a guest's cards as they are, and the cards that somebody else has plugged in."""
@@ -230,18 +227,34 @@ class Cards:
                 raise
         return row, Presence.THERE
 
+    async def _applied(self, guest: Guest, wish: Wish, one: live.Difference, seconds: float, *, dry: bool) -> Message:
+        """Do one of the differences, if that can be; return it with what came of it."""
+        row: Message = {"vm": guest.vm, "what": one.describe(), "disruption": one.disruption.value, "done": False}
+        if dry or one.disruption is live.Disruption.RESTART:
+            return row
+        try:
+            await self._apply(guest, wish, one, seconds)
+        except QemunetError as error:
+            return row | error.as_json()
+        return row | {"done": True}
+
     async def _apply(self, guest: Guest, wish: Wish, one: live.Difference, seconds: float) -> None:
+        """Raises any QemunetError, and TimedOut also for a card that is plugged in and that the guest has not taken."""
+        row, presence = None, Presence.THERE
         match one:
             case live.Remove(nic=nic):
                 await self.remove(guest, nic.id, seconds, cut=False)
             case live.Add(nic=nic):
                 row = await self.do(CardWork.add_as, guest, wish, nic.id)
                 self.tell(guest, row.id, "plugged")
-                await self._arrivals.arrive(guest, row, seconds)
+                row, presence = await self._arrivals.arrive(guest, row, seconds)
             case live.Change(new=nic) | live.Replug(new=nic):
-                await self._altered(guest, await self.do(CardWork.alter_as, guest, wish, nic.id), seconds)
+                changed = await self.do(CardWork.alter_as, guest, wish, nic.id)
+                row, presence = await self._altered(guest, changed, seconds)
             case live.Restart():
                 pass
+        if row is not None and presence is Presence.UNSEEN:
+            raise unseen(guest.vm, row, seconds)
 
     # ---------------------------------------------------------------- how
 

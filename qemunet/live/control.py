@@ -41,8 +41,8 @@ verb           takes                              gives
                ``cut``
 ``nic-set``    ``vm``, ``nic``, ``keys``,         as ``nic-add``
                ``timeout``
-``apply``      ``file``, ``overrides``, ``dry``,  ``changes`` (``vm``, ``what``, ``disruption``, ``done``),
-               ``timeout``                        ``vms``: those of the file that run
+``apply``      ``file``, ``overrides``, ``dry``,  ``changes`` (``vm``, ``what``, ``disruption``, ``done``, and
+               ``timeout``                        ``error`` if it failed), ``vms``: those of the file that run
 ``adopt``                                         ``vms``: those that were taken in now
 =============  =================================  =============================================================
 
@@ -74,7 +74,7 @@ from qemunet.errors import NotFound, QemunetError, TimedOut, waits_for_itself
 from qemunet.host import processes
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 MAX_LINE = 1 << 20  # bytes; a longer line is an error
 _ANSWER = 30.0  # seconds that a keeper may take for what it does at once
@@ -301,6 +301,11 @@ def error_from(report: object) -> QemunetError:
     error = found.__new__(found)
     QemunetError.__init__(error, str(told.get("message", "the keeper reports an error")), **words)
     return error
+
+
+def errors_in(rows: Iterable[Mapping[str, object]]) -> list[QemunetError]:
+    """Return what the rows of an answer to ``apply`` say that failed."""
+    return [error_from(row["error"]) for row in rows if "error" in row]
 
 
 def no_such_vm(vm: object, known: list[str]) -> NotFound:

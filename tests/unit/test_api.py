@@ -440,6 +440,22 @@ def test_applying_takes_this_labs_file_and_what_overrode_it(play: Callable[[Body
     ]
 
 
+def test_a_card_that_could_not_be_made_what_the_file_says_is_raised_in_the_end(play: Callable[[Body], Keeper]) -> None:
+    """Whatever else failed is in its notes."""
+
+    async def body(keeper: Keeper) -> None:
+        words = ("the guest has not let go of net1", "the guest has not let go of net2")
+        row = {"vm": "one", "what": "unplug", "disruption": "live", "done": False}
+        rows = [{**row, **TimedOut(text).as_json()} for text in words]
+        keeper.script["apply"] = lambda request: {"changes": rows, "vms": ["one"]}
+        async with api.open("lab.toml") as lab:
+            with pytest.raises(TimedOut, match=words[0]) as caught:
+                await lab.apply()
+            assert caught.value.__notes__ == [words[1]]
+
+    play(body)
+
+
 def test_the_keys_are_those_of_a_lab_file() -> None:
     """A key that a lab file gets is one that programs get."""
     assert {key.replace("_", "-") for key in NicKeys.__annotations__} == set(keys.NIC.keys)

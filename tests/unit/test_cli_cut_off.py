@@ -113,3 +113,11 @@ def test_what_is_left_to_do_is_what_apply_would_do(error: type[QemunetError]) ->
     with pytest.raises(error) as caught:
         apply._ask("shop", "/x/shop.toml", Namespace(file="shop.toml", overrides=[], dry_run=False, timeout=1.0))
     assert "`qemunet apply shop.toml --dry-run`" in caught.value.hint
+
+
+def test_what_could_not_be_applied_is_reported_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit status is that of the first; what was done is none of it."""
+    late = [{"error": TimedOut(f"the guest has not let go of {nic}", where="vm.db").as_json()["error"]} for nic in "xy"]
+    assert apply._status([{"done": True}, *late], as_json=False) == TimedOut.exit_status
+    assert capsys.readouterr().err == "".join(f"error: vm.db: the guest has not let go of {nic}\n" for nic in "xy")
+    assert apply._status([{"done": True}], as_json=False) == 0

@@ -8,14 +8,17 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 
-from qemunet.errors import Failed, Interrupted, NotFound, NotTakenBack, QemunetError, Taken
+from qemunet.errors import Failed, Interrupted, NotFound, NotTakenBack, QemunetError, Taken, TimedOut
 from qemunet.frozen import replace
 from qemunet.live import presence
 from qemunet.live.arrival import Arrivals
 from qemunet.live.cards import Cards
 from qemunet.live.cardwork import CardWork, Other
+from qemunet.live.control import errors_in
 from qemunet.live.presence import Presence
 from qemunet.live.seats import Seats
+from qemunet.model.nic import Nic, UserBackend
+from qemunet.plan import live
 from qemunet.records import NicRecord, VmRecord
 
 if typing.TYPE_CHECKING:
@@ -23,6 +26,7 @@ if typing.TYPE_CHECKING:
     from qemunet.live.process import Guest
 
 D = NicRecord("d", "tap", "virtio-net-pci", "52:54:00:00:00:0d", "up", slot="rp.0")
+NIC = Nic("d", "virtio-net-pci", D.mac, UserBackend())
 OK = "VIRTIO_CONFIG_S_DRIVER_OK: Driver setup and ready"
 SEAT: dict[str, typing.Any] = {"bus": "rp.0", "addr": "0x0"}
 
@@ -372,3 +376,45 @@ def test_a_guest_that_ends_while_its_card_is_out_has_ended_and_nothing_more(*, e
     ):
         run(cards._replugs._plug_other(typing.cast("Guest", cards.guest), other))
     assert cards._replugs._coming_back == set()
+
+
+# ---------------------------------------------------------------- several at once
+
+
+def test_a_card_that_fails_is_in_nobody_elses_way() -> None:
+    """What a lab file wants of the other cards is done, and each says what came of it."""
+
+    class Applied(FakeCards):
+        found: tuple[live.Difference, ...] = tuple(live.Remove("a", NIC) for _ in range(3))
+
+        async def do(self, work: Callable[..., object], guest: Guest, *arguments: object, **named: object) -> object:
+            return self.found
+
+        async def remove(self, guest: Guest, word: str, seconds: float, *, cut: bool) -> NicRecord:
+            self.doer.done.append(word)
+            if len(self.doer.done) == 2:
+                raise TimedOut("the guest has not let go of d", where="vm.a")
+            return D
+
+    cards = Applied(FakeGuest(), {})
+    rows = run(cards.apply(typing.cast("Guest", cards.guest), lambda spec: spec, 1.0, dry=False))
+    assert [row["done"] for row in rows] == [True, False, True]
+    assert [str(error) for error in errors_in(rows)] == ["vm.a: the guest has not let go of d"]
+    assert isinstance(errors_in(rows)[0], TimedOut)
+
+
+def test_a_card_that_its_guest_does_not_take_is_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is plugged in, and that is said."""
+
+    class Applied(FakeCards):
+        async def do(self, work: Callable[..., object], guest: Guest, *arguments: object, **named: object) -> object:
+            return (live.Add("a", NIC),) if work is CardWork.differences else D
+
+    async def waited(*_: object) -> tuple[NicRecord, Presence]:
+        return D, Presence.UNSEEN
+
+    cards = Applied(FakeGuest(), {})
+    monkeypatch.setattr(cards._arrivals, "arrive", waited)
+    (row,) = run(cards.apply(typing.cast("Guest", cards.guest), lambda spec: spec, 0.0, dry=False))
+    assert row["done"] is False
+    assert "is plugged in, and no driver" in str(errors_in([row])[0])
