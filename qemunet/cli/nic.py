@@ -47,10 +47,11 @@ _TEXTS = {
 _LISTS = {
     "ip": ("CIDR", "an address that the guest uses"),
     "gateway": ("ADDRESS", "its way out"),
-    "forward": ("RULE", "mode user: tcp:ADDR:PORT:GUESTPORT; several make the list"),
+    "forward": ("RULE", "mode user: tcp:ADDR:PORT:GUESTPORT"),
     "address": ("CIDR", "a point-to-point card: the host's address"),
     "routes": ("CIDR", "a point-to-point card: what is behind the guest"),
 }
+_TELLING = ("address", "routes")  # with one of them, an empty one even, a card is a cable to the host
 _NUMBERS = {
     "mtu": "the largest packet",
     "acpi-index": "firmware's number of it, by which guests name it",
@@ -71,7 +72,9 @@ def _card_arguments(parser: Parser) -> None:
     for name, (what, text) in _TEXTS.items():
         parser.add_argument(f"--{name}", metavar=what, help=text)
     for name, (what, text) in _LISTS.items():
-        parser.add_argument(f"--{name}", metavar=what, action="append", help=text)
+        parser.add_argument(
+            f"--{name}", metavar=what, action="append", help=f"{text}; may be repeated; none: no {name}"
+        )
     for name, text in _NUMBERS.items():
         parser.add_argument(f"--{name}", metavar="N", type=number, help=text)
     parser.add_argument("--queues", metavar="N|auto", help="queue pairs of a virtio card")
@@ -111,7 +114,7 @@ def _set_arguments(parser: Parser) -> None:
     parser.add_argument("nic", metavar="NIC", help="its id, its MAC address, or a network that no other card is on")
     _card_arguments(parser)
     parser.add_argument("--model", metavar="MODEL", help="another model, which has to be unplugged and plugged in")
-    parser.add_argument("--no-forward", action="store_true", help="mode user: close all forwards")
+    parser.add_argument("--no-forward", action="store_true", help="the same as --forward none")
     _common_arguments(parser, _DEL, "the guest may take if it has to be replugged")
 
 
@@ -120,6 +123,7 @@ def _keys(args: Namespace) -> Keys:
     names = (*_TEXTS, *_LISTS, *_NUMBERS, *_ONLY_NEW, "id", "queues", "rate", "host-macvlan", "restrict")
     found = {name: getattr(args, name.replace("-", "_"), None) for name in names}
     keys: Keys = {name: one for name, one in found.items() if one is not None}
+    keys |= {name: _list(name, keys[name]) for name in _LISTS if name in keys}
     if args.port_isolation is not None:
         keys["port-isolation"] = args.port_isolation == "on"
     if "queues" in keys and args.queues.isdecimal() and len(args.queues) < 10:
@@ -129,6 +133,15 @@ def _keys(args: Namespace) -> Keys:
     if getattr(args, "no_forward", False):
         keys["forward"] = []
     return keys_of(keys)
+
+
+def _list(name: str, given: list[str]) -> list[str]:
+    """Return what an option says that may be repeated: the word none, or nothing, is the empty list."""
+    if given in (["none"], [""]):
+        return []
+    if "none" in given:
+        raise UsageError(f"--{name}: none stands alone", hint=f"as in --{name} none, or leave it out")
+    return given
 
 
 def _rate(text: str) -> dict[str, str]:
@@ -256,8 +269,12 @@ def _pulls_the_cable(args: Namespace) -> bool:
 
 
 def _written(keys: Keys) -> dict[str, Value]:
-    """Return keys for a file; a list that is empty is better left out."""
-    return {key: one for key, one in keys.items() if one not in ([], {})}
+    """Return keys for a file; a list that is empty is better left out, but for one that says what a card is."""
+    return {key: one for key, one in keys.items() if one not in ([], {}) or key in _TELLING}
+
+
+def _emptied(keys: Keys) -> list[str]:
+    return [key for key in keys if key not in _written(keys)]
 
 
 def _set_in(text: str, vm: str, nic: str, keys: Keys, file: str) -> str:
@@ -265,8 +282,7 @@ def _set_in(text: str, vm: str, nic: str, keys: Keys, file: str) -> str:
     from qemunet.config import edit, save
 
     gone = edit.removed_keys(text, vm, nic, keys, file)
-    empty = [key for key, one in keys.items() if one in ([], {})]
-    return save.set_nic(text, vm, nic, {**dict.fromkeys((*gone, *empty)), **_written(keys)}, file=file)
+    return save.set_nic(text, vm, nic, {**dict.fromkeys((*gone, *_emptied(keys))), **_written(keys)}, file=file)
 
 
 def _only_save(args: Namespace, edit: Edit) -> int:

@@ -28,7 +28,7 @@ def given(keys: Mapping[str, object], file: str, path: str) -> NicSpec:
 def changed(old: NicSpec, given: NicSpec) -> NicSpec:
     """Return a card with the keys that are given; in another place, what is of no use there is left out."""
     wanted = {key: value for key, value in as_dict(given).items() if value is not None and key != "path"}
-    base = replace(old, **dict.fromkeys(_PLACE)) if wanted.keys() & {*_PLACE} else old
+    base = replace(old, **dict.fromkeys(_PLACE)) if _moves(given) else old
     nic = replace(base, **wanted)
     misfits = [field for field in modes.misfits(nic) if field not in wanted]
     return replace(nic, **dict.fromkeys(misfits))
@@ -36,8 +36,12 @@ def changed(old: NicSpec, given: NicSpec) -> NicSpec:
 
 def changed_live(old: NicSpec, given: NicSpec) -> NicSpec:
     """Return what becomes of a card that runs; how large its packets may be was worked out for its old place."""
-    moves = any(getattr(given, key) is not None for key in _PLACE)
-    return changed(replace(old, mtu=None) if moves else old, given)
+    return changed(replace(old, mtu=None) if _moves(given) else old, given)
+
+
+def _moves(given: NicSpec) -> bool:
+    """Tell whether a change says where a card is plugged in: no address there, or no macvlan, does not."""
+    return any(getattr(given, key) for key in _PLACE)
 
 
 def removed_keys(text: str, vm: str, nic: str, values: dict[str, object], file: str) -> tuple[str, ...]:

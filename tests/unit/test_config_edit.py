@@ -55,6 +55,10 @@ MOVES: list[tuple[str, dict[str, object], str]] = [
         'network = "lab"',
     ),
     ('network = "lab"', {"address": ["10.0.0.1/30"]}, 'address = ["10.0.0.1/30"]'),
+    # it stays one when its addresses or routes go, each alone
+    ('address = ["10.0.0.1/30"]\nroutes = ["10.9.0.0/24"]', {"address": []}, 'address = []\nroutes = ["10.9.0.0/24"]'),
+    ('address = ["10.0.0.1/30"]\nroutes = ["10.9.0.0/24"]', {"routes": []}, 'address = ["10.0.0.1/30"]\nroutes = []'),
+    ('parent = "eth1"\nhost-macvlan = true', {"host-macvlan": False}, 'parent = "eth1"\nhost-macvlan = false'),
     # macvtaps
     ('parent = "eth1"\nmacvtap = "vepa"', {"network": "lab"}, 'network = "lab"'),
     ('network = "lab"\nip = ["10.0.0.9/24"]', {"parent": "eth1"}, 'parent = "eth1"\nip = ["10.0.0.9/24"]'),
