@@ -27,7 +27,7 @@ from qemunet.live.hold import Hold
 from qemunet.live.launch import Order
 from qemunet.live.power import How
 from qemunet.live.streams import Console, Events
-from qemunet.shapes import Address, Change, Ending, Event, Nic, NicKeys, Path, Status, keys_of
+from qemunet.shapes import Address, Change, Ending, Event, Nic, NicKeys, Path, Status, keys_of, link_word
 from qemunet.state import Runtime, locate
 
 if typing.TYPE_CHECKING:
@@ -255,9 +255,9 @@ class Vm:
         """Change keys of a card, in its place if that can be, else by unplugging it; return it as it is then."""
         return self._keep(await self._ask_card("nic-set", timeout, nic=_id(nic), keys=keys_of(keys)), timeout)
 
-    async def set_link(self, nic: Nic | str, up: bool) -> Nic:
-        """Pull the cable of a card, or plug it in."""
-        return await self.set_nic(nic, link="up" if up else "down")
+    async def set_link(self, nic: Nic | str, up: bool | str) -> Nic:
+        """Pull the cable of a card, or plug it in: False or ``"down"``, True or ``"up"``; else UsageError."""
+        return await self.set_nic(nic, link=link_word(up))
 
     async def move_nic(self, nic: Nic | str, network: str) -> Nic:
         """Plug a card into another network, of the lab or one that is up; the guest keeps the card."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import typing
 
-from qemunet.errors import TimedOut
+from qemunet.errors import TimedOut, UsageError
 from qemunet.frozen import as_dict, fields, frozen
 from qemunet.records import NicRecord
 
@@ -66,41 +66,44 @@ class Nic(NicRecord):
 
 
 class NicKeys(typing.TypedDict, total=False):
-    """What a card is made of: the keys of a ``[[vm.NAME.nic]]``, with ``_`` for ``-`` (docs/lab-file.md)."""
+    """What a card is made of: the keys of a ``[[vm.NAME.nic]]``, with ``_`` for ``-`` (docs/lab-file.md).
 
-    id: str
-    mode: str
-    network: str
-    bridge: str
-    address: Sequence[str]
-    routes: Sequence[str]
-    parent: str
-    macvtap: str
-    host_macvlan: bool
-    model: str
-    mac: str
-    mac_prefix: str
-    link: str
-    queues: int | typing.Literal["auto"]
-    vhost: str
-    mtu: int
-    boot_index: int
-    acpi_index: int
-    ip: Sequence[str]
-    gateway: Sequence[str]
-    rate: Mapping[str, str]
-    guard: str
-    port_isolation: bool
-    ifname: str
-    ifup: Path
-    ifdown: Path
-    forward: Sequence[str]
-    restrict: bool
-    subnet: str
-    hostname: str
-    dns: str
-    tftp: Path
-    bootfile: str
+    None stands for a key that is not given.
+    """
+
+    id: str | None
+    mode: str | None
+    network: str | None
+    bridge: str | None
+    address: Sequence[str] | None
+    routes: Sequence[str] | None
+    parent: str | None
+    macvtap: str | None
+    host_macvlan: bool | None
+    model: str | None
+    mac: str | None
+    mac_prefix: str | None
+    link: str | None
+    queues: int | typing.Literal["auto"] | None
+    vhost: str | None
+    mtu: int | None
+    boot_index: int | None
+    acpi_index: int | None
+    ip: Sequence[str] | None
+    gateway: Sequence[str] | None
+    rate: Mapping[str, str] | None
+    guard: str | None
+    port_isolation: bool | None
+    ifname: str | None
+    ifup: Path | None
+    ifdown: Path | None
+    forward: Sequence[str] | None
+    restrict: bool | None
+    subnet: str | None
+    hostname: str | None
+    dns: str | None
+    tftp: Path | None
+    bootfile: str | None
 
 
 @frozen
@@ -179,10 +182,23 @@ class Status:
 
 
 def keys_of(given: Mapping[str, object]) -> dict[str, object]:
-    """Return what a card is made of as a lab file has it: ``-`` for ``_``, paths from where this process is."""
-    keys = {name.replace("_", "-"): value for name, value in given.items()}
+    """Return what a card is made of as a lab file has it: ``-`` for ``_``, paths from where this process is.
+
+    What is None is not given.
+    """
+    keys = {name.replace("_", "-"): value for name, value in given.items() if value is not None}
     keys |= {name: list(value) for name, value in keys.items() if isinstance(value, tuple)}
     return keys | {name: os.path.abspath(os.fspath(typing.cast("Path", keys[name]))) for name in _PATHS if name in keys}
+
+
+def link_word(up: object) -> str:
+    """Return ``up`` or ``down`` for that word, or for True or False; raises UsageError for anything else."""
+    from qemunet.model.nic import LinkState
+
+    word = ("down", "up")[up] if isinstance(up, bool) else up
+    if not isinstance(word, str) or word not in tuple(LinkState):
+        raise UsageError(f"a cable is up or down, not {up!r}", hint='True or "up", False or "down"')
+    return str(LinkState(word))
 
 
 def unseen(vm: str, nic: NicRecord, seconds: float) -> TimedOut:

@@ -223,7 +223,7 @@ class Vm:
         """See `qemunet.api.Vm.set_nic`."""
         return self._loop.run(lambda: self._vm.set_nic(nic, timeout=timeout, **keys))
 
-    def set_link(self, nic: Nic | str, up: bool) -> Nic:
+    def set_link(self, nic: Nic | str, up: bool | str) -> Nic:
         """See `qemunet.api.Vm.set_link`."""
         return self._loop.run(lambda: self._vm.set_link(nic, up))
 

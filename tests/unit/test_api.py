@@ -24,7 +24,8 @@ from qemunet.errors import Failed, NotFound, NotTakenBack, QemunetError, Taken, 
 from qemunet.live import begin, control
 from qemunet.live.control import Message
 from qemunet.live.server import Peer, Server, Takeover
-from qemunet.shapes import NicKeys
+from qemunet.model.nic import LinkState
+from qemunet.shapes import NicKeys, keys_of, link_word
 
 ROW: Message = {"id": "net0", "mode": "tap", "model": "e1000", "mac": "52:54:00:00:00:01", "link": "up", "ips": []}
 
@@ -422,6 +423,25 @@ def test_a_card_is_changed_moved_pulled_and_taken_out(play: Callable[[Body], Kee
     ]
     (gone,) = [request for request in keeper.asked if request["do"] == "nic-del"]
     assert (gone["nic"], gone["timeout"], gone["cut"]) == ("net0", 1, True)
+
+
+@pytest.mark.parametrize(
+    ("up", "word"), [(True, "up"), (False, "down"), ("up", "up"), ("down", "down"), (LinkState.DOWN, "down")]
+)
+def test_a_cable_is_told_by_a_truth_or_a_word(*, up: bool | str, word: str) -> None:
+    assert link_word(up) == word
+
+
+@pytest.mark.parametrize("up", ["off", "", "Down", 0, 1, None, [], "updown"])
+def test_a_cable_is_nothing_but_up_or_down(up: object) -> None:
+    """A word of another language is true in Python, and would plug it in."""
+    with pytest.raises(UsageError, match="a cable is up or down, not "):
+        link_word(up)
+
+
+def test_what_is_none_is_not_given() -> None:
+    """Programs pass on what they were not given."""
+    assert keys_of({"network": None, "boot_index": 0, "ip": (), "ifup": None}) == {"boot-index": 0, "ip": []}
 
 
 def test_applying_takes_this_labs_file_and_what_overrode_it(play: Callable[[Body], Keeper]) -> None:
