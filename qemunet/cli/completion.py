@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import shlex
 
+from qemunet.cli import render
 from qemunet.cli.catalog import COMMANDS as CATALOG
 from qemunet.cli.catalog import GROUPS, words
+from qemunet.cli.known import runtime
+from qemunet.cli.offers import NAMES, WORD, Kind, names, offer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,16 +17,19 @@ if TYPE_CHECKING:
 
     from qemunet.cli.parser import Commands, Parser
 
-# What an argument stands for, by its place holder in the help.
-_RUNNING = {"VM", "NAME", "FILE|NAME"}
-_FILES = {"FILE", "FILE|NAME", "LAB"}
-
 
 def _arguments(parser: Parser) -> None:
     parser.add_argument("shell", metavar="SHELL", choices=("bash", "zsh"), help="bash or zsh")
+    what = f"print the names of what is there, as a script offers them: {', '.join(NAMES)}"
+    parser.add_argument("--names", metavar="KIND", choices=NAMES, help=what)
+    parser.add_argument("--of", metavar="VM", default="", help="--names cards: those of this vm")
 
 
 def _print(args: argparse.Namespace) -> int:
+    if args.names is not None:
+        for name in names(runtime(), Kind(args.names), args.of):
+            render.out(name)
+        return 0
     print(bash() if args.shell == "bash" else zsh(), end="")
     return 0
 
@@ -43,41 +49,49 @@ def _positionals(parser: Parser) -> list[argparse.Action]:
     return [action for action in parser.actions() if not action.option_strings]
 
 
-def _is_file(action: argparse.Action) -> bool:
-    return action.metavar in _FILES
-
-
-def _is_running(action: argparse.Action) -> bool:
-    """Vms that need not be named are those of the file that is."""
-    return action.metavar in _RUNNING and action.nargs != "*"
-
-
 # ---------------------------------------------------------------- bash
 
 _BASH = """\
 # Completion of qemunet's commands for bash: source <(qemunet completion bash)
 _qemunet() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} command=${COMP_WORDS[1]:-}
-    local options= valued= choices= files= running=
+    local options= valued= choices= files= many= offers= value= vm= word skip= at=0 first=2
+    local -a places=()
     COMPREPLY=()
     case $COMP_CWORD:$command in
         1:*) choices=@commands@ ;;
 @groups@
     esac
     case $command in
-        @grouped@) command="$command ${COMP_WORDS[2]:-}" ;;
+        @grouped@) command="$command ${COMP_WORDS[2]:-}" first=3 ;;
     esac
     [ -n "$choices" ] || case $command in
 @cases@
     esac
-    case " $valued " in
-        *" $previous "*) return ;;
-    esac
-    if [[ $current == -* ]]; then
-        choices=$options files= running=
-    elif [ -n "$running" ]; then
-        choices="$choices $(qemunet ps --quiet 2>/dev/null)"
+    for word in "${COMP_WORDS[@]:first:COMP_CWORD-first}"; do
+        if [ -n "$skip" ]; then
+            skip=
+        elif [[ " $valued " == *" $word "* ]]; then
+            skip=yes
+        elif [[ $word != -* ]]; then
+            [ $((at++)) != 0 ] || vm=$word
+        fi
+    done
+    [ -z "$many" ] || [ "$at" -lt ${#places[@]} ] || at=$((${#places[@]} - 1))
+    if [ -n "$skip" ]; then
+        offers=$value
+    elif [[ $current == -* ]]; then
+        choices=$options
+    else
+        offers=${places[at]:-}
     fi
+    for word in $offers; do
+        case $word in
+            =*) choices="$choices ${word#=}" ;;
+            files) files=yes ;;
+            *) choices="$choices $(qemunet completion bash --names "$word" --of "$vm" 2>/dev/null)" ;;
+        esac
+    done
     mapfile -t COMPREPLY < <(compgen -W "$choices" -- "$current")
     if [ -n "$files" ]; then
         compopt -o filenames
@@ -96,7 +110,9 @@ def bash() -> str:
             f"        2:{group}) choices={shlex.quote(' '.join(words(group)))} ;;" for group in GROUPS
         ),
         "@grouped@": " | ".join(GROUPS),
-        "@cases@": "\n".join(f"        {shlex.quote(name)}) {_bash_case(parser)} ;;" for name, parser in _parsers()),
+        "@cases@": "\n".join(
+            f"        {shlex.quote(name)}) {_bash_case(name, parser)} ;;" for name, parser in _parsers()
+        ),
     }
     text = _BASH
     for mark, part in parts.items():
@@ -104,18 +120,24 @@ def bash() -> str:
     return text
 
 
-def _bash_case(parser: Parser) -> str:
+def _bash_case(command: str, parser: Parser) -> str:
     valued = [option for action in parser.actions() if _takes_value(action) for option in action.option_strings]
-    names = _positionals(parser)
-    choices = [str(choice) for action in names for choice in action.choices or ()]
+    places = _positionals(parser)
     settings = {
         "options": " ".join(parser.options()),
         "valued": " ".join(valued),
-        "choices": " ".join(choices),
-        "files": "yes" if any(map(_is_file, names)) else "",
-        "running": "yes" if any(map(_is_running, names)) else "",
+        "many": "yes" if places and places[-1].nargs in ("*", "+") else "",
     }
-    return " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items() if value)
+    parts = [f"{name}={shlex.quote(value)}" for name, value in settings.items() if value]
+    parts.append(f"places=({' '.join(shlex.quote(' '.join(offer(command, one))) for one in places)})")
+    return f"{' '.join(parts)}{_bash_values(command, parser)}"
+
+
+def _bash_values(command: str, parser: Parser) -> str:
+    """Return what sets what may stand for the value of the option before."""
+    found = {" | ".join(one.option_strings): offer(command, one) for one in parser.actions() if _takes_value(one)}
+    cases = [f"{option}) value={shlex.quote(' '.join(offers))} ;;" for option, offers in found.items() if offers]
+    return f"; case $previous in {' '.join(cases)} esac" if cases else ""
 
 
 # ---------------------------------------------------------------- zsh
@@ -123,16 +145,20 @@ def _bash_case(parser: Parser) -> str:
 _ZSH = """\
 #compdef qemunet
 # Completion of qemunet's commands for zsh: a file _qemunet in the fpath, or source <(qemunet completion zsh)
-_qemunet_running() {
-    local -a running=(${(f)"$(_call_program vms qemunet ps --quiet 2>/dev/null)"})
-    compadd -a running
-}
-_qemunet_files_and_running() {
-    _files -g '*.toml(-.)'
-    _qemunet_running
+_qemunet_offers() {
+    local kind
+    local -a found
+    for kind in $@; do
+        case $kind in
+            files) _files -g '*.toml(-.)' ;;
+            *) found+=(${(f)"$(_call_program names qemunet completion zsh \
+                --names $kind --of ${(q)line[1]:-''} 2>/dev/null)"}) ;;
+        esac
+    done
+    compadd -a found
 }
 _qemunet() {
-    local -a commands
+    local -a commands line
     if ((CURRENT == 2)); then
         commands=(
 @commands@
@@ -172,7 +198,7 @@ def zsh() -> str:
         "@commands@": "\n".join(f"            {one}" for one in single),
         "@groups@": "\n".join(_zsh_group(group) for group in GROUPS),
         "@cases@": "\n".join(
-            f"        {shlex.quote(name)}) _arguments -s {' '.join(_zsh_specs(parser))} ;;"
+            f"        {shlex.quote(name)}) _arguments -s {' '.join(_zsh_specs(name, parser))} ;;"
             for name, parser in _parsers()
         ),
     }
@@ -191,29 +217,30 @@ def _described(name: str, summary: str) -> str:
     return shlex.quote(f"{name}:{summary}")
 
 
-def _zsh_specs(parser: Parser) -> Iterator[str]:
+def _zsh_specs(command: str, parser: Parser) -> Iterator[str]:
     for action in parser.actions():
         told = _zsh_text(action.help or "")
         if not action.option_strings:
-            yield shlex.quote(_zsh_positional(action, told))
+            yield shlex.quote(_zsh_positional(command, action, told))
             continue
         repeated = "*" if type(action).__name__ == "_AppendAction" else ""
-        value = f":{_zsh_text(str(action.metavar))}: " if _takes_value(action) else ""
+        value = f":{_zsh_text(str(action.metavar))}:{_zsh_values(command, action)}" if _takes_value(action) else ""
         for option in action.option_strings:
             yield shlex.quote(f"{repeated}{option}[{told}]{value}")
 
 
-def _zsh_positional(action: argparse.Action, told: str) -> str:
+def _zsh_positional(command: str, action: argparse.Action, told: str) -> str:
     many = "*" if action.nargs in ("*", "+") else ""
-    return f"{many}:{told}:{_zsh_values(action)}"
+    return f"{many}:{told}:{_zsh_values(command, action)}"
 
 
-def _zsh_values(action: argparse.Action) -> str:
-    if action.choices:
-        return f"({' '.join(map(str, action.choices))})"
-    if _is_file(action):
-        return "_qemunet_files_and_running" if _is_running(action) else "_files -g '*.toml(-.)'"
-    return "_qemunet_running" if _is_running(action) else " "
+def _zsh_values(command: str, action: argparse.Action) -> str:
+    offers = offer(command, action)
+    if not offers:
+        return " "
+    if offers[0].startswith(WORD):
+        return f"({' '.join(_zsh_text(one.removeprefix(WORD)) for one in offers)})"
+    return f"_qemunet_offers {' '.join(offers)}"
 
 
 def _zsh_text(text: str) -> str:
