@@ -309,7 +309,7 @@ class Vm:
 
     def _check(self) -> None:
         if self.ending is not None:
-            raise NotFound(f"{self.name} does not run any more: {self.ending.text}", where=f"vm.{self.name}")
+            raise NotFound(f"it does not run any more: {self.ending.text}", where=f"vm.{self.name}")
 
     async def _ask(self, do: str, *, within: float | None = 30.0, **arguments: object) -> Message:
         self._check()

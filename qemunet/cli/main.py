@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:
         if sys.flags.dev_mode:
             raise
-        status = _report(error, argv)
+        status = _report(_placed(error), argv)
     return _flushed(status)
 
 
@@ -142,6 +142,17 @@ def _report(error: BaseException, argv: Sequence[str]) -> int:
         return getattr(error, "exit_status", 1)
 
 
+def _placed(error: BaseException) -> BaseException:
+    """Give an error of standard output its place: it has none, and what is buffered cannot be written either."""
+    if isinstance(error, OSError) and error.filename is None:
+        try:
+            sys.stdout.flush()
+        except OSError as again:
+            if again.errno == error.errno:
+                error.filename = "stdout"
+    return error
+
+
 def _flushed(status: int) -> int:
     """Write what is buffered; what cannot be written is said once, and not again by the interpreter's end."""
     try:
@@ -152,6 +163,7 @@ def _flushed(status: int) -> int:
         return SIGPIPE_STATUS if status == 0 else status
     except OSError as error:
         _mute()
+        error.filename = "stdout"
         return _report(error, ()) if status == 0 else status
     return status
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Keys = dict[str, Any]  # what a [[vm.NAME.nic]] may have, checked by whoever reads it
     Edit = Callable[[str], str]
 
+EMPTY = '""'  # a name that is not there, as one sees it
 _ADD, _DEL = 10.0, 30.0  # seconds
 _HEADER = ("NIC", "GUEST", "MAC", "HOST", "SLOT")
 
@@ -215,8 +216,8 @@ def _record(args: Namespace) -> VmRecord | None:
         return record
     if args.save and args.file:
         return None
-    hint = f"--save --file FILE changes the lab file alone; `qemunet run FILE {args.vm}` starts it"
-    raise NotFound(f"{args.vm} does not run", where=f"vm.{args.vm}", hint=hint)
+    hint = f"--save --file FILE changes the lab file alone; `qemunet run FILE {args.vm or EMPTY}` starts it"
+    raise NotFound("it does not run", where=f"vm.{args.vm or EMPTY}", hint=hint)
 
 
 def _ask(here: Runtime, record: VmRecord, verb: str, timeout: float, **arguments: object) -> dict[str, object]:

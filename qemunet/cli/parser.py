@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
 
     def _translated(self, message: str) -> tuple[str, str]:
         """Return argparse's complaint as a message and a hint."""
-        if unknown := re.match(r"unrecognized arguments: (\S+)", message):
+        if unknown := re.match(r"unrecognized arguments: ?(\S*)", message):
             word = unknown[1]
             if word.startswith("-"):
                 return f'unknown option "{word}"', self._nearest(word.split("=")[0])

@@ -47,7 +47,7 @@ def text_of(path: str) -> str:
     try:
         data = _content(path)
     except FileNotFoundError:
-        raise ConfigError(path, "", "no such file", hint=_other_files(path)) from None
+        raise ConfigError(path or '""', "", "no such file", hint=_other_files(path)) from None
     except OSError as error:
         raise ConfigError(path, "", f"cannot be read: {error.strerror}") from None
     try:

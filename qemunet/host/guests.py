@@ -168,7 +168,7 @@ def resume(guest: RunningQemu, step: Resume) -> None:
     with _alive(guest):
         events = qmp.execute_and_hear(_monitor(guest), "cont")
     if "RESUME" not in events:
-        raise Failed(f"{step.vm} does not run, although QEMU was told so", where=f"vm.{step.vm}")
+        raise Failed("it does not run, although QEMU was told so", where=f"vm.{step.vm}")
 
 
 @contextlib.contextmanager

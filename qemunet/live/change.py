@@ -68,7 +68,7 @@ class Change:
         if right is None or not self.scope.alive():
             if right is not None:
                 right.release()
-            raise NotFound(f"{self.vm} does not run any more", where=f"vm.{self.vm}")
+            raise NotFound("it does not run any more", where=f"vm.{self.vm}")
         self._right, self._journal = right, self.scope.journal()
         try:
             self.half_way = bool(self._journal.overdue())
@@ -92,7 +92,7 @@ class Change:
                 self._seats.settle(self.vm, *self._coming)
         failures += session.reap(self.runtime, self.host)
         if isinstance(error, Exception) and not self.scope.alive():  # who notices that takes back what is left
-            raise NotFound(f"{self.vm} has ended meanwhile ({error})", where=f"vm.{self.vm}") from error
+            raise NotFound(f"it has ended meanwhile ({error})", where=f"vm.{self.vm}") from error
         if failures:
             raise NotTakenBack([*([str(error)] if error else []), *failures]) from error
 
@@ -243,5 +243,5 @@ def card_of(vm: Vm, name: str) -> Nic:
     """Return the card of that id; raises NotFound: who waited for his turn may find that it has gone."""
     found = next((nic for nic in vm.nics if nic.id == name), None)
     if found is None:
-        raise NotFound(f"{vm.name} has no card {name} any more", where=f"vm.{vm.name}")
+        raise NotFound(f"there is no card {name} any more", where=f"vm.{vm.name}")
     return found

@@ -71,9 +71,9 @@ def pick(rows: Sequence[NicRecord], vm: str, word: str) -> NicRecord:
         return found[0]
     if not found:
         known = ", ".join(f"{row.id} ({row.mac})" for row in rows) or "none"
-        raise NotFound(f'{vm} has no card "{word}"', where=f"vm.{vm}", hint=f"it has {known}")
+        raise NotFound(f'there is no card "{word}"', where=f"vm.{vm}", hint=f"it has {known}")
     several = ", ".join(f"{row.id} ({row.mac})" for row in found)
-    raise UsageError(f'several cards of {vm} are "{word}": {several}', where=f"vm.{vm}", hint="say which by its id")
+    raise UsageError(f'several cards are "{word}": {several}', where=f"vm.{vm}", hint="say which by its id")
 
 
 def _address(word: str) -> str:
@@ -88,4 +88,4 @@ def refuse_taken(rows: Iterable[NicRecord], vm: str, name: str) -> None:
     for row in rows:
         if row.id == name:
             how = " and is being unplugged" if row.state == "unplugging" else ""
-            raise Taken(f'{vm} has a card "{name}" already ({row.mac}){how}', where=f"vm.{vm}")
+            raise Taken(f'there is a card "{name}" already ({row.mac}){how}', where=f"vm.{vm}")

@@ -114,7 +114,7 @@ class Replugs:
 
     async def _bring_back(self, guest: Guest, other: Other, cause: QemunetError) -> None:
         if await guest.wait(_END):
-            raise NotFound(f"{guest.vm} has ended meanwhile", where=f"vm.{guest.vm}") from cause
+            raise NotFound("it has ended meanwhile", where=f"vm.{guest.vm}") from cause
         try:
             row = await self._doer.do(CardWork.add_as, guest, other.was, other.nic, other.seat or None)
         except NotFound:

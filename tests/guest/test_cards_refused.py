@@ -97,7 +97,7 @@ def test_what_somebody_else_has_is_refused_by_name(stage: Stage) -> None:
 def test_what_is_not_there_is_said_to_be_missing(stage: Stage) -> None:
     """A network, a vm, a card: status 4 with those there are. A bridge, a parent: what the host lacks."""
     assert "or up: lab" in stage.fails(4, "nic", "add", "one", "--network", "nope")
-    assert "nope does not run" in stage.fails(4, "nic", "add", "nope", "--network", "lab")
+    assert "vm.nope: it does not run" in stage.fails(4, "nic", "add", "nope", "--network", "lab")
     assert "it has net0 (52:54:00:" in stage.fails(4, "nic", "del", "one", "net7")
     assert "it has net0 (52:54:00:" in stage.fails(4, "nic", "set", "one", "52:54:00:00:00:77", "--link", "down")
     assert "the bridge nope" in stage.fails(3, "nic", "add", "one", "--bridge", "nope")

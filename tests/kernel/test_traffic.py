@@ -386,7 +386,7 @@ def test_what_is_not_there_is_said(stage: Stage) -> None:
     file = stage.folder / "file"
     file.write_bytes(b"mine")
     words = "-w", str(file)
-    assert 'one has no card "net7"' in stage.runs("nic", "capture", "one", "net7", *words, status=4)[1]
+    assert 'vm.one: there is no card "net7"' in stage.runs("nic", "capture", "one", "net7", *words, status=4)[1]
     assert 'no vm of the name "two"' in stage.runs("nic", "capture", "two", "net0", *words, status=4)[1]
     assert 'no vm of the name "two"' in stage.runs("nic", "stats", "two", status=4)[1]
     assert "neither a file" in stage.runs("nic", "capture", "one", "net0", "-w", "/dev/null", status=2)[1]

@@ -212,9 +212,32 @@ def test_a_reader_that_left_is_no_error() -> None:
 
 def test_output_that_cannot_be_written_is_an_error() -> None:
     """A full disk must not look like success."""
-    result = run("qemunet --help > /dev/full")
+    result = run("unset PYTHONUNBUFFERED; qemunet --help > /dev/full")
     assert result.returncode == 1
-    assert result.stderr == "error: No space left on device\n"
+    assert result.stderr == "error: stdout: No space left on device\n"
+
+
+@pytest.mark.parametrize("words", ["ps", "ps --json", "ps --help"])
+def test_output_that_cannot_be_written_is_told_with_its_place(words: str) -> None:
+    """The one who reads it may have several redirections."""
+    result = run(f"unset PYTHONUNBUFFERED; qemunet {words} > /dev/full")
+    assert result.returncode == 1
+    if "--json" in words:
+        assert json.loads(result.stderr)["error"]["where"] == "stdout"
+    else:
+        assert result.stderr == "error: stdout: No space left on device\n"
+
+
+@pytest.mark.parametrize(("argv", "place"), [(["check", ""], '""'), (["nic", "del", "", "net0"], 'vm.""')])
+def test_an_empty_name_is_to_be_seen(argv: list[str], place: str, capsys: Output) -> None:
+    """A variable of a script was not set."""
+    assert status_of(*argv) != 0
+    assert capsys.readouterr().err.startswith(f"error: {place}: ")
+
+
+def test_an_empty_word_too_many_is_said(capsys: Output) -> None:
+    assert status_of("mac", "") == 2
+    assert capsys.readouterr().err.startswith('error: one argument too many: ""\n')
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

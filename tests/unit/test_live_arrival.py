@@ -372,7 +372,7 @@ def test_a_guest_that_ends_while_its_card_is_out_has_ended_and_nothing_more(*, e
 
     cards.do = refuses  # type: ignore[method-assign, assignment]
     with pytest.raises(
-        NotFound if ended else NotTakenBack, match="a has ended meanwhile" if ended else "d could not be"
+        NotFound if ended else NotTakenBack, match="vm.a: it has ended meanwhile" if ended else "d could not be"
     ):
         run(cards._replugs._plug_other(typing.cast("Guest", cards.guest), other))
     assert cards._replugs._coming_back == set()

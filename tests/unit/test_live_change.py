@@ -434,7 +434,7 @@ def test_the_line_that_makes_it_final_decides(
 def test_a_vm_that_does_not_run_is_not_changed(scene: Scene) -> None:
     """And the right to work on it is given up at once."""
     scene.lock.release()
-    with pytest.raises(NotFound, match="a does not run any more"), scene.change():
+    with pytest.raises(NotFound, match=r"vm\.a: it does not run any more"), scene.change():
         raise AssertionError
     right = scene.scope.busy()
     assert right is not None

@@ -37,7 +37,7 @@ def test_a_card_is_its_id_its_address_or_the_only_one_in_its_place(word: str, ro
 
 def test_a_word_for_several_cards_is_for_none() -> None:
     """Which they are is said."""
-    with pytest.raises(UsageError, match=r'several cards of a are "br0": net1 \(52:54:00:0a:00:02\), net2') as caught:
+    with pytest.raises(UsageError, match=r'vm\.a: several cards are "br0": net1 \(52:54:00:0a:00:02\), net2') as caught:
         pick(ROWS, "a", "br0")
     assert (caught.value.where, "id" in caught.value.hint) == ("vm.a", True)
 
@@ -54,7 +54,7 @@ def test_a_card_that_is_all_of_it_at_once_is_one_card() -> None:
 @pytest.mark.parametrize("word", ["net9", "52:54:00:0a:00:99", "", "None", "NET0", "user"])
 def test_what_the_vm_does_not_have_is_not_found(word: str) -> None:
     """What it has is said, with the addresses."""
-    with pytest.raises(NotFound, match=f'a has no card "{word}"') as caught:
+    with pytest.raises(NotFound, match=f'vm.a: there is no card "{word}"') as caught:
         pick(ROWS, "a", word)
     assert "net0 (52:54:00:0a:00:01), net1" in caught.value.hint
     with pytest.raises(NotFound) as caught:
@@ -65,7 +65,7 @@ def test_what_the_vm_does_not_have_is_not_found(word: str) -> None:
 def test_an_id_is_given_once() -> None:
     """Also while its card is on its way out, which is said."""
     refuse_taken(ROWS, "a", "net9")
-    with pytest.raises(Taken, match=r'a has a card "net0" already \(52:54:00:0a:00:01\)$'):
+    with pytest.raises(Taken, match=r'vm\.a: there is a card "net0" already \(52:54:00:0a:00:01\)$'):
         refuse_taken(ROWS, "a", "net0")
     with pytest.raises(Taken, match="and is being unplugged"):
         refuse_taken((replace(NET0, state="unplugging"),), "a", "net0")
