@@ -6,12 +6,13 @@ import contextlib
 import json
 import os
 import select
+import signal
 import sys
 
 from qemunet import interrupts
 from qemunet.cli.known import runtime, vm_named
 from qemunet.cli.parser import add_json
-from qemunet.errors import NotFound, UsageError
+from qemunet.errors import Interrupted, NotFound, UsageError
 from qemunet.live.events import UNHEARD, line
 
 TYPE_CHECKING = False
@@ -39,10 +40,27 @@ def _events_arguments(parser: Parser) -> None:
 
 def _events(args: Namespace) -> int:
     here = runtime()
-    for event in _of_all(here) if args.vm is None else _of_one(here, _living(here, args.vm)):
-        sys.stdout.write(json.dumps(event) + "\n")
-        sys.stdout.flush()
+    with _ended_by_term():
+        for event in _of_all(here) if args.vm is None else _of_one(here, _living(here, args.vm)):
+            sys.stdout.write(json.dumps(event) + "\n")
+            sys.stdout.flush()
     return 0
+
+
+@contextlib.contextmanager
+def _ended_by_term() -> Iterator[None]:
+    """Let TERM end what is done within as ^C does, with the status that shells have for it."""
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, _frame: object) -> None:
+    error = Interrupted("interrupted by SIGTERM")
+    error.exit_status = 128 + number
+    raise error
 
 
 def _of_one(here: Runtime, vm: VmRecord) -> Iterator[Message]:

@@ -212,6 +212,16 @@ def test_all_keepers_are_heard_and_those_that_come_later(runtime: Runtime, keepe
     assert "Traceback" not in err
 
 
+def test_term_ends_it_as_an_interrupt_does(runtime: Runtime, keeper: Begin) -> None:
+    """With a word, and the status that a shell gives to who ends of it."""
+    keeper("shop", {**RUNNING, "lab": "shop"}, {"ok": {}}, stays=True)
+    with listening() as process:
+        assert a_line(process)["lab"] == "shop"
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (143, "error: interrupted by SIGTERM\n")
+
+
 def test_it_waits_where_nothing_runs_and_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even the runtime directory, which comes with the first vm."""
     runtime = Runtime(str(tmp_path / "none"))
