@@ -11,11 +11,12 @@ from tests.crash.live import Live, differs, live_world, until_state
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """It runs once, and when it is stopped nothing is left."""
     if why := namespace.lack():
         pytest.skip(why)
     with live_world(tmp_path_factory.mktemp("live")) as live:
+        live.text = getattr(request.module, "ROOMY", live.text)
         live.world.mark()
         live.run()
         yield live

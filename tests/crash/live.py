@@ -86,15 +86,16 @@ class Live:
 
     world: World
     lab: str = "live"
+    text: str = LAB
     _zygote: subprocess.Popen[str] | None = None
     _case: int = 0
     pids: list[int] = field(default_factory=list)
 
     # ---------------------------------------------------------------- keepers and guests
 
-    def run(self, text: str = LAB) -> None:
-        """Run a lab; when its guests with a system are up, have its keeper replaced by one of ours."""
-        self.world.succeeds("run", "-d", self.world.write(text))
+    def run(self) -> None:
+        """Run the lab; when its guests with a system are up, have its keeper replaced by one of ours."""
+        self.world.succeeds("run", "-d", self.world.write(self.text))
         self.await_guests()
         self.kill_keeper()
         self.keep()
