@@ -189,8 +189,8 @@ def test_a_card_is_named_by_id_address_or_network(stage: Stage, one: Guest) -> N
 def test_two_who_unplug_the_same_card_are_both_done(stage: Stage, one: Guest) -> None:
     stage.add("one", "--network", "lab")
     done = stage.all_do([("nic", "del", "one", "net0")] * 2)
-    assert {(each.returncode, each.stderr) for each in done} <= {(0, done[0].stderr), (4, done[1].stderr)}
-    assert 0 in [each.returncode for each in done]
+    assert sorted(each.returncode for each in done) in ([0, 0], [0, 4])  # it may be gone before the other one asks
+    assert all("net0" in each.stderr for each in done if each.returncode)
     assert not stage.cards("one")
 
 
