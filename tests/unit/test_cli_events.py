@@ -42,21 +42,26 @@ class Keeper:
         self._lines = lines
         self._stays = stays
         self._open: list[socket.socket] = []
+        self._over = False
         self._listener = control.listen(runtime.lab(lab).path("keeper.sock"))
         self._listener.settimeout(None)
         threading.Thread(target=self._serve, daemon=True).start()
 
     def close(self) -> None:
+        self._over = True
         for sock in (*self._open, self._listener):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
 
     def _serve(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # whoever hangs up asks nothing
             while True:
                 sock, _ = self._listener.accept()
                 self._open.append(sock)
+                if self._over:  # it came just then, and nobody looks at the list any more
+                    sock.close()
+                    return
                 while (request := json.loads(sock.recv(65536)))["do"] == "ping":
                     sock.sendall(b'{"ok": {}}\n')
                 self.asked.append(request)
