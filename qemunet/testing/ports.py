@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import typing
+from abc import ABC, abstractmethod
 
 from qemunet.errors import Taken
 from qemunet.host.links import Vanished
@@ -31,7 +32,7 @@ def refused(code: int, what: str = "") -> OSError:
     return OSError(code, what or os.strerror(code))
 
 
-class FakePorts:
+class FakePorts(ABC):
     """What a network in memory knows of ports; the rest of it is in `qemunet.testing.network.FakeNetwork`."""
 
     links: dict[str, LinkFact]
@@ -40,17 +41,17 @@ class FakePorts:
     known_addresses: dict[tuple[str, str], IpAddress]
     carried_routes: list[IpRoute]
 
+    @abstractmethod
     def get(self, name: str) -> LinkFact:
         """Return the link of that name; raises Vanished."""
-        raise NotImplementedError
 
+    @abstractmethod
     def change(self, step: SetLink) -> None:
         """Set properties of a link."""
-        raise NotImplementedError
 
+    @abstractmethod
     def enslave(self, link: LinkFact, master: str | None) -> None:
         """Plug a link into a bridge, or out of any."""
-        raise NotImplementedError
 
     def remember(self, facts: Facts) -> None:
         """Begin with what interfaces carry in a photograph."""
