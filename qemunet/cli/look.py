@@ -112,7 +112,7 @@ def _seen(vm: VmRecord, *, compare: bool = False) -> Message:
 
 def _state(vm: VmRecord, seen: Message) -> str:
     """Return how a vm is: one that runs may stand still, which only its keeper knows."""
-    return "paused" if seen.get("state") == "paused" else vm.state
+    return "paused" if seen.get("state") in ("paused", "prelaunch") else vm.state
 
 
 def _nics_json(vm: VmRecord, seen: Message) -> list[dict[str, Any]]:

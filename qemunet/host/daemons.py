@@ -32,6 +32,8 @@ from qemunet.locks import Lock, is_locked
 from qemunet.steps import FILES, Handle, StartDaemon
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from qemunet.steps import EndDaemon, Reconfigure, Reserve, Unreserve
 
 DEADLINE = 10.0  # seconds until it is ready, and from a kill to its end
@@ -107,9 +109,7 @@ def reconfigure(step: Reconfigure) -> None:
         fd = os.open(os.path.join(files, path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         with open(fd, "w") as file:
             file.write(text)
-    log = os.path.join(step.directory, f"{step.name}.log")
-    for pid in processes.holders(log) if is_locked(log) else ():
-        _finish(pid, log)
+    _finish(os.path.join(step.directory, f"{step.name}.log"))
     if again(step.directory, step.name) is None:
         raise Vanished(errno.ESRCH, f"no {step.name} of {step.directory} was started")
 
@@ -237,7 +237,7 @@ def find(directory: str, name: str) -> int | None:
 def end(step: EndDaemon) -> None:
     """Ask it to end, then make it, with all that it has begun. Raises Vanished if there is none."""
     log = os.path.join(step.directory, f"{step.name}.log")
-    ended = [pid for pid in processes.holders(log) if _finish(pid, log)] if is_locked(log) else []
+    ended = _finish(log)
     for suffix in (".json", ".pid", ".log"):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(os.path.join(step.directory, step.name + suffix))
@@ -245,20 +245,30 @@ def end(step: EndDaemon) -> None:
         raise Vanished(errno.ESRCH, f"no {step.name} of {step.directory} runs")
 
 
-def _finish(pid: int, log: str) -> bool:
-    try:
-        with processes.Ending(pid) as ending:
-            if not processes.holds(pid, log):  # ended meanwhile, and its number may be somebody else's
-                return False
+def _finish(log: str) -> int:
+    """Ask all that have a lock on a log to end, then make them; return how many there were when they are gone.
+
+    All are held before the first is asked: it ends the others itself, and one that has only just let go of its files
+    is not gone yet.
+    """
+    with contextlib.ExitStack() as stack:
+        held = list(_held(stack, log)) if is_locked(log) else []
+        for ending in held:
             ending.ask()
             try:
                 ending.wait(_GRACE)
             except TimedOut:
                 ending.kill()
                 ending.wait(DEADLINE)
-    except ProcessLookupError:
-        return False
-    return True
+    return len(held)
+
+
+def _held(stack: contextlib.ExitStack, log: str) -> Iterator[processes.Ending]:
+    for pid in processes.holders(log):
+        with contextlib.suppress(ProcessLookupError):
+            ending = stack.enter_context(processes.Ending(pid))
+            if processes.holds(pid, log):  # else it ended meanwhile, and its number may be somebody else's
+                yield ending
 
 
 def _kill(pids: list[int]) -> None:

@@ -218,4 +218,5 @@ def _release(vm: Vm) -> Iterator[Step]:
         if nic.link is LinkState.DOWN:
             yield SetGuestLink(vm.name, nic.id, up=False)
             yield from links.cable(nic, on=False)
-    yield Resume(vm.name)
+    if not qemu.stays_stopped(vm):
+        yield Resume(vm.name)

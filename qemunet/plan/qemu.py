@@ -101,6 +101,11 @@ def cpu(vm: Vm, facts: Facts) -> str:
             return kvm if kvm == tcg else UNDECIDED
 
 
+def stays_stopped(vm: Vm) -> bool:
+    """Tell whether the user wants the guest to wait for his `cont`: QEMU is started stopped in any case."""
+    return "-S" in vm.qemu_args
+
+
 def sandbox(vm: Vm, wanted: str) -> tuple[Word, ...]:
     """Return the seccomp option; a window needs programs of its desktop, and the user's own word counts more."""
     if "-sandbox" in vm.qemu_args:

@@ -244,7 +244,8 @@ def _cables_out(vm: Vm, directory: str) -> Iterator[str]:
     if not _has_pulled(vm):
         return
     orders = [f"set_link {nic.id} off" for nic in vm.nics if nic.link is LinkState.DOWN]
-    yield f"printf '%s\\n' {line(*orders, 'cont')} >{directory}/start.in"
+    resumed = () if qemu.stays_stopped(vm) else ("cont",)
+    yield f"printf '%s\\n' {line(*orders, *resumed)} >{directory}/start.in"
     yield f": >{directory}/start.out"
 
 

@@ -565,6 +565,17 @@ def test_the_host_sees_a_pulled_cable_too(backend: Backend, seen: list[Step]) ->
     assert release == (AwaitQemu("a"), SetGuestLink("a", "net0", up=False), *seen, Resume("a"))
 
 
+def test_a_guest_that_is_to_wait_is_not_set_going() -> None:
+    """The user's own `-S` is QEMU's, and so is the `cont` that he will give."""
+    waits = replace(guest(nic(link=LinkState.DOWN)), qemu_args=("-S",))
+    parts = plan.build(lab(waits), FACTS).start
+    assert Resume not in {type(step) for part in parts for step in part.steps}
+    (start,) = (step for part in parts for step in part.steps if isinstance(step, StartQemu))
+    (orders,) = (text for text in start.script if text.endswith("/start.in"))
+    assert "set_link net0 off" in orders
+    assert "cont" not in orders.split()
+
+
 def test_kernels_are_loaded_for_another_users_qemu_only() -> None:
     """The caller's own opens them itself."""
     loaded = [LoadFile("a:boot.kernel", "/k"), LoadFile("a:boot.initrd", "/i")]
