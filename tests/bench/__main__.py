@@ -25,6 +25,7 @@ from tests.bench.contenders import (
     OurTaps,
     PlainQemu,
     QemunetRun,
+    RoomyQemu,
     ScriptedQemu,
     Virsh,
 )
@@ -67,6 +68,7 @@ def groups(scratch: Path) -> Iterator[tuple[str, list[Contender]]]:
         contenders: list[Contender] = [
             PlainQemu(scratch, cards),
             QemunetRun(scratch, cards),
+            RoomyQemu(scratch, cards),
             ScriptedQemu(scratch, cards, pause=False),
             ScriptedQemu(scratch, cards, pause=True),
         ]

@@ -30,6 +30,7 @@ QEMUNET = str(Path(sys.executable).with_name("qemunet"))
 QEMU = "qemu-system-x86_64"
 BRIDGE = "qnbench0"
 MAC = "52:54:00:0b:e0:{:02x}"
+SPARE_SLOTS = 8  # what `hotplug-slots` is where a file says nothing
 FACTS = Facts(runtime="/nowhere", machine_id="bench", uid=0, can_switch_user=True)
 
 IFUP = """#!/bin/sh
@@ -122,16 +123,36 @@ class PlainQemu(Qemu):
     """The yardstick: the taps are there already."""
 
     name = "QEMU alone, its taps made before"
+    prefix = "plain"
 
     def tap(self, card: int) -> str:
-        return f"ifname=plain{card},script=no,downscript=no"
+        return f"ifname={self.prefix}{card},script=no,downscript=no"
 
     def prepare(self) -> None:
         self.bridge()
         for card in range(self.cards):
-            ip("tuntap", "add", "dev", f"plain{card}", "mode", "tap", "vnet_hdr")
-            ip("link", "set", "dev", f"plain{card}", "master", BRIDGE, "up")
-            self._stack.callback(ip, "link", "del", "dev", f"plain{card}")
+            name = f"{self.prefix}{card}"
+            ip("tuntap", "add", "dev", name, "mode", "tap", "vnet_hdr")
+            ip("link", "set", "dev", name, "master", BRIDGE, "up")
+            self._stack.callback(ip, "link", "del", "dev", name)
+
+
+class RoomyQemu(PlainQemu):
+    """The machine that qemunet starts: a slot for each card, eight spare ones for cards that come later, a sandbox."""
+
+    name = "QEMU alone, with slots and sandbox likewise"
+    prefix = "roomy"
+
+    def arguments(self) -> list[str]:
+        words = ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+        for port in range(self.cards + SPARE_SLOTS):
+            place = f"chassis={port + 1},port={port},addr={2 + port // 8:#x}.{port % 8}"
+            shared = ",multifunction=on" if port % 8 == 0 else ""
+            words += ["-device", f"pcie-root-port,id=rp{port},{place}{shared}"]
+        for card in range(self.cards):
+            words += ["-netdev", f"tap,id=n{card},{self.tap(card)}"]
+            words += ["-device", f"virtio-net-pci,netdev=n{card},mac={MAC.format(card)},bus=rp{card},romfile="]
+        return words
 
 
 class ScriptedQemu(Qemu):
