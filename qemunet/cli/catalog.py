@@ -5,6 +5,7 @@ from __future__ import annotations
 # Name of a command (two words for one of a group): the module in this package, and what it does.
 COMMANDS = {
     "run": ("start", "start the vms of a lab file, with their networks"),
+    "up": ("up", "start what a lab lacks, in its order, and wait until it is ready"),
     "stop": ("stop", "stop vms: power button, then quit, then kill"),
     "down": ("stop", "stop everything of a lab"),
     "ps": ("look", "list what runs"),

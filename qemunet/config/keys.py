@@ -82,6 +82,8 @@ VM = Table(
             "[]",
             profile=True,
         ),
+        Key("depends", kinds.NAMES, "`up` starts it when these vms are ready", "none"),
+        Key("ready", kinds.READY, "when it is: dhcp, console=REGEX or tcp=PORT", "as soon as it runs", derived=True),
     ),
     tables=("boot", "machine"),
     lists=("disk", "nic"),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from enum import StrEnum
 
-from qemunet.config import units
+from qemunet.config import ready, units
 from qemunet.config.hints import Bad, listed, nearest
 from qemunet.config.spec import AUTO, NicMode
 from qemunet.frozen import frozen
@@ -211,6 +211,11 @@ def _display(text: str) -> str:
     return text
 
 
+def _ready(text: str) -> str:
+    ready.read(text)
+    return text
+
+
 def _user(text: str) -> str:
     uid, colon, gid = text.partition(":")
     numbers = text.isascii() and len(text) <= _LONGEST_USER and uid.isdecimal() and (gid.isdecimal() or not colon)
@@ -317,6 +322,7 @@ TEXTS = several(lambda text: text, "text", alone=False)
 BOOL = Kind(_bool, {"type": "boolean"})
 TEXT = of_text(lambda text: text)
 MACHINE = of_text(_machine, pattern=f"^{_MACHINE}$")
+NAMES = several(_name, "a name", pattern=f"^{names.NAME.pattern}$")
 PATH = of_text(_filled)
 PATHS = several(_filled, "a path")
 NAME = of_text(_name, pattern=f"^{names.NAME.pattern}$")
@@ -328,6 +334,7 @@ MEMORY = _sized(_memory)
 SIZE = _sized(_size)
 SECONDS = Kind(_seconds, {"anyOf": [{"const": 0}, {"type": "string", "pattern": r"^\d+(s|m|min|h)$"}]})
 DISPLAY = of_text(_display, pattern="^(none|gtk|vnc=.*:[0-9]+)$")
+READY = of_text(_ready, pattern="^(dhcp|console=.+|tcp=[0-9]+)$")
 USER = of_text(_user, minLength=1)
 MTU = whole(68, 65535)
 QUEUES = Kind(_queues, {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 256}]})

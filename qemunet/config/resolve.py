@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import cables, cards, check, disks, guards, managed, modes, nics, ports, spaces, units
+from qemunet.config import cables, cards, check, disks, guards, managed, modes, nics, ports, ready, spaces, units
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.scene import Scene, first
 from qemunet.config.spec import CableSpec, LabSpec, NetworkSpec, NicMode, Profile, VmSpec
@@ -231,6 +231,8 @@ def _vm(scene: Scene, spec: VmSpec, networks: Mapping[str, Network]) -> Vm:
         display=units.display(first(spec.display, preset.display, otherwise="none")),
         run_as=_run_as(scene, spec),
         qemu_args=first(spec.qemu_args, preset.qemu_args, otherwise=()),
+        depends=spec.depends or (),
+        ready=ready.of(spec),
     )
 
 

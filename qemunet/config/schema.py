@@ -30,6 +30,8 @@ _WRITTEN = (
     (kinds.SIZE, 'size with K, M, G or T, as in "10G"'),
     (kinds.SECONDS, 'time with s, m or h, as in "30s", or 0'),
     (kinds.DISPLAY, '"none", "gtk" or "vnc=ADDR:N"'),
+    (kinds.NAMES, "a name or a list of them"),
+    (kinds.READY, '"dhcp", "console=REGEX" or "tcp=PORT"'),
     (kinds.USER, '"auto", a name, or "UID:GID"'),
     (kinds.QUEUES, '1 to 256, or "auto"'),
     (

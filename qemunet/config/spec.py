@@ -122,6 +122,8 @@ class VmSpec:
     user: str | None = None
     display: str | None = None
     qemu_args: tuple[str, ...] | None = None
+    depends: tuple[str, ...] | None = None
+    ready: str | None = None
     machine: MachineSpec = MachineSpec()
     boot: BootSpec = BootSpec()
     disk: tuple[DiskSpec, ...] = ()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import units, wiring
+from qemunet.config import ready, units, wiring
 from qemunet.config.cards import USUAL_MTU, is_virtio
 from qemunet.config.hints import dotted, quoted
+from qemunet.frozen import replace
 from qemunet.model.network import (
     Boot,
     DhcpServer,
@@ -53,9 +54,10 @@ def lab_toml(lab: Lab, origins: Mapping[str, str] | None = None) -> str:
 
 
 def vm_toml(lab: Lab, vm: Vm) -> str:
-    """Return one vm of a lab, with the networks that it is on."""
+    """Return one vm of a lab, with the networks that it is on; others, which it depends on, are not in there."""
     used = {nic.network for nic in vm.nics}
-    return _text(lab, [network for network in lab.networks if network.name in used], [vm], {})
+    alone = replace(vm, depends=())
+    return _text(lab, [network for network in lab.networks if network.name in used], [alone], {})
 
 
 def net_toml(lab: Lab, network: Network) -> str:
@@ -263,6 +265,8 @@ def _vm(vm: Vm) -> Pairs:
     yield "user", f"{vm.run_as.uid}:{vm.run_as.gid}" if vm.run_as else "auto"
     yield "display", units.format_display(vm.display)
     yield "qemu-args", vm.qemu_args
+    yield "depends", vm.depends or None
+    yield "ready", ready.write(vm.ready) if vm.ready else None
 
 
 def _machine(vm: Vm) -> Pairs:

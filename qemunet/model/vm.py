@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from qemunet.frozen import frozen
 from qemunet.model.nic import Nic
+from qemunet.model.ready import Ready
 
 
 class NicBus(StrEnum):
@@ -126,3 +127,5 @@ class Vm:
     display: Display = None
     run_as: RunAs | None = None
     qemu_args: tuple[str, ...] = ()
+    depends: tuple[str, ...] = ()
+    ready: Ready | None = None

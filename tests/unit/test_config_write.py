@@ -215,3 +215,13 @@ def test_a_machine_of_ones_own_reads_back() -> None:
     found = lab('[vm.a]\nmachine = { nic-bus = "pci", type = "pc,acpi=off" }\n')
     assert found.vms[0].machine.nic_bus is NicBus.PCI
     assert lab(lab_toml(found)) == found
+
+
+def test_whom_a_vm_depends_on_is_written_where_that_one_is() -> None:
+    """A vm that is saved alone needs nobody else to be read; when it is ready it still knows."""
+    table = '[vm.a]\nready = "console=login: "\n[vm.b]\ndepends = "a"\nready = "tcp=80"\n[vm.c]\ndepends = ["a", "b"]\n'
+    found = lab(table)
+    again = lab(lab_toml(found))
+    assert [(vm.depends, vm.ready) for vm in again.vms] == [(vm.depends, vm.ready) for vm in found.vms]
+    (alone,) = lab(vm_toml(found, found.vm("b"))).vms
+    assert (alone.depends, alone.ready) == ((), found.vm("b").ready)
