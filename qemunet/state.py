@@ -9,7 +9,8 @@
     RUNTIME/vm/NAME/             a guest's own scope; `lock` is held by its QEMU for life
     RUNTIME/net/NAME/            a network's scope, shared: `users/` holds a file for each card on it
                                  and stays without one if it has a file `keep`, or `held` with something in it;
-                                 `changing` is there while it becomes another one
+                                 `changing` is there while it becomes another one; `leaving` has the addresses that
+                                 the host had there before, and how long they stay
     RUNTIME/host/NAME/           a shared setting of the host, likewise
     RUNTIME/netns/NAME/          a namespace, likewise; `net` and `uts` are mounts of it, which keep it
     RUNTIME/cable/NAME/          a cable, likewise: all guests of its lab are its users, and it is one of its networks
@@ -42,7 +43,7 @@ SHARED_KINDS = ("cable", "net", "netns", "host")  # each uses only what comes af
 _CABLE = "..cable"  # no card has such an id
 _MADE, _USED = "made-by-qemunet", "used-by-qemunet"
 _MARKED, _UNMARKED = 0o700, 0o1700  # modes: whoever makes or removes it may be killed while it has no mark
-_DRAFTED = ("vm.toml", "record.json", "net.toml", "fingerprint")  # what a live change writes anew
+_DRAFTED = ("vm.toml", "record.json", "net.toml", "fingerprint", "leaving")  # what a live change writes anew
 
 
 def locate(named: str | None = None) -> str:
@@ -141,6 +142,11 @@ class Scope:
     def is_changing(self) -> bool:
         """Tell whether somebody is at changing a network that is up, or was killed at it."""
         return os.path.exists(self.path("changing"))
+
+    def leaving(self) -> dict[str, int | None]:
+        """Return the addresses that a network had before and that stay: until then, or until nobody needs them."""
+        words = (line.split() for line in (_text(self.path("leaving")) or "").splitlines())
+        return {address: int(until) if until.isdecimal() else None for address, until in words}
 
     def in_use(self, but: Iterable[str] = ()) -> bool:
         """Tell whether a shared scope is to stay: somebody else uses it, or it is all made, and kept or held."""

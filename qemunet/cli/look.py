@@ -79,6 +79,7 @@ def _status(args: Namespace) -> int:
         state = _state(record, seen)
         render.out(f"{record.name}: {state}{pid}, {record.machine} ({record.accel}), lab {record.lab}")
         _print_nics(record, seen)
+        _print_old_addresses(record)
         _print_differences(record, seen)
     return 0
 
@@ -144,6 +145,16 @@ def _print_nics(vm: VmRecord, seen: Message) -> None:
         render.out("no card")
         return
     render.table(_NIC_HEADER, [_nic_row(row) for row in rows])
+
+
+def _print_old_addresses(vm: VmRecord) -> None:
+    """Say which addresses the networks of a vm had before and still have."""
+    here = runtime()
+    for name in dict.fromkeys(nic.network for nic in vm.nics if nic.network):
+        for address, until in here.scope(f"net/{name}").leaving().items():
+            from qemunet.cli.nets import old_address
+
+            render.out(f"network {name} still has its old address {old_address({'address': address, 'until': until})}")
 
 
 def _print_differences(vm: VmRecord, seen: Message) -> None:

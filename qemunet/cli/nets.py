@@ -79,6 +79,7 @@ def _leases_arguments(parser: Parser) -> None:
 
 
 def _leases(args: Namespace) -> int:
+    from qemunet.host.leases import when
     from qemunet.live.leases import of_networks
 
     here = runtime()
@@ -88,14 +89,8 @@ def _leases(args: Namespace) -> int:
     if args.json:
         render.as_json(rows)
     else:
-        render.table(_LEASE_HEADER, [(*list(row.values())[:-1], _until(row["expires"])) for row in rows])
+        render.table(_LEASE_HEADER, [(*list(row.values())[:-1], when(row["expires"])) for row in rows])
     return 0
-
-
-def _until(expires: int | None) -> str:
-    import time
-
-    return "never" if expires is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(expires))
 
 
 def networks(here: Runtime) -> list[dict[str, Any]]:
@@ -128,6 +123,7 @@ def _network(here: Runtime, name: str, vms: Sequence[VmRecord]) -> dict[str, Any
         "mode": declared.get("mode"),
         "bridge": declared.get("bridge") or (cards[0].bridge if cards else None),
         "addresses": declared.get("address", []),
+        "old_addresses": [{"address": one, "until": until} for one, until in scope.leaving().items()],
         "netns": None,
         "guests": [vm.name for vm in guests],
         "state": _state(scope),
@@ -173,13 +169,20 @@ def _print(shapes: list[dict[str, Any]], *, as_json: bool) -> None:
         render.table(_HEADER, map(_row, shapes))
 
 
+def old_address(one: dict[str, Any]) -> str:
+    """Say how long the host has an address on a network that is none of its settings any more."""
+    from qemunet.host.leases import when
+
+    return f"{one['address']} until {'no lease' if one['until'] is None else when(one['until'])}"
+
+
 def _row(network: dict[str, Any]) -> Sequence[str | None]:
     lists = {key: ", ".join(network[key]) for key in ("addresses", "guests")}
     return (
         network["name"],
         network["mode"],
         network["bridge"],
-        lists["addresses"],
+        ", ".join(filter(None, [lists["addresses"], *map(old_address, network["old_addresses"])])),
         lists["guests"],
         ", ".join([network["state"], *(word for word in ("held", "keep") if network[word])]),
     )

@@ -70,6 +70,11 @@ def _text(path: str) -> str:
         return file.read(_LARGEST).decode(errors="replace")
 
 
+def when(expires: int | None) -> str:
+    """Say when a lease ends, in local time."""
+    return "never" if expires is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(expires))
+
+
 def file_of(scope: str) -> str:
     """Return the file with the leases of the network whose scope is that directory."""
     return os.path.join(_served(scope)[0], FILE)

@@ -12,6 +12,7 @@ from qemunet.errors import NotTakenBack, QemunetError
 from qemunet.live import power
 from qemunet.live.cards import Cards
 from qemunet.live.events import Bus
+from qemunet.live.farewell import Farewell
 from qemunet.live.heal import Healer
 from qemunet.live.leases import LeaseWatch
 from qemunet.live.linkwatch import LinkWatch, Roster
@@ -27,6 +28,7 @@ if typing.TYPE_CHECKING:
     from qemunet.live.console import Say
     from qemunet.live.control import Message
     from qemunet.live.mend import Found
+    from qemunet.live.netchange import Row
     from qemunet.live.watchmen import Revived
     from qemunet.live.worker import Wish, Worker
 
@@ -43,7 +45,8 @@ class Keeper:
         self.server = Server(Verbs(self))
         self.bus = Bus(lab)
         self.links = LinkWatch(Roster(worker.runtime, self.guests), self.tell)
-        self.watchmen = Watchmen(worker.runtime, self.guests, self._revive, self.tell, say, self.begin)
+        self.watchmen = Watchmen(worker.runtime, self.guests, self._revive, self.tell, say, self.begin, self._looked)
+        self.farewell = Farewell(worker.runtime, self.watchmen.networks, self._see_off, self.tell, say, self.begin)
         self.healer = Healer(worker.runtime, self.guests, self._mend, self.tell, say, self.begin)
         self.leases = LeaseWatch(worker.runtime, self.guests, self.watchmen.networks, self.tell)
         self.leaving = False
@@ -66,6 +69,7 @@ class Keeper:
             await self._changed.wait()
         self.server.close_door()
         self.watchmen.close()
+        self.farewell.close()
         self.healer.close()
         for guest in list(self.guests.values()):
             await guest.leave()
@@ -176,6 +180,13 @@ class Keeper:
     async def _revive(self, network: str) -> Revived | None:
         found: Revived | None = await self.blocking(self.worker.revive, network)
         return found
+
+    async def _see_off(self) -> list[Row]:
+        found: list[Row] = await self.blocking(self.worker.see_off)
+        return found
+
+    def _looked(self) -> None:
+        self.farewell.look()
 
     async def _mend(self, vms: list[str], bridges: Collection[str]) -> list[Found]:
         found: list[Found] = await self.blocking(self.worker.mend, vms, bridges)

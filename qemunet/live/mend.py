@@ -28,6 +28,7 @@ if typing.TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from qemunet.facts import Facts, LinkFact
+    from qemunet.model.lab import Lab
     from qemunet.records import NicRecord
     from qemunet.state import Runtime, Scope
     from qemunet.steps import Step
@@ -107,6 +108,7 @@ def again(runtime: Runtime, host: LinuxHost, scope: Scope) -> bool:
     facts = _remembered(scope, photograph(runtime, wanted, host))
     name = scope.name.removeprefix("net/")
     lab = resolve.resolve(source, known, facts, strict=False, running=True)
+    lab = _as_it_is(lab, name, scope)
     switch = lab.network(name).switch
     if not isinstance(switch, OwnBridge):
         return False
@@ -119,6 +121,16 @@ def again(runtime: Runtime, host: LinuxHost, scope: Scope) -> bool:
     part = plan.networks(lab, [name], replace(facts, scopes={}))[name][-1]
     _make(host, scope, tuple(mend.missing(part.steps, switch.ifname, facts)), facts)
     return True
+
+
+def _as_it_is(lab: Lab, name: str, scope: Scope) -> Lab:
+    """Return the lab with the addresses that its network had before and still has."""
+    if not scope.leaving():
+        return lab
+    from qemunet.live import netchange
+
+    networks = (netchange.with_leaving(one, scope) if one.name == name else one for one in lab.networks)
+    return replace(lab, networks=tuple(networks))
 
 
 def _remembered(scope: Scope, facts: Facts) -> Facts:

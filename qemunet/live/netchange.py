@@ -6,12 +6,18 @@ of a vm is one of the vm's (`qemunet.live.change`): its steps are done, ``net.to
 beside the old ones, one line makes it final, and the new files take the old ones' place. Before that line, whatever
 happens leads back to the old state; after it, what is still to be undone of the old state is undone by whoever comes
 next. A file `changing` in the network's scope tells that somebody is at it, or was killed.
+
+An address of the host that guests have leases by stays when the network gets another one, with the rules that belong
+to it: they would have no way out until they ask again. A third file, `leaving`, says which and until when. When nobody
+needs one any more, the network becomes what it is without it, by the same way: the keeper of a guest on it sees to
+that, or the next `gc` or `apply`; and it goes with the network in any case.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
 import typing
 
 from qemunet import interrupts, plan, runner
@@ -23,7 +29,7 @@ from qemunet.live import session
 from qemunet.live.source import photograph
 from qemunet.live.taken import refuse_taken_networks
 from qemunet.model.network import Network, OwnBridge
-from qemunet.plan import netlive
+from qemunet.plan import leaving, netlive
 from qemunet.plan.links import network_fingerprint, network_scope
 from qemunet.plan.live import Disruption
 from qemunet.state import write_private
@@ -64,6 +70,7 @@ class _Thought:
     facts: Facts
     ways: tuple[Part, ...]
     change: netlive.Change
+    leaving: tuple[leaving.Leaving, ...]
 
 
 def apply(runtime: Runtime, host: LinuxHost, spec: LabSpec, *, dry: bool) -> list[Row]:
@@ -97,6 +104,34 @@ def follow(runtime: Runtime, host: LinuxHost, name: str, moved: Mapping[str, str
         if forwards != known.forward:
             other = replace(spec, networks=(replace(known, forward=forwards),))
             _applied(runtime, host, other, other.networks[0], scope, dry=False)
+
+
+def see_off(runtime: Runtime, host: LinuxHost) -> list[Row]:
+    """Take the old addresses from networks by which nobody has a lease any more; return what was done."""
+    rows: list[Row] = []
+    with _reaped(runtime, host), runtime.exclusive():
+        session.drop_half_made(runtime, host)
+        for name in overdue(runtime):
+            scope = runtime.scope(network_scope(name))
+            spec = read.load(scope.path("net.toml"))
+            known = spec.network(name)
+            if known is not None:
+                rows += _applied(runtime, host, replace(spec, networks=(known,)), known, scope, dry=False)
+    return rows
+
+
+def overdue(runtime: Runtime) -> list[str]:
+    """Return the networks with old addresses that nobody has a lease by any more."""
+    return [scope.name.partition("/")[2] for scope in runtime.scopes("net") if overdue_addresses(scope)]
+
+
+def overdue_addresses(scope: Scope) -> list[str]:
+    """Return the old addresses of a network that nobody has a lease by any more."""
+    known = scope.leaving()
+    if not known or scope.fingerprint() is None:
+        return []
+    lent, now = leases.read(scope.directory), time.time()
+    return [address for address, until in known.items() if leaving.is_over(address, until, lent, now)]
 
 
 def finish(runtime: Runtime, host: LinuxHost) -> None:
@@ -138,8 +173,10 @@ def _think(runtime: Runtime, host: LinuxHost, spec: LabSpec, network: NetworkSpe
     facts = replace(facts, scopes=scopes)
     name = network.name
     old = resolve.resolve(there, known, facts, strict=False, running=True, networks_only=[name]).network(name)
+    old = with_leaving(old, scope)
     lab = resolve.resolve(spec, used, _without(facts, old), networks_only=[name])
-    target = netlive.target(old, lab.network(name))
+    stays = _staying(old, lab.network(name), scope)
+    target = netlive.target(old, lab.network(name), tuple(one.address for one in stays))
     was, now = _part(old, facts), _part(target.network, facts)
     cards = _cards(runtime, old, target.network)
     change = netlive.change(was, now, old, target.network, cards)
@@ -147,7 +184,21 @@ def _think(runtime: Runtime, host: LinuxHost, spec: LabSpec, network: NetworkSpe
     steps = tuple(_with_what_was(step) for step in change.steps)
     lab = replace(lab, networks=tuple(target.network if one.name == name else one for one in lab.networks))
     ways = plan.links.ways(target.network, facts)
-    return _Thought(lab, target, old, facts, ways, replace(change, steps=steps))
+    return _Thought(lab, target, old, facts, ways, replace(change, steps=steps), stays)
+
+
+def with_leaving(network: Network, scope: Scope) -> Network:
+    """Return a network that is up with the addresses of before that it still has."""
+    known = tuple(scope.leaving())
+    if not known or not isinstance(network.switch, OwnBridge):
+        return network
+    return replace(network, switch=replace(network.switch, leaving=known))
+
+
+def _staying(old: Network, new: Network, scope: Scope) -> tuple[leaving.Leaving, ...]:
+    if not isinstance(old.switch, OwnBridge) or not isinstance(new.switch, OwnBridge):
+        return ()
+    return leaving.leaving(old, new, leases.read(scope.directory), scope.leaving(), time.time())
 
 
 def _without(facts: Facts, network: Network) -> Facts:
@@ -236,6 +287,7 @@ def _change(scope: Scope, journal: Journal, host: LinuxHost, thought: _Thought) 
         journal.prepare(operation)
         scope.draft_text("net.toml", net_toml(thought.lab, thought.target.network))
         scope.draft_text("fingerprint", network_fingerprint(thought.target.network))
+        scope.draft_text("leaving", "".join(f"{one.address} {one.until or 'never'}\n" for one in thought.leaving))
         journal.commit(
             operation,
             kept=[one.number for one in owed if one.operation == operation and _is_way_back(one)],
@@ -300,6 +352,10 @@ def _notes(runtime: Runtime, scope: Scope, thought: _Thought, spec: LabSpec) -> 
     if outside and (old.services != new.services or old.switch != new.switch):
         who = ", ".join(f"{one.ip} ({one.hostname or one.mac})" for one in outside)
         yield _note(old, f"lent, and outside of what is given out now: {who}; they go when their guests ask again")
+    for one in thought.leaving:
+        if one.address in old.switch.addresses:
+            end = "" if one.until is None else f"{leases.when(one.until)}, or until "
+            yield _note(old, f"its address {one.address} stays until {end}nobody has a lease by it")
     if new.switch.mtu > old.switch.mtu:
         names = [f"{vm.name}.{nic.id}" for vm in runtime.vms() for nic in vm.nics if nic.network == old.name]
         if names:

@@ -295,7 +295,7 @@ def gc(runtime: Runtime, host: LinuxHost, *, dry_run: bool = False) -> list[str]
         _wait_for_workers(scope)
         _see_out(scope)
     names = [scope.name.removeprefix("vm/") for scope in runtime.scopes("vm") if _forsaken(runtime, scope)]
-    done = [f"take back vm {name}" for name in names]
+    done = [*_changes(runtime, host, dry_run=dry_run), *(f"take back vm {name}" for name in names)]
     unused = _unused(runtime, names)
     if dry_run:
         return done + [f"take down {name}" for name in unused]
@@ -303,6 +303,22 @@ def gc(runtime: Runtime, host: LinuxHost, *, dry_run: bool = False) -> list[str]
     if failures:
         raise NotTakenBack(failures)
     return done + [f"take down {name}" for name in unused if not runtime.scope(name).exists()]
+
+
+def _changes(runtime: Runtime, host: LinuxHost, *, dry_run: bool) -> list[str]:
+    """Finish what is to be finished of changes of networks; return a line for each, as `gc` does."""
+    there = runtime.scopes("net")
+    if not any(scope.is_changing() or scope.leaving() for scope in there):
+        return []
+    from qemunet.live import netchange
+
+    with runtime.exclusive():  # nobody is at it
+        half = [scope.name.partition("/")[2] for scope in there if scope.is_changing()]
+        found = {scope.name.partition("/")[2]: netchange.overdue_addresses(scope) for scope in there}
+    if not dry_run:
+        netchange.see_off(runtime, host)
+    lines = [f"finish the change of network {name}" for name in half]
+    return lines + [f"take {one} from network {name}" for name, several in found.items() for one in several]
 
 
 def _unused(runtime: Runtime, but: Sequence[str]) -> list[str]:

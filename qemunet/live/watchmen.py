@@ -40,7 +40,8 @@ class Revived(typing.NamedTuple):
 class Watchmen:
     """Watches the programs behind the networks of the `vms`. For the thread of the loop only.
 
-    `revive` starts the one of a network again, in a thread; None: there is no such network any more.
+    `revive` starts the one of a network again, in a thread; None: there is no such network any more. `looked` is called
+    when there are other networks, or one has changed: what serves it begins again then.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Watchmen:
         tell: Tell,
         say: Say,
         begin: Callable[[Coroutine[typing.Any, typing.Any, None]], None],
+        looked: Callable[[], None] = lambda: None,
     ) -> None:
         self._runtime = runtime
         self._vms = vms
@@ -58,6 +60,7 @@ class Watchmen:
         self._tell = tell
         self._say = say
         self._begin = begin
+        self._looked = looked
         self._of: dict[str, set[str]] = {}  # the networks of each guest
         self._networks: set[str] = set()
         self._held: dict[str, tuple[int, int]] = {}  # pidfd and number
@@ -82,6 +85,7 @@ class Watchmen:
             self._let_go(name)
         for name in self._networks - self._held.keys() - self._busy:
             self._hold(name)
+        self._looked()
 
     def close(self) -> None:
         """Watch nothing any more."""
@@ -124,6 +128,7 @@ class Watchmen:
             revived = await self._tried(name)
         finally:
             self._busy.discard(name)
+        self._looked()
         if revived is None or name not in self._networks:
             return
         if revived.started:

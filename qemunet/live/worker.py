@@ -103,6 +103,17 @@ class Worker:
         with contextlib.closing(LinuxHost(self.runtime.path)) as host:
             return netchange.apply(self.runtime, host, read.load(file, overrides), dry=dry)
 
+    def see_off(self) -> list[Row]:
+        """Take the old addresses of networks away that nobody has a lease by any more; return what was done."""
+        from qemunet.live import netchange
+
+        if not netchange.overdue(self.runtime):
+            return []
+        from qemunet.host.linux import LinuxHost
+
+        with contextlib.closing(LinuxHost(self.runtime.path)) as host:
+            return netchange.see_off(self.runtime, host)
+
     def mend(self, vms: Sequence[str], bridges: Collection[str]) -> list[Found]:
         """Put right what is wrong with bridges that cards of these vms are on; return how each is now."""
         from qemunet.live import mend

@@ -34,7 +34,8 @@ class OwnBridge:
 
     `host_ifname` and `port_ifname` are the two ends of the host's cable, the host's and the one in the bridge; empty
     unless `host` is VETH. `ports` are interfaces of the host that are plugged in; with `move_address` the addresses and
-    routes of the one that carries them are on the bridge meanwhile.
+    routes of the one that carries them are on the bridge meanwhile. `leaving` are addresses of before that guests still
+    have leases by: no setting of the network, but how it is just now.
     """
 
     ifname: str
@@ -49,6 +50,12 @@ class OwnBridge:
     port_ifname: str = ""
     ports: tuple[str, ...] = ()
     move_address: bool = False
+    leaving: tuple[str, ...] = ()
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """The addresses that the host has there."""
+        return (*self.addresses, *self.leaving)
 
     @property
     def addressed(self) -> str:

@@ -80,7 +80,7 @@ def _passed_on(network: Network, switch: OwnBridge) -> list[int]:
     forwards = network.firewall.forwards if network.firewall else ()
     versions = {ipaddress.ip_address(forward.to).version for forward in forwards}
     if network.mode in _HAS_WAY_OUT:
-        versions |= {ipaddress.ip_interface(text).version for text in switch.addresses}
+        versions |= {ipaddress.ip_interface(text).version for text in switch.present}
     return sorted(versions)
 
 
@@ -112,7 +112,7 @@ class _Chains:
         self.bridge = quoted(switch.ifname)
         self.inside = quoted(switch.addressed or switch.ifname)
         self.bare = switch.host is not HostSide.BRIDGE
-        self.subnets = [ipaddress.ip_interface(text).network for text in switch.addresses]
+        self.subnets = [ipaddress.ip_interface(text).network for text in switch.present]
 
     def all(self) -> Iterator[str]:
         """Yield the text of each chain, empty for one that is not needed."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from qemunet.errors import Taken
 from qemunet.facts import Facts, LinkFact
+from qemunet.frozen import replace
 from qemunet.model import mac, names
 from qemunet.model.guard import GuardLevel
 from qemunet.model.network import HostSide, Network, NetworkMode, OwnBridge
@@ -66,7 +67,7 @@ def bridge(network: Network, switch: OwnBridge, facts: Facts) -> Part:
         AddLink(switch.ifname, made, mark),
         *_host_cable(network, switch, facts),
         *(settings if moved else _host_ipv6(switch, inside)),
-        *(AddAddress(switch.addressed, address) for address in switch.addresses),
+        *(AddAddress(switch.addressed, address) for address in switch.present),
         *(() if moved else _switches(network, switch, facts)),
         *plugs,
         SetLink(inside, up=True),
@@ -126,7 +127,7 @@ def _host_cable(network: Network, switch: OwnBridge, facts: Facts) -> Iterator[S
 
 
 def _switches(network: Network, switch: OwnBridge, facts: Facts) -> Iterator[Step]:
-    bare = (name for name in (switch.ifname, switch.host_ifname) if name != switch.addressed or not switch.addresses)
+    bare = (name for name in (switch.ifname, switch.host_ifname) if name != switch.addressed or not switch.present)
     for name in filter(None, bare):
         # The kernel answers for each of its addresses wherever it is asked, also by a bridge that has none of them.
         yield SetSysctl(f"net.ipv4.conf.{sysctl_name(name)}.arp_ignore", "8")
@@ -157,7 +158,8 @@ def network_scope(name: str) -> str:
 
 def network_fingerprint(network: Network) -> str:
     """Return what is equal for networks whose users may share one."""
-    return names.digest(repr((str(network.mode), network.switch, network.services, network.firewall)), 16)
+    switch = replace(network.switch, leaving=()) if isinstance(network.switch, OwnBridge) else network.switch
+    return names.digest(repr((str(network.mode), switch, network.services, network.firewall)), 16)
 
 
 def card(vm: Vm, nic: Nic, facts: Facts) -> tuple[Step, ...]:
@@ -313,7 +315,7 @@ def hook(lab: str, vm: Vm, nic: Nic) -> Iterator[Step]:
 
 def _host_ipv6(switch: OwnBridge, inside: str) -> tuple[Step, ...]:
     """A host that has no IPv6 address on a network shows no link-local one either; none is steered by guests."""
-    if not any(":" in address for address in switch.addresses):
+    if not any(":" in address for address in switch.present):
         return (SetSysctl(ipv6(inside, "disable_ipv6"), "1"),)
     return tuple(SetSysctl(ipv6(inside, name), "0") for name in ("accept_ra", "autoconf"))
 

@@ -80,8 +80,9 @@ class Change:
     gone: tuple[Step, ...]
 
 
-def target(old: Network, new: Network) -> Target:
-    """Return what of the new network can come true while guests are on the old one."""
+def target(old: Network, new: Network, leaving: tuple[str, ...] = ()) -> Target:
+    """Return what of the new network can come true while guests are on the old one; the host's old addresses that are
+    `leaving` stay for now."""
     assert isinstance(old.switch, OwnBridge), "others are not ours to change"
     if not isinstance(new.switch, OwnBridge):
         return Target(old, (_restart(old, "mode", str(old.mode), str(new.mode)),))
@@ -107,7 +108,7 @@ def target(old: Network, new: Network) -> Target:
         for key in (*_FIXED, *(["mtu"] if new.switch.mtu < old.switch.mtu else []))
         if getattr(old.switch, key) != getattr(new.switch, key)
     ]
-    switch = replace(new.switch, **kept)
+    switch = replace(new.switch, **kept, leaving=leaving)
     services = None if new.services is None else replace(new.services, mtu=switch.mtu)
     found = replace(new, switch=switch, services=services)
     return Target(found, (*_live(old, found), *lines))
@@ -243,6 +244,7 @@ def _live(old: Network, new: Network) -> Iterator[Line]:
     assert isinstance(new.switch, OwnBridge), "others are not ours to change"
     pairs: list[tuple[str, object, object]] = [
         ("address", _list(old.switch.addresses), _list(new.switch.addresses)),
+        ("old address", _list(_gone(old.switch, new.switch)), "none"),
         ("mtu", old.switch.mtu, new.switch.mtu),
         *_rules(old.firewall, new.firewall),
         *_served(old.services, new.services),
@@ -251,6 +253,10 @@ def _live(old: Network, new: Network) -> Iterator[Line]:
     for key, was, now in pairs:
         if was != now:
             yield Line(old.name, f"{key}: {was} to {now}", Disruption.LIVE)
+
+
+def _gone(old: OwnBridge, new: OwnBridge) -> list[str]:
+    return [address for address in old.leaving if address not in new.present]
 
 
 def _rules(old: Firewall | None, new: Firewall | None) -> Iterator[tuple[str, object, object]]:

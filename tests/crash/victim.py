@@ -1,8 +1,8 @@
 """Runs qemunet and lets something happen to it before or after the Nth thing that it does to the host.
 
 ``victim.py COUNT PHASE NUMBER FAULT ARGS…``: COUNT is a file that gets a line for each step performed; PHASE is
-``run`` (``qemunet run ARGS``), ``net`` or ``apply`` (likewise) or ``back`` (start the lab ARGS, then take it back, the
-steps counted from there); FAULT is one of
+``run`` (``qemunet run ARGS``), ``net``, ``apply`` or ``gc`` (likewise) or ``back`` (start the lab ARGS, then take it
+back, the steps counted from there); FAULT is one of
 
 * ``none``
 * ``fail``: the step fails with EIO instead of being done
@@ -92,7 +92,7 @@ def run() -> int:
     fault = Fault(count, int(number), kind)
     if phase == "back":
         return take_back(fault, *rest)
-    fault.arm(spare=None if phase in ("net", "apply") else COMMAND)
+    fault.arm(spare=None if phase in ("net", "apply", "gc") else COMMAND)
     sys.argv = ["qemunet", phase, *rest]
     return main.main()
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.dump import difference, dump, program
-from tests.kernel.lan import plugged
+from tests.kernel.lan import UDHCPC, Guest, plugged
 from tests.kernel.test_net_commands import link
-from tests.world import TREE, World, machine
+from tests.world import TREE, World, machine, until
 
 VICTIM = TREE / "tests" / "crash" / "victim.py"
 ALICE, BOB = "52:54:00:00:00:0a", "52:54:00:00:00:0b"
@@ -73,14 +76,16 @@ def test_everything_that_can_change_does(world: World) -> None:
         rows = changes(world, file)
         assert said(rows) == ["address", "mtu", "forward", "dhcp", "dhcp for IPv6", "dns", "hosts"]
         assert all(row["done"] and row["disruption"] == "live" for row in rows if not row["note"])
-        assert "outside of what is given out now: 192.168.50." in rows[-1]["what"]
-        assert addresses("qn-lab") == ["192.168.60.1", "fd60::1"]
+        assert "outside of what is given out now: 192.168.50." in rows[-2]["what"]
+        assert addresses("qn-lab") == ["192.168.50.1", "192.168.60.1", "fd60::1"]
         lent = bob.lease("-O", "mtu")
         assert lent["ip"].startswith("192.168.60.10")
         assert (lent["mtu"], lent["domain"], lent["lease"]) == ("9000", "other.test", "1800")
         assert alice.lease()["ip"] == "192.168.60.9"
         assert bob.address("db.other.test", "192.168.60.1") == "192.168.60.20"
     assert link("qn-lab")["mtu"] == 9000
+    assert said(changes(world, file)) == ["old address"]
+    assert addresses("qn-lab") == ["192.168.60.1", "fd60::1"]
     rules = program("nft", "list", "ruleset")
     assert "192.168.60.9" in rules
     assert "192.168.50." not in rules
@@ -218,11 +223,13 @@ def test_forwards_follow_a_card_whose_address_is_another_one(world: World) -> No
 # ---------------------------------------------------------------- whatever happens
 
 
-def victim(world: World, number: int, fault: str, file: str) -> tuple[subprocess.CompletedProcess[str], int]:
+def victim(
+    world: World, number: int, fault: str, *words: str, phase: str = "apply"
+) -> tuple[subprocess.CompletedProcess[str], int]:
     """Apply the file with a fault at one step; return how it ended, and how many steps there were."""
     count = world.folder / "count"
     count.unlink(missing_ok=True)
-    argv = [sys.executable, str(VICTIM), str(count), "apply", str(number), fault, file]
+    argv = [sys.executable, str(VICTIM), str(count), phase, str(number), fault, *words]
     done = subprocess.run(argv, env=world.environment, capture_output=True, text=True, timeout=60)
     return done, len(count.read_text().splitlines()) if count.exists() else 0
 
@@ -252,5 +259,207 @@ def test_a_change_is_all_or_nothing_whatever_happens_at_whichever_step(world: Wo
         assert bool(found) == is_last, f"{fault} at {number} of {steps}: {found}"
     assert addresses("qn-lab") == ["192.168.60.1", "fd60::1"]
     assert Path("/proc/sys/net/ipv4/conf/qn-lab/promote_secondaries").read_text() == "0\n"
+    world.succeeds("net", "down", "lab")
+    assert not world.left()
+
+
+# ---------------------------------------------------------------- guests with addresses of before
+
+
+MOVED = LAB.replace("192.168.50.", "192.168.60.")
+HERE, THERE = "203.0.113.1", "203.0.113.2"  # the host, and somebody behind it
+
+
+@contextlib.contextmanager
+def outside(world: World) -> Iterator[Guest]:
+    """Somebody whom guests reach through the host."""
+    subprocess.run(["ip", "link", "add", "br-out", "type", "bridge"], check=True)
+    Path("/proc/sys/net/ipv6/conf/br-out/disable_ipv6").write_text("1")
+    subprocess.run(["ip", "address", "add", f"{HERE}/24", "dev", "br-out"], check=True)
+    subprocess.run(["ip", "link", "set", "br-out", "up"], check=True)
+    with plugged(world.folder, "out", "52:54:00:00:00:0c", "br-out") as out:
+        out.run("ip", "address", "add", f"{THERE}/24", "dev", "eth0", check=True)
+        yield out
+    subprocess.run(["ip", "link", "del", "br-out"], check=True)
+
+
+@contextlib.contextmanager
+def client(guest: Guest) -> Iterator[Callable[[], dict[str, str]]]:
+    """A DHCP client that stays; gives what it was told last. SIGUSR1 makes it ask for what it has once more."""
+    out, script = guest.folder / "client.lease", guest.folder / "client.sh"
+    script.write_text(UDHCPC.replace('env >"$OUT"', 'env >"$OUT.new"; mv "$OUT.new" "$OUT"') + CLIENT)
+    script.chmod(0o755)
+    enter = ["nsenter", "--net", "--mount", "--target", str(guest.holder.pid)]
+    argv = [*enter, "busybox", "udhcpc", "-i", "eth0", "-f", "-t", "30", "-T", "1", "-A", "1", "-s", str(script)]
+    with (
+        open(guest.folder / "client.log", "w") as log,
+        subprocess.Popen(argv, env={**os.environ, "OUT": str(out)}, stdout=log, stderr=log) as process,
+    ):
+
+        def told() -> dict[str, str]:
+            pairs = (line.partition("=") for line in out.read_text().splitlines()) if out.exists() else ()
+            return {key: value for key, _, value in pairs}
+
+        try:
+            until(lambda: "ip" in told(), "an address")
+            guest.pid = process.pid  # type: ignore[attr-defined]
+            yield told
+        finally:
+            process.kill()
+
+
+CLIENT = 'ip route replace default via "$router"\n'
+
+
+def reaches(guest: Guest, address: str) -> bool:
+    return guest.run("busybox", "ping", "-c1", "-W1", address).returncode == 0
+
+
+def old(world: World) -> list[str]:
+    (found,) = json.loads(world.succeeds("net", "list", "--json"))
+    return [one["address"] for one in found["old_addresses"]]
+
+
+def test_a_guest_has_its_way_out_until_it_asks_again(world: World) -> None:
+    """Its old gateway stays, with what gets it out; it says no when the guest wants its address for longer, and the
+    guest has one of the new range. Then the old one goes, with the rules for it."""
+    with outside(world), contextlib.ExitStack() as stack:
+        file = world.write(LAB)
+        world.succeeds("net", "up", file)
+        alice = stack.enter_context(plugged(world.folder, "a", ALICE, "qn-lab"))
+        told = stack.enter_context(client(alice))
+        until(lambda: reaches(alice, THERE), "the way out")
+        world.write(MOVED)
+        rows = changes(world, file)
+        assert "its address 192.168.50.1/24 stays until " in rows[-1]["what"]
+        assert told()["ip"].startswith("192.168.50.")
+        assert addresses("qn-lab") == ["192.168.50.1", "192.168.60.1"]
+        until(lambda: reaches(alice, THERE), "the way out by the old gateway")
+        assert (old(world), changes(world, file)) == (["192.168.50.1/24"], [])
+        assert "192.168.50.1/24 until " in world.succeeds("net", "list")
+        assert "192.168.50.1/24 until " in world.succeeds("net", "show", "lab")
+        assert world.succeeds("gc") == ""
+        os.kill(alice.pid, signal.SIGUSR1)  # type: ignore[attr-defined]
+        until(lambda: told()["ip"].startswith("192.168.60."), "an address of the new range")
+        until(lambda: reaches(alice, THERE), "the way out by the new gateway")
+        assert "192.168.50.1/24" in world.succeeds("gc", "--dry-run")
+        assert addresses("qn-lab") == ["192.168.50.1", "192.168.60.1"]
+        assert "192.168.50.1/24" in world.succeeds("gc")
+        assert (addresses("qn-lab"), old(world)) == (["192.168.60.1"], [])
+        assert "192.168.50." not in program("nft", "list", "ruleset")
+        assert reaches(alice, THERE)
+        world.succeeds("net", "down", "lab")
+    assert not world.left()
+
+
+def test_the_keeper_takes_an_old_address_when_nobody_needs_it(world: World) -> None:
+    """Nobody has to call anything, and the guests are none the wiser; who listens hears of it."""
+    file = world.write(LAB + machine("kali"))
+    world.succeeds("run", "-d", file)
+    with plugged(world.folder, "a", ALICE, "qn-lab") as alice:
+        assert alice.lease()["ip"].startswith("192.168.50.")
+        world.write(MOVED + machine("kali"))
+        changes(world, file)
+        assert addresses("qn-lab") == ["192.168.50.1", "192.168.60.1"]
+        assert "192.168.50.1/24" in world.succeeds("status", "kali")
+        assert alice.lease()["ip"].startswith("192.168.60.")
+        until(lambda: addresses("qn-lab") == ["192.168.60.1"], "the old address is gone")
+        until(lambda: old(world) == [], "nobody speaks of it any more")
+    world.succeeds("stop", "--force", "kali")
+    assert not world.left()
+
+
+def test_an_old_address_of_a_lease_that_is_over_goes(world: World) -> None:
+    """Whoever had it may not be there any more, and whoever comes to the network next sees to it."""
+    file = world.write(LAB)
+    world.succeeds("net", "up", file)
+    with plugged(world.folder, "a", ALICE, "qn-lab") as alice:
+        alice.lease()
+    world.write(MOVED)
+    changes(world, file)
+    (scope,) = world.runtime.glob("net/lab")
+    (scope / "leaving").write_text("192.168.50.1/24 1000\n")
+    assert said(changes(world, "--dry-run", file)) == ["old address"]
+    world.succeeds("run", "-d", world.write(MOVED + machine("kali")))
+    until(lambda: addresses("qn-lab") == ["192.168.60.1"], "the old address is gone")
+    world.succeeds("stop", "--force", "kali")
+    world.succeeds("net", "down", "lab")
+    assert not world.left()
+
+
+def test_who_goes_back_is_where_he_was(world: World) -> None:
+    """What stays of the change that is taken back is there for those who have addresses by it."""
+    file = world.write(LAB)
+    world.succeeds("net", "up", file)
+    with plugged(world.folder, "a", ALICE, "qn-lab") as alice, plugged(world.folder, "b", BOB, "qn-lab") as bob:
+        alice.lease()
+        world.write(MOVED)
+        changes(world, file)
+        bob.lease()
+        world.write(LAB)
+        changes(world, file)
+        assert old(world) == ["192.168.60.1/24"]
+        assert sorted(addresses("qn-lab")) == ["192.168.50.1", "192.168.60.1"]
+        alice.lease()
+        assert bob.lease()["ip"].startswith("192.168.50.")
+        world.succeeds("gc")
+    assert addresses("qn-lab") == ["192.168.50.1"]
+    world.succeeds("net", "down", "lab")
+    assert not world.left()
+
+
+def test_a_bridge_that_is_made_again_has_its_old_address_too(world: World) -> None:
+    file = world.write(LAB)
+    world.succeeds("net", "up", file)
+    with plugged(world.folder, "a", ALICE, "qn-lab") as alice:
+        alice.lease()
+    world.write(MOVED)
+    changes(world, file)
+    subprocess.run(["ip", "link", "del", "qn-lab"], check=True)
+    world.succeeds("net", "up", "lab")
+    assert sorted(addresses("qn-lab")) == ["192.168.50.1", "192.168.60.1"]
+    world.succeeds("net", "down", "lab")
+    assert not world.left()
+
+
+@pytest.mark.parametrize("fault", ["fail", "kill-before", "kill-after"])
+def test_an_old_address_goes_whatever_happens_at_whichever_step(world: World, fault: str) -> None:
+    """It is there with all that belongs to it, or gone with that; the next gc does what is left."""
+    file = world.write(LAB)
+    world.succeeds("net", "up", file)
+    with plugged(world.folder, "a", ALICE, "qn-lab") as alice:
+        alice.lease()
+        world.write(MOVED)
+        changes(world, file)
+        alice.lease()
+    for number in range(1, 30):
+        done, _ = victim(world, number, fault, phase="gc")
+        rules = "192.168.50." in program("nft", "list", "ruleset")
+        if done.returncode == 0:
+            break
+        assert done.returncode == {"fail": 1}.get(fault, -signal.SIGKILL), done.stderr
+        if fault == "fail":
+            assert rules == ("192.168.50.1" in addresses("qn-lab")), f"{fault} at {number}"
+    assert number > 2
+    world.succeeds("gc")
+    assert addresses("qn-lab") == ["192.168.60.1"]
+    assert "192.168.50." not in program("nft", "list", "ruleset")
+    world.succeeds("net", "down", "lab")
+    assert not world.left()
+
+
+def test_gc_finishes_a_change_of_a_network_that_nobody_is_on(world: World) -> None:
+    file = world.write(LAB)
+    world.succeeds("net", "up", file)
+    before = as_it_is()
+    world.write(OTHER, "other.toml")
+    other = str(world.folder / "other.toml")
+    done, _ = victim(world, 4, "kill-after", other)
+    assert done.returncode == -signal.SIGKILL
+    assert difference(before, as_it_is())
+    assert "network lab" in world.succeeds("gc", "--dry-run")
+    assert difference(before, as_it_is())
+    assert "network lab" in world.succeeds("gc")
+    assert not difference(before, as_it_is())
     world.succeeds("net", "down", "lab")
     assert not world.left()

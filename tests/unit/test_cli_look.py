@@ -189,6 +189,7 @@ def test_networks_are_those_that_guests_are_on(running: Runtime, capsys: Output)
         "mode": "private",
         "bridge": "qn-lab",
         "addresses": [],
+        "old_addresses": [],
         "netns": None,
         "guests": ["kali2"],
         "state": "up",
