@@ -15,7 +15,6 @@ from qemunet.live import devices, running
 from qemunet.live.change import Change, card_of
 from qemunet.live.record import pick, refuse_taken
 from qemunet.live.taken import refuse_taken_networks
-from qemunet.model.nic import OnNetwork, TapBackend
 from qemunet.plan import links, live, plug
 from qemunet.runner import why
 from qemunet.steps import Plan, SetGuestLink
@@ -46,6 +45,8 @@ class Other:
     seat: dict[str, Json]
     was: Wish
     shall: Wish
+    old: Nic
+    new: Nic
 
 
 @frozen
@@ -92,6 +93,11 @@ class CardWork:
             record = change.record()
             refuse_taken(record.nics, self.vm, nic)
             return change.add(lambda: self._compared(change, record, wish), nic, seat)
+
+    def followed(self, other: Other) -> None:
+        """Let the forwards that led to a card lead to what it is, now that it is plugged in again."""
+        with contextlib.closing(self._host()) as host:
+            self._followed(host, self.runtime.vm(self.vm), other.old, other.new)
 
     def again(self, nic: str, seat: dict[str, Json] | None) -> NicRecord:
         """Plug in a card once more that the guest has thrown out; raises NotFound if that is not wanted any more."""
@@ -201,27 +207,26 @@ class CardWork:
                 return record.card(name)
             case live.Change():
                 row = change.alter(lambda: self._compared(change, record, wish), name)
-                self._followed(change, old, new)
+                self._followed(change.host, record, old, new)
                 return row
             case live.Replug():
                 self._refuse_impossible(found, old, new)
-                return self._other(change, record, name, wish)
+                return self._other(change, record, old, new, wish)
         raise UsageError(f"{name}: {difference.describe()}", where=f"vm.{self.vm}", hint="stop it and change its file")
 
-    def _followed(self, change: Change, old: Nic, new: Nic) -> None:
-        """Let the forwards of the network that a card is on, and stays on, lead to its new addresses."""
-        moved = live.readdressed(old, new)
-        if moved and isinstance(new.backend, TapBackend) and isinstance(new.backend.attach, OnNetwork):
-            from qemunet.live import netchange
+    def _followed(self, host: LinuxHost, record: VmRecord, old: Nic, new: Nic) -> None:
+        """Let the forwards that led to a card lead to what it has become."""
+        if live.moves(old, new) or old.ips != new.ips or type(old.backend) is not type(new.backend):
+            from qemunet.live import forwards
 
-            netchange.follow(self.runtime, change.host, new.backend.attach.network, moved)
+            forwards.follow(self.runtime, host, record, old, new)
 
-    def _other(self, change: Change, record: VmRecord, name: str, wish: Wish) -> Other:
-        card = change.cards().get(name)
+    def _other(self, change: Change, record: VmRecord, old: Nic, new: Nic, wish: Wish) -> Other:
+        card = change.cards().get(old.id)
         seat: dict[str, Json] = {"bus": card.bus, "addr": card.addr} if card else {}
         there = running.read_spec(self.runtime, record)
         target = wish(there)
-        return Other(name, seat, lambda _: there, lambda _: target)
+        return Other(old.id, seat, lambda _: there, lambda _: target, old, new)
 
     def _refuse_impossible(self, found: Comparison, old: Nic, new: Nic) -> None:
         """Raise Taken if the card that is to come cannot be had, before the one that is there goes for it."""

@@ -36,7 +36,7 @@ from qemunet.state import write_private
 from qemunet.steps import Plan, Reconfigure
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from qemunet.config.spec import LabSpec, NetworkSpec
     from qemunet.facts import Facts
@@ -80,43 +80,26 @@ def apply(runtime: Runtime, host: LinuxHost, spec: LabSpec, *, dry: bool) -> lis
     about is as it was.
     """
     rows: list[Row] = []
-    with _reaped(runtime, host), runtime.exclusive():
+    with reaped(runtime, host), runtime.exclusive():
         session.drop_half_made(runtime, host)
         for network in spec.networks:
             scope = runtime.scope(network_scope(network.name))
             if modes.makes_bridge(network) and scope.fingerprint() is not None:
-                rows += _applied(runtime, host, spec, network, scope, dry=dry)
+                rows += applied(runtime, host, spec, network, scope, dry=dry)
     return rows
-
-
-def follow(runtime: Runtime, host: LinuxHost, name: str, moved: Mapping[str, str]) -> None:
-    """Let the forwards of a network lead to the new addresses of its guests: old ones to new ones."""
-    scope = runtime.scope(network_scope(name))
-    with _reaped(runtime, host), runtime.exclusive():
-        session.drop_half_made(runtime, host)
-        if scope.fingerprint() is None:
-            return
-        spec = read.load(scope.path("net.toml"))
-        known = spec.network(name)
-        if known is None or not known.forward:
-            return
-        forwards = tuple(replace(one, vm=moved.get(one.vm, one.vm)) for one in known.forward)
-        if forwards != known.forward:
-            other = replace(spec, networks=(replace(known, forward=forwards),))
-            _applied(runtime, host, other, other.networks[0], scope, dry=False)
 
 
 def see_off(runtime: Runtime, host: LinuxHost) -> list[Row]:
     """Take the old addresses from networks by which nobody has a lease any more; return what was done."""
     rows: list[Row] = []
-    with _reaped(runtime, host), runtime.exclusive():
+    with reaped(runtime, host), runtime.exclusive():
         session.drop_half_made(runtime, host)
         for name in overdue(runtime):
             scope = runtime.scope(network_scope(name))
             spec = read.load(scope.path("net.toml"))
             known = spec.network(name)
             if known is not None:
-                rows += _applied(runtime, host, replace(spec, networks=(known,)), known, scope, dry=False)
+                rows += applied(runtime, host, replace(spec, networks=(known,)), known, scope, dry=False)
     return rows
 
 
@@ -148,9 +131,13 @@ def finish(runtime: Runtime, host: LinuxHost) -> None:
 # ---------------------------------------------------------------- one network
 
 
-def _applied(
+def applied(
     runtime: Runtime, host: LinuxHost, spec: LabSpec, network: NetworkSpec, scope: Scope, *, dry: bool
 ) -> list[Row]:
+    """Make one network that is up what it is in a lab, as far as that can be; return what there was to do.
+
+    The runtime directory's lock must be held. Raises any QemunetError; then the network is as it was.
+    """
     thought = _think(runtime, host, spec, network, scope)
     lines = thought.target.lines
     if not lines:
@@ -260,7 +247,7 @@ def _do(runtime: Runtime, host: LinuxHost, scope: Scope, thought: _Thought) -> N
 
 
 @contextlib.contextmanager
-def _reaped(runtime: Runtime, host: LinuxHost) -> Iterator[None]:
+def reaped(runtime: Runtime, host: LinuxHost) -> Iterator[None]:
     """Take down at the end what is shared and not used any more, or not yet; an exception goes on."""
     try:
         yield

@@ -110,6 +110,10 @@ class Replugs:
             raise
         finally:
             self._coming_back.discard(key)
+        try:
+            await self._doer.do(CardWork.followed, guest, other)
+        except QemunetError as error:  # the card is what it shall be all the same
+            self._doer.say(f"{guest.vm}: {other.nic}: the forwards of its networks are as before: {error}")
         return row
 
     async def _bring_back(self, guest: Guest, other: Other, cause: QemunetError) -> None:

@@ -15,7 +15,7 @@ from qemunet.live.source import photograph
 from qemunet.plan import live
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from qemunet.config.spec import NicSpec
     from qemunet.facts import Facts
@@ -138,7 +138,8 @@ def _joined(spec: LabSpec, other: LabSpec, name: str) -> LabSpec:
 
 def _with_network(runtime: Runtime, record: VmRecord, name: str) -> LabSpec:
     """Return the lab of a network that the vm is not on yet: its own lab's file, or what says of one that is up."""
-    known = _of_runtime(runtime) | _of_file(record)
+    up = _of_runtime(runtime)
+    known = up | _of_file(record, up)
     if name not in known:
         every = ", ".join(sorted(known)) or "none"
         hint = f"declared in {record.file}, or up: {every}"
@@ -146,12 +147,20 @@ def _with_network(runtime: Runtime, record: VmRecord, name: str) -> LabSpec:
     return known[name]
 
 
-def _of_file(record: VmRecord) -> dict[str, LabSpec]:
+def _of_file(record: VmRecord, up: Mapping[str, LabSpec]) -> dict[str, LabSpec]:
+    """Return the networks of a vm's lab file, with what those that are up forward now: that goes with the cards."""
     try:
-        spec = served.by_address(read.load(record.file))
+        spec = read.load(record.file)
+        spec = replace(spec, networks=tuple(_forwarding(network, up) for network in spec.networks))
+        spec = served.by_address(spec)
         return {network.name: spec for network in spec.networks}
     except ConfigError:  # it has changed, or is gone; what runs does not need it
         return {}
+
+
+def _forwarding(network: NetworkSpec, up: Mapping[str, LabSpec]) -> NetworkSpec:
+    there = up[network.name].network(network.name) if network.name in up else None
+    return network if there is None or network.external else replace(network, forward=there.forward)
 
 
 def _of_runtime(runtime: Runtime) -> dict[str, LabSpec]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -218,6 +219,40 @@ def test_forwards_follow_a_card_whose_address_is_another_one(world: World) -> No
     assert said(changes(world, "--dry-run", file)) == ["forward"]
     world.succeeds("stop", "--force", "kali")
     assert not world.left()
+
+
+def test_forwards_go_with_a_card_to_another_network_and_come_back_with_it(world: World) -> None:
+    """They leave the network that it has left, and another card's stay; where its file has some to it, they come."""
+    red = '[network.red]\nmode = "nat"\naddress = ["192.168.60.1/24"]\n'
+    kali = machine("kali", card='network = "lab"\nip = ["192.168.50.9/24"]')
+    eve = machine("eve", card='network = "lab"\nip = ["192.168.50.8/24"]')
+    lab = LAB.replace('"tcp::8080:192.168.50.9:80"', '"tcp::8080:kali:80", "udp::5353:kali:53", "tcp::8081:eve:80"')
+    file = world.write(lab + red + kali + eve)
+    world.succeeds("net", "up", file)
+    world.succeeds("run", "-d", file)
+    before = forwards()
+    assert sorted(before) == ["tcp 8080 192.168.50.9", "tcp 8081 192.168.50.8", "udp 5353 192.168.50.9"]
+    world.succeeds("nic", "set", "kali", "net0", "--network", "red", "--ip", "192.168.60.9/24")
+    assert forwards() == ["tcp 8081 192.168.50.8"]
+    world.succeeds("nic", "set", "kali", "net0", "--network", "lab", "--ip", "192.168.50.7/24")
+    assert sorted(forwards()) == [line.replace("50.9", "50.7") for line in sorted(before)]
+    world.succeeds("nic", "set", "kali", "net0", "--ip", "192.168.50.9/24")
+    assert sorted(forwards()) == sorted(before)
+    assert said(changes(world, "--dry-run", file)) == []
+    Path(file).unlink()  # nobody knows any more what it had
+    world.succeeds("nic", "set", "kali", "net0", "--network", "red", "--ip", "192.168.60.9/24")
+    world.succeeds("nic", "set", "kali", "net0", "--network", "lab", "--ip", "192.168.50.9/24")
+    assert forwards() == ["tcp 8081 192.168.50.8"]
+    world.succeeds("stop", "--force", "kali", "eve")
+    world.succeeds("net", "down", "lab", "red")
+    assert not world.left()
+
+
+def forwards() -> list[str]:
+    """Which ports lead where for those who come from elsewhere."""
+    chains = re.findall(r"chain prerouting \{.*?\}", program("nft", "list", "ruleset"), re.DOTALL)
+    found = re.findall(r"(tcp|udp) dport (\d+) dnat ip to ([0-9.]+)", "".join(chains))
+    return [" ".join(one) for one in found]
 
 
 # ---------------------------------------------------------------- whatever happens

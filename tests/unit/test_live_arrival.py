@@ -350,7 +350,7 @@ def test_the_place_of_any_card_that_goes_is_known_to_be_left() -> None:
 def test_of_two_who_change_a_card_that_has_to_be_unplugged_for_that_one_is_refused() -> None:
     """Nothing was done for him, and the other one goes on."""
     cards = FakeCards(FakeGuest(), deleted("theirs"))
-    other = Other("d", SEAT, lambda spec: spec, lambda spec: spec)
+    other = Other("d", SEAT, lambda spec: spec, lambda spec: spec, NIC, NIC)
     cards._replugs._coming_back.add(("a", "d"))
     with pytest.raises(Taken, match="d is about to be plugged in again"):
         run(cards._replugs.replug(typing.cast("Guest", cards.guest), other, 10.0))
@@ -363,7 +363,7 @@ def test_a_guest_that_ends_while_its_card_is_out_has_ended_and_nothing_more(*, e
     """There is nothing to bring back then; else what could not be brought back is said."""
     cards = FakeCards(FakeGuest(), deleted("theirs"))
     cards.guest.ended = ended
-    other = Other("d", SEAT, lambda spec: spec, lambda spec: spec)
+    other = Other("d", SEAT, lambda spec: spec, lambda spec: spec, NIC, NIC)
     cards._replugs._coming_back.add(("a", "d"))
 
     async def refuses(work: Callable[..., object], *_: object) -> object:
