@@ -80,6 +80,7 @@ def _status(args: Namespace) -> int:
         render.out(f"{record.name}: {state}{pid}, {record.machine} ({record.accel}), lab {record.lab}")
         _print_nics(record, seen)
         _print_old_addresses(record)
+        _print_script(record)
         _print_differences(record, seen)
     return 0
 
@@ -145,6 +146,15 @@ def _print_nics(vm: VmRecord, seen: Message) -> None:
         render.out("no card")
         return
     render.table(_NIC_HEADER, [_nic_row(row) for row in rows])
+
+
+def _print_script(vm: VmRecord) -> None:
+    """Say how far the script of a vm has come, if it has one."""
+    from qemunet.live import script
+
+    found = script.read(runtime().scope(f"vm/{vm.name}").directory)
+    if found is not None:
+        render.out(f"script: {found.describe()}")
 
 
 def _print_old_addresses(vm: VmRecord) -> None:

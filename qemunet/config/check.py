@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qemunet.config import cables, listeners, modes, ports, ready, served, spaces, units
+from qemunet.config import cables, listeners, modes, ports, ready, scripts, served, spaces, units
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.spec import DiskSpec, LabSpec, NetworkSpec, NicMode, NicSpec, VmSpec
 from qemunet.model import names
@@ -25,6 +25,7 @@ def check(spec: LabSpec) -> None:
         _cards(spec, vm)
         for disk in vm.disk:
             _disk(spec, disk)
+        scripts.check(spec, vm)
     ready.check(spec)
     cables.check(spec)
     spec = modes.expanded(spec)

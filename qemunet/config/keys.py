@@ -38,6 +38,7 @@ __all__ = [
     "NETWORK",
     "NIC",
     "PROFILE_TABLES",
+    "SCRIPT",
     "SUB_TABLES",
     "VM",
     "Key",
@@ -83,10 +84,28 @@ VM = Table(
             profile=True,
         ),
         Key("depends", kinds.NAMES, "`up` starts it when these vms are ready", "none"),
-        Key("ready", kinds.READY, "when it is: dhcp, console=REGEX or tcp=PORT", "as soon as it runs", derived=True),
+        Key(
+            "ready",
+            kinds.READY,
+            "when it is: dhcp, console=REGEX, tcp=PORT or script",
+            "its script is done",
+            derived=True,
+        ),
     ),
     tables=("boot", "machine"),
-    lists=("disk", "nic"),
+    lists=("disk", "nic", "script"),
+)
+
+SCRIPT = Table(
+    "[[vm.NAME.script]]",
+    "What is typed at the serial console when the vm has started, step by step.",
+    keyed(
+        Key("expect", kinds.REGEX, "wait until the guest says what this regular expression finds", "do not wait"),
+        Key("fail", kinds.REGEX, "give up at once when it says this instead", "none"),
+        Key("send", kinds.TYPED, "then type this; {vm.name}, {nic.ID.mac} and {nic.ID.ip} are filled in", "nothing"),
+        Key("enter", kinds.BOOL, "and press Enter", "true"),
+        Key("timeout", kinds.SECONDS, "how long it may wait", "60s"),
+    ),
 )
 
 MACHINE = Table(
@@ -253,6 +272,7 @@ SUB_TABLES = {
     "machine": MACHINE,
     "disk": DISK,
     "nic": NIC,
+    "script": SCRIPT,
     "nat": NAT_TABLE,
     "dhcp": DHCP,
     "dns": DNS,

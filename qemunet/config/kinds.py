@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from enum import StrEnum
 
-from qemunet.config import ready, units
+from qemunet.config import ready, scripts, units
 from qemunet.config.hints import Bad, listed, nearest
 from qemunet.config.spec import AUTO, NicMode
 from qemunet.frozen import frozen
@@ -50,6 +50,10 @@ def string(key: str, value: object) -> str:
     if not _CONTROLS.isdisjoint(value):
         raise Bad("a control character does not belong here")
     return value
+
+
+def _typed(key: str, value: object) -> str:
+    return value if isinstance(value, str) else string(key, value)
 
 
 def of_text(convert: Callable[[str], object], **schema: object) -> Kind:
@@ -322,6 +326,8 @@ TEXTS = several(lambda text: text, "text", alone=False)
 BOOL = Kind(_bool, {"type": "boolean"})
 TEXT = of_text(lambda text: text)
 MACHINE = of_text(_machine, pattern=f"^{_MACHINE}$")
+TYPED = Kind(_typed, {"type": "string"})  # control characters are keys
+REGEX = of_text(scripts.pattern, minLength=1)
 NAMES = several(_name, "a name", pattern=f"^{names.NAME.pattern}$")
 PATH = of_text(_filled)
 PATHS = several(_filled, "a path")
@@ -334,7 +340,7 @@ MEMORY = _sized(_memory)
 SIZE = _sized(_size)
 SECONDS = Kind(_seconds, {"anyOf": [{"const": 0}, {"type": "string", "pattern": r"^\d+(s|m|min|h)$"}]})
 DISPLAY = of_text(_display, pattern="^(none|gtk|vnc=.*:[0-9]+)$")
-READY = of_text(_ready, pattern="^(dhcp|console=.+|tcp=[0-9]+)$")
+READY = of_text(_ready, pattern="^(dhcp|console=.+|tcp=[0-9]+|script)$")
 USER = of_text(_user, minLength=1)
 MTU = whole(68, 65535)
 QUEUES = Kind(_queues, {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 256}]})

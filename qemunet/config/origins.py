@@ -43,6 +43,8 @@ def _all(spec: LabSpec, profiles: Mapping[str, Profile]) -> Iterator[tuple[str, 
         yield from _table(spec, dotted(vm.path, "boot"), vm.boot, keys.BOOT, None, "")
         for disk in vm.disk:
             yield from _table(spec, disk.path, disk, keys.DISK, profile.disk, named)
+        for step in vm.script:
+            yield from _table(spec, step.path, step, keys.SCRIPT, None, "")
         for nic in check.nics(vm):
             yield from _table(spec, nic.path, nic, keys.NIC, profile.nic, named)
 

@@ -16,7 +16,7 @@ if typing.TYPE_CHECKING:
 
     from qemunet.config.keys import Table
 
-_ROW = re.compile(r"(disk|nic|hosts)\[(\d{1,4})\]")
+_ROW = re.compile(r"(disk|nic|hosts|script)\[(\d{1,4})\]")
 
 
 @frozen

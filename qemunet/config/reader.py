@@ -23,6 +23,7 @@ from qemunet.config.spec import (
     NetnsSpec,
     NetworkSpec,
     NicSpec,
+    ScriptSpec,
     VmSpec,
 )
 from qemunet.errors import ConfigError
@@ -178,6 +179,7 @@ class Reader:
             nic=tuple(NicSpec(place, **one) for place, one in self.rows(raw, path, "nic", keys.NIC))
             if "nic" in raw
             else None,
+            script=tuple(ScriptSpec(place, **one) for place, one in self.rows(raw, path, "script", keys.SCRIPT)),
             **self.values(raw, path, keys.VM),
         )
 

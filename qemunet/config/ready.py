@@ -6,13 +6,14 @@ import re
 import typing
 
 from qemunet.config.hints import Bad, did_you_mean, listed
-from qemunet.model.ready import ConsoleReady, LeaseReady, Ready, TcpReady
+from qemunet.config.scripts import pattern
+from qemunet.model.ready import ConsoleReady, LeaseReady, Ready, ScriptReady, TcpReady
 
 if typing.TYPE_CHECKING:
     from qemunet.config.spec import LabSpec, VmSpec
 
 BANNER = ConsoleReady(r"(?m)^qemunet guest ready: ")  # what the built-in guest prints
-_WAYS = '"dhcp", "console=REGEX" and "tcp=PORT"'
+_WAYS = '"dhcp", "console=REGEX", "tcp=PORT" and "script"'
 _LAST_PORT = 65535
 
 
@@ -21,8 +22,10 @@ def read(text: str) -> Ready:
     way, _, value = text.partition("=")
     if text == "dhcp":
         return LeaseReady()
+    if text == "script":
+        return ScriptReady()
     if way == "console" and value:
-        return ConsoleReady(_pattern(value))
+        return ConsoleReady(pattern(value))
     if way == "tcp":
         return TcpReady(port(value))
     raise Bad(f'"{text}" is no way to be ready', f"ways are {_WAYS}")
@@ -37,6 +40,8 @@ def write(ready: Ready) -> str:
             return f"console={pattern}"
         case TcpReady(number):
             return f"tcp={number}"
+        case ScriptReady():
+            return "script"
 
 
 def port(text: str) -> int:
@@ -46,23 +51,20 @@ def port(text: str) -> int:
     return int(text)
 
 
-def _pattern(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise Bad(f'"{text}" is not a regular expression: {error}', "they are those of Python's `re`") from error
-    return text
-
-
 def of(vm: VmSpec) -> Ready | None:
     """Return when a vm is ready; None: as soon as it runs. The built-in guest says it when it is."""
-    if vm.ready is None:
-        return BANNER if vm.boot.guest is not None else None
-    return read(vm.ready)
+    if vm.ready is not None:
+        return read(vm.ready)
+    if vm.script:
+        return ScriptReady()
+    return BANNER if vm.boot.guest is not None else None
 
 
 def check(spec: LabSpec) -> None:
     """Raise ConfigError for a vm that depends on one that is not there, or on itself by whatever way."""
+    for vm in spec.vms:
+        if vm.ready == "script" and not vm.script:
+            raise spec.error(f"{vm.path}.ready", "it has no script", f"written [[{vm.path}.script]]")
     known = [vm.name for vm in spec.vms]
     for vm in spec.vms:
         for name in vm.depends or ():

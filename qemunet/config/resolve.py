@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import cables, cards, check, disks, guards, managed, modes, nics, ports, ready, spaces, units
+from qemunet.config import (
+    cables,
+    cards,
+    check,
+    disks,
+    guards,
+    managed,
+    modes,
+    nics,
+    ports,
+    ready,
+    scripts,
+    spaces,
+    units,
+)
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.scene import Scene, first
 from qemunet.config.spec import CableSpec, LabSpec, NetworkSpec, NicMode, Profile, VmSpec
@@ -218,6 +232,7 @@ def _vm(scene: Scene, spec: VmSpec, networks: Mapping[str, Network]) -> Vm:
     accel = first(spec.accel, preset.accel, otherwise=Accel.AUTO)
     if accel is Accel.KVM and (why := scene.facts.kvm.get(machine.cpu_kvm)):
         scene.lack(f"a KVM that runs {spec.path} ({why})", 'accel = "auto" takes tcg where KVM does not work')
+    cards = tuple(nics.nics(scene, spec, machine.nic_bus, cpus, networks))
     return Vm(
         name=spec.name,
         machine=machine,
@@ -227,12 +242,13 @@ def _vm(scene: Scene, spec: VmSpec, networks: Mapping[str, Network]) -> Vm:
         boot=disks.boot(scene, spec),
         firmware=spec.boot.firmware or Firmware.BIOS,
         disks=tuple(disks.disk(scene, spec, one, machine.nic_bus) for one in spec.disk),
-        nics=tuple(nics.nics(scene, spec, machine.nic_bus, cpus, networks)),
+        nics=cards,
         display=units.display(first(spec.display, preset.display, otherwise="none")),
         run_as=_run_as(scene, spec),
         qemu_args=first(spec.qemu_args, preset.qemu_args, otherwise=()),
         depends=spec.depends or (),
         ready=ready.of(spec),
+        script=tuple(scripts.steps(scene, spec, cards)),
     )
 
 

@@ -30,8 +30,10 @@ _WRITTEN = (
     (kinds.SIZE, 'size with K, M, G or T, as in "10G"'),
     (kinds.SECONDS, 'time with s, m or h, as in "30s", or 0'),
     (kinds.DISPLAY, '"none", "gtk" or "vnc=ADDR:N"'),
+    (kinds.TYPED, 'text; control characters too, as in "\\u0003"'),
+    (kinds.REGEX, "regular expression of Python's `re`"),
     (kinds.NAMES, "a name or a list of them"),
-    (kinds.READY, '"dhcp", "console=REGEX" or "tcp=PORT"'),
+    (kinds.READY, '"dhcp", "console=REGEX", "tcp=PORT" or "script"'),
     (kinds.USER, '"auto", a name, or "UID:GID"'),
     (kinds.QUEUES, '1 to 256, or "auto"'),
     (
@@ -137,7 +139,16 @@ def describe(key: Key) -> str:
 
 def markdown() -> str:
     """Return the reference of all keys as a page of Markdown."""
-    tables: tuple[Table, ...] = (keys.LAB, keys.VM, keys.BOOT, keys.DISK, keys.NIC, keys.MACHINE, keys.NETWORK)
+    tables: tuple[Table, ...] = (
+        keys.LAB,
+        keys.VM,
+        keys.BOOT,
+        keys.DISK,
+        keys.NIC,
+        keys.SCRIPT,
+        keys.MACHINE,
+        keys.NETWORK,
+    )
     tables += (keys.NAT_TABLE, keys.DHCP, keys.DNS, keys.HOSTS, keys.DHCP_SERVER, keys.CABLE, keys.NETNS)
     return "\n".join((_PREFACE, *(line for table in tables for line in _section(table))))
 

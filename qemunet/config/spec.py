@@ -109,6 +109,18 @@ class NicSpec:
 
 
 @frozen
+class ScriptSpec:
+    """``[[vm.NAME.script]]``."""
+
+    path: str
+    expect: str | None = None
+    fail: str | None = None
+    send: str | None = None
+    enter: bool | None = None
+    timeout: int | None = None
+
+
+@frozen
 class VmSpec:
     """``[vm.NAME]``. `nic` None: none was written, so the vm gets one in user mode."""
 
@@ -128,6 +140,7 @@ class VmSpec:
     boot: BootSpec = BootSpec()
     disk: tuple[DiskSpec, ...] = ()
     nic: tuple[NicSpec, ...] | None = None
+    script: tuple[ScriptSpec, ...] = ()
 
 
 @frozen

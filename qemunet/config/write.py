@@ -43,6 +43,7 @@ if typing.TYPE_CHECKING:
     from qemunet.model.cable import Cable
     from qemunet.model.lab import Lab
     from qemunet.model.netns import Netns
+    from qemunet.model.script import ScriptStep
 
     Value = str | int | tuple[str, ...] | dict[str, str] | dict[str, tuple[str, ...]] | None
     Pairs = Iterable[tuple[str, Value]]
@@ -137,6 +138,8 @@ def _vm_tables(vm: Vm, isolating: AbstractSet[str], origins: Mapping[str, str]) 
         yield _table(f"[[{path}.disk]]", f"{path}.disk[{index}]", _disk(disk), origins)
     for index, nic in enumerate(vm.nics):
         yield _table(f"[[{path}.nic]]", f"{path}.nic[{index}]", _nic(nic, isolating), origins)
+    for index, step in enumerate(vm.script):
+        yield _table(f"[[{path}.script]]", f"{path}.script[{index}]", _script_step(step), origins)
 
 
 def _network_tables(network: Network, origins: Mapping[str, str]) -> Iterator[str]:
@@ -287,6 +290,14 @@ def _boot(vm: Vm) -> Pairs:
         case boot:
             yield "order", boot.order
     yield "firmware", str(vm.firmware)
+
+
+def _script_step(step: ScriptStep) -> Pairs:
+    yield "expect", step.expect
+    yield "fail", step.fail
+    yield "send", step.send
+    yield "enter", None if step.send is None else step.enter
+    yield "timeout", None if step.expect is None else f"{step.timeout}s"
 
 
 def _disk(disk: Disk) -> Pairs:

@@ -95,6 +95,8 @@ class Keeper:
             await self.cards.attend(guest)
             self.tell("guest", one.vm, **{**_state(guest), "what": "adopted" if guest.adopted else "started"})
             self.begin(self._accompany(guest))
+            if guest.has_script:
+                self.begin(self._play(guest))
             taken.append(one.vm)
         return taken
 
@@ -191,6 +193,11 @@ class Keeper:
     async def _mend(self, vms: list[str], bridges: Collection[str]) -> list[Found]:
         found: list[Found] = await self.blocking(self.worker.mend, vms, bridges)
         return found
+
+    async def _play(self, guest: Guest) -> None:
+        from qemunet.live import script  # few guests have one, and it brings pexpect
+
+        await script.play(guest, self.tell, self.say)
 
     async def _accompany(self, guest: Guest) -> None:
         """Stay with a guest to its end, and clear up after it."""

@@ -69,6 +69,11 @@ class Log:
                 self._say(f"{self.path}: bytes are missing from here on: {error.strerror}")
             self._failed = True
 
+    @property
+    def size(self) -> int:
+        """How many bytes are in the file."""
+        return self._size
+
     def tail(self, size: int) -> bytes:
         """Return the last bytes, at most `size`."""
         size = max(0, min(size, os.fstat(self._fd).st_size))

@@ -17,7 +17,8 @@ from abc import ABC, abstractmethod
 
 from qemunet.errors import NotFound, TimedOut
 from qemunet.live.control import Lost
-from qemunet.model.ready import ConsoleReady, LeaseReady, Ready, TcpReady
+from qemunet.live.reach import learn, reach
+from qemunet.model.ready import ConsoleReady, LeaseReady, Ready, ScriptReady, TcpReady
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +55,8 @@ def watch(here: Runtime, vm: VmRecord, ready: Ready | None) -> Watch:
             return _Lease(here, vm)
         case TcpReady(port):
             return _Port(here, vm, port)
+        case ScriptReady():
+            return _Script(here, vm)
 
 
 class _Running(Watch):
@@ -110,6 +113,26 @@ class _Lease(Watch):
         return bool(every)
 
 
+class _Script(Watch):
+    """What its keeper types at its console; one that was killed has a successor made, which goes on with it."""
+
+    def ready(self) -> bool:
+        """Raises TimedOut if the script has failed."""
+        from qemunet.live import script
+
+        found = script.read(self.here.scope(f"vm/{self.vm.name}").directory)
+        if found is None:
+            self.seen = "it was started without its script"
+            return False
+        self.seen = found.describe()
+        if found.progress.state is script.State.FAILED:
+            raise TimedOut(self.seen, where=f"vm.{self.vm.name}")
+        if found.progress.state is script.State.RUNNING and not self.here.lab(self.vm.lab).alive():
+            with contextlib.suppress(NotFound, TimedOut, Lost):
+                reach(self.here, self.vm.lab).close()
+        return found.progress.state is script.State.DONE
+
+
 class _Port(Watch):
     """A port at any address that is known of the guest."""
 
@@ -124,8 +147,6 @@ class _Port(Watch):
         return any(self._takes(address) for address in addresses)
 
     def _addresses(self) -> Iterator[str]:
-        from qemunet.live.reach import learn
-
         with contextlib.suppress(NotFound, TimedOut, Lost):  # it has ended, which whoever waits sees by himself
             known = learn(self.here, self.vm.lab, "nics", vm=self.vm.name)["known"]
             assert isinstance(known, dict), "what is known, by MAC"

@@ -96,6 +96,10 @@ class Start:
         scope.create()
         self._works[scope.name] = _begin(scope)
         write_private(scope.path("vm.toml"), vm_toml(lab, vm))
+        if vm.script:
+            from qemunet.live import script
+
+            script.write(scope.directory, vm.script)
         scope.save(replace(record(lab, vm, facts), tethered=self.tethered))
         lock = Lock.take(scope.path("lock"), wait=True, create=True)
         assert lock is not None, "a lock that is waited for is had"

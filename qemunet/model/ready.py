@@ -24,4 +24,9 @@ class TcpReady:
     port: int
 
 
-Ready = LeaseReady | ConsoleReady | TcpReady
+@frozen
+class ScriptReady:
+    """Its script is done."""
+
+
+Ready = LeaseReady | ConsoleReady | TcpReady | ScriptReady

@@ -7,6 +7,7 @@ from enum import StrEnum
 from qemunet.frozen import frozen
 from qemunet.model.nic import Nic
 from qemunet.model.ready import Ready
+from qemunet.model.script import ScriptStep
 
 
 class NicBus(StrEnum):
@@ -129,3 +130,4 @@ class Vm:
     qemu_args: tuple[str, ...] = ()
     depends: tuple[str, ...] = ()
     ready: Ready | None = None
+    script: tuple[ScriptStep, ...] = ()

@@ -225,3 +225,16 @@ def test_whom_a_vm_depends_on_is_written_where_that_one_is() -> None:
     assert [(vm.depends, vm.ready) for vm in again.vms] == [(vm.depends, vm.ready) for vm in found.vms]
     (alone,) = lab(vm_toml(found, found.vm("b"))).vms
     assert (alone.depends, alone.ready) == ((), found.vm("b").ready)
+
+
+def test_a_script_is_written_as_it_is_typed() -> None:
+    """What was filled in stays so, and other braces are what they were."""
+    card = 'nic = [{ mode = "user", ip = ["10.0.2.9/24"], mac = "52:54:00:00:00:09" }]\n'
+    first = '[[vm.a.script]]\nexpect = "{vm.name}{2}"\nsend = "${x} {nic.net0.ip} {nic.net0.mac}"\n'
+    found = lab(f'[vm.a]\n{card}{first}[[vm.a.script]]\nsend = "\\u0003"\nenter = false\n').vms[0]
+    assert [(one.expect, one.send, one.enter) for one in found.script] == [
+        ("a{2}", "${x} 10.0.2.9 52:54:00:00:00:09", True),
+        (None, "\x03", False),
+    ]
+    whole = lab(f'[vm.a]\n{card}{first}[[vm.a.script]]\nsend = "\\u0003"\nenter = false\n')
+    assert lab(lab_toml(whole)).vms[0].script == found.script
