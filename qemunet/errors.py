@@ -142,7 +142,7 @@ class LaunchFailed(Failed):
         self.stderr = "\n".join(stderr.splitlines()[-LAST_LINES:])
         said = "".join(f"\n    {line}" for line in self.stderr.splitlines()) or " (nothing)"
         super().__init__(
-            f"QEMU of {vm} died at start ({describe_status(status)})\n"
+            f"QEMU died at start ({describe_status(status)})\n"
             f"  it said:{said}\n"
             f"  command line:\n    {command_line(self.argv)}",
             where=f"vm.{vm}",

@@ -15,8 +15,9 @@ before the start is final, because afterwards there may be no room for it.
 A record may say which card it is *about*, so that a card can be taken back alone. A live change is an *operation*: its
 records have its number. A line ``prepare`` says that drafts of its files are written, and the line ``commit`` makes it
 final, all at once: it names the records that are ``kept`` by that, and those that are ``over``, which are to be undone
-now. What an operation without one did is to be undone by whoever comes next, and what is over as well. `compact` drops
-what is done with, or a guest whose cards come and go would have an endless journal.
+now, and has records of its own of what it ``owes`` in their place. What an operation without one did is to be undone
+by whoever comes next, and what is over as well. `compact` drops what is done with, or a guest whose cards come and go
+would have an endless journal.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class Journal:
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         records = list(_records(self._fd))
-        self._number = max((record["n"] for record in records if "do" in record), default=0)
+        made = [record for record in records if "do" in record]
+        made += [one for record in records for one in record.get("owes", ())]
+        self._number = max((record["n"] for record in made), default=0)
         self._operation = max((record.get(key, 0) for record in records for key in _OPERATIONS), default=0)
         self._unwritten: list[dict[str, Any]] = []
 
@@ -78,13 +81,25 @@ class Journal:
         """Record that an operation is about to be final: drafts that are found from now on are its own."""
         self._write({"prepare": operation})
 
-    def commit(self, operation: int, *, kept: Iterable[int] = (), over: Iterable[int] = ()) -> None:
+    def commit(
+        self,
+        operation: int,
+        *,
+        kept: Iterable[int] = (),
+        over: Iterable[int] = (),
+        owes: Iterable[tuple[str, Step, str]] = (),
+    ) -> None:
         """Record that an operation is final, and with it which records are kept and which are over.
 
-        Raises OSError if there is no room for that, and then it is not.
+        `owes` is what is to be undone from then on: what it is, what undoes it, and for which card. Raises OSError if
+        there is no room for that, and then it is not.
         """
-        named = {"kept": sorted(kept), "over": sorted(over)}
-        self._write({"commit": operation, **{key: numbers for key, numbers in named.items() if numbers}})
+        named: dict[str, object] = {"kept": sorted(kept), "over": sorted(over)}
+        numbered = enumerate(owes, self._number + 1)
+        new = [_record(Owed(number, what, undo, about)) for number, (what, undo, about) in numbered]
+        named["owes"] = new
+        self._write({"commit": operation, **{key: several for key, several in named.items() if several}})
+        self._number += len(new)
 
     def is_committed(self) -> bool:
         """Tell whether nothing was done or prepared since an operation was made final."""
@@ -119,12 +134,12 @@ class Journal:
         for record in self._records():
             if record.get("is") in over:
                 owed.pop(record["n"], None)
-            elif "commit" in record and started:
-                for number in record.get("kept", ()):
+            elif "commit" in record:
+                for number in record.get("kept", ()) if started else ():
                     owed.pop(number, None)
+                owed |= {one["n"]: _owed(one) for one in record.get("owes", ())}
             elif record.get("undo"):
-                undo, about, operation = from_json(record["undo"]), record.get("of", ""), record.get("op", 0)
-                owed[record["n"]] = Owed(record["n"], record["do"], undo, about, operation)
+                owed[record["n"]] = _owed(record)
         return list(reversed(owed.values()))
 
     def compact(self) -> None:
@@ -172,6 +187,10 @@ def from_json(value: Any) -> Any:
 
 def _line(record: dict[str, Any]) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+
+
+def _owed(record: dict[str, Any]) -> Owed:
+    return Owed(record["n"], record["do"], from_json(record["undo"]), record.get("of", ""), record.get("op", 0))
 
 
 def _record(owed: Owed) -> dict[str, Any]:

@@ -46,14 +46,14 @@ def told_as(error: BaseException) -> QemunetError:
 
 def _of_ours(error: BaseException) -> QemunetError:
     """Nobody foresaw it, so it is a mistake of qemunet's: say where, and how to see all of it."""
-    name, line = _innermost(error.__traceback__)
+    name, line = innermost(error.__traceback__)
     return QemunetError(
         f"a mistake in qemunet: {type(error).__name__}: {error} ({name}:{line})",
         hint="`python3 -X dev -m qemunet …` shows all of it, for a report",
     )
 
 
-def _innermost(traceback: TracebackType | None) -> tuple[str, int]:
+def innermost(traceback: TracebackType | None) -> tuple[str, int]:
     """Return module and line where an exception was raised."""
     if traceback is None:
         return "?", 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 SWEPT = frozenset({"down", "ps", "stop"})  # after them the dead are taken back; not after those that look into one vm
 _MANY_OBJECTS = 100_000  # more than any command loads: looking among them for garbage would take longer than some take
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_PRINTING = "qemunet.cli."  # what these write into otherwise has a name
 SIGPIPE_STATUS = 128 + 13  # what a program ends with that does not catch SIGPIPE
 
 
@@ -143,13 +146,12 @@ def _report(error: BaseException, argv: Sequence[str]) -> int:
 
 
 def _placed(error: BaseException) -> BaseException:
-    """Give an error of standard output its place: it has none, and what is buffered cannot be written either."""
-    if isinstance(error, OSError) and error.filename is None:
-        try:
-            sys.stdout.flush()
-        except OSError as again:
-            if again.errno == error.errno:
-                error.filename = "stdout"
+    """Give an error of standard output its place: it has none, and comes from where a command prints."""
+    if isinstance(error, OSError) and error.filename is None and error.errno in _NO_ROOM:
+        from qemunet.cli.errors import innermost
+
+        if innermost(error.__traceback__)[0].startswith(_PRINTING):
+            error.filename = "stdout"
     return error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 
 from qemunet.errors import UsageError
 
@@ -12,6 +13,8 @@ TYPE_CHECKING = False  # `typing` itself is not imported: it costs more than arg
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any, NoReturn
+
+    from _typeshed import SupportsWrite
 
     Arguments = Callable[["Parser"], None]
     Action = Callable[[argparse.Namespace], int]
@@ -35,6 +38,10 @@ class Parser(argparse.ArgumentParser):
         """Raise `UsageError` in our words."""
         problem, hint = self._translated(message)
         raise UsageError(problem, hint=hint)
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        """Print the help; argparse says nothing if that cannot be written, since Python 3.12."""
+        (file or sys.stdout).write(self.format_help())
 
     def options(self) -> list[str]:
         """Return every option string."""

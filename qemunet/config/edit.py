@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import check, modes, read
+from qemunet.config import check, modes, read, units
 from qemunet.config.scene import absolute
 from qemunet.frozen import as_dict, replace
 from qemunet.model.nic import Rate
@@ -16,6 +16,7 @@ if typing.TYPE_CHECKING:
 
 # What says where a card is plugged in: with one of them in a change, the old ones are over.
 _PLACE = ("mode", "network", "bridge", "parent", "macvtap", "host_macvlan", "address", "routes")
+_CABLE = ("address", "routes")
 _FILES = ("ifup", "ifdown", "tftp")
 
 
@@ -28,20 +29,31 @@ def given(keys: Mapping[str, object], file: str, path: str) -> NicSpec:
 def changed(old: NicSpec, given: NicSpec) -> NicSpec:
     """Return a card with the keys that are given; in another place, what is of no use there is left out."""
     wanted = {key: value for key, value in as_dict(given).items() if value is not None and key != "path"}
-    base = replace(old, **dict.fromkeys(_PLACE)) if _moves(given) else old
+    base = replace(old, **dict.fromkeys(_PLACE)) if _moves(old, given) else old
     nic = replace(base, **wanted)
-    misfits = [field for field in modes.misfits(nic) if field not in wanted]
+    misfits = [field for field in (*modes.misfits(nic), *_lost(nic)) if field not in wanted]
     return replace(nic, **dict.fromkeys(misfits))
 
 
 def changed_live(old: NicSpec, given: NicSpec) -> NicSpec:
     """Return what becomes of a card that runs; how large its packets may be was worked out for its old place."""
-    return changed(replace(old, mtu=None) if _moves(given) else old, given)
+    return changed(replace(old, mtu=None) if _moves(old, given) else old, given)
 
 
-def _moves(given: NicSpec) -> bool:
-    """Tell whether a change says where a card is plugged in: no address there, or no macvlan, does not."""
-    return any(getattr(given, key) for key in _PLACE)
+def _moves(old: NicSpec, given: NicSpec) -> bool:
+    """Tell whether a change says where a card is plugged in: no address there, or no macvlan, does not.
+
+    Nor do other addresses or routes of a card that is a cable to the host.
+    """
+    said = {key for key in _PLACE if getattr(given, key)}
+    is_cable = any(getattr(old, key) is not None for key in _CABLE)
+    return bool(said) and not (is_cable and said <= {*_CABLE})
+
+
+def _lost(nic: NicSpec) -> list[str]:
+    """Return the fields that are of no use without an address of the guest, of any of their kinds."""
+    kinds = {units.bits(one) for one in nic.ip or ()}
+    return ["gateway"] if nic.gateway and not any(units.bits(one) in kinds for one in nic.gateway) else []
 
 
 def removed_keys(text: str, vm: str, nic: str, values: dict[str, object], file: str) -> tuple[str, ...]:

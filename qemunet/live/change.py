@@ -134,18 +134,22 @@ class Change:
     def alter(self, look: Look, name: str) -> NicRecord:
         """Change a card in its place; return its row."""
         over: list[Step] = []
+        hooks: list[plug.Hook] = []
 
         def think(found: Comparison) -> plug.Live:
             old, new = card_of(found.old, name), card_of(found.new, name)
             plan = plug.change(found.lab, found.old, old, new, found.facts)
             over[:] = plan.over
+            hooks[:] = [plan.hook] if plan.hook is not None else []
             return plan
 
         found = self._perform(look, think)
         new, before = card_of(found.new, name), self.record().card(name)
         row = replace(nic_record(new), slot=before.slot, state=before.state)
         nics = tuple(new if one.id == name else one for one in found.old.nics)
-        self._commit(found, nics, row, kept=self._ways_back(), over=self._numbers(lambda one: one.undo in over))
+        kept, owes = self._ways_back(), [(one.what, one.down, name) for one in hooks if one.down is not None]
+        kept += self._numbers(lambda one: bool(hooks) and one.about == name and isinstance(one.undo, RunHook))
+        self._commit(found, nics, row, kept=kept, over=self._numbers(lambda one: one.undo in over), owes=owes)
         failures = self._settle()
         if failures:
             raise NotTakenBack(failures)
@@ -199,10 +203,11 @@ class Change:
         *,
         kept: Sequence[int] = (),
         over: Sequence[int] = (),
+        owes: Sequence[tuple[str, Step, str]] = (),
     ) -> None:
         """Make the change final; `row` is that of the card that is new, or another one.
 
-        `kept` are records that are to be undone no more, `over` those that are to be undone now.
+        `kept` are records that are to be undone no more, `over` those that are to be undone now, `owes` what is then.
         """
         from qemunet.config.write import vm_toml
 
@@ -212,7 +217,7 @@ class Change:
         self._journal.prepare(self._operation)
         self.scope.draft_text("vm.toml", vm_toml(found.lab, vm))
         self.scope.draft(replace(record, nics=rows))
-        self._journal.commit(self._operation, kept=kept, over=over)
+        self._journal.commit(self._operation, kept=kept, over=over, owes=owes)
         self._final = True
         self.scope.publish()
 

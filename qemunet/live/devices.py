@@ -132,7 +132,7 @@ def _first(seats: list[dict[str, Json]], left: Sequence[str]) -> dict[str, Json]
 
 def _full(vm: Vm, monitor: Monitor, hint: str) -> Taken:
     there = ", ".join(one.id or one.model for one in cards(monitor))
-    return Taken(f"no slot of {vm.name} is free; it has {there}", where=f"vm.{vm.name}", hint=hint)
+    return Taken(f"no slot is free; it has {there}", where=f"vm.{vm.name}", hint=hint)
 
 
 def _children(monitor: Monitor, path: str, kind: str = "child") -> list[tuple[str, str]]:

@@ -220,7 +220,7 @@ class Verbs:
     def _console_of(self, request: Message) -> Console:
         guest = self._guest(request)
         if guest.console is None or guest.console.ended.done():
-            raise Failed(f"the console of {guest.vm} is closed", where=f"vm.{guest.vm}")
+            raise Failed("its console is closed", where=f"vm.{guest.vm}")
         return guest.console
 
 

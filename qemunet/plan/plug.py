@@ -33,13 +33,23 @@ _POLLING = ("e1000", "e1000-82544gc", "e1000-82545em", "pcnet")
 class Live:
     """What a live change does: `shared` and `own` under the runtime directory's lock, `guest` after it.
 
-    `over` is what takes back that a card uses what it does not use any more, once the change is final.
+    `over` is what takes back that a card uses what it does not use any more, once the change is final. `hook`: what the
+    user's program for the end of the card is by then, if that is another one, or is told something else.
     """
 
     shared: tuple[Part, ...] = ()
     own: tuple[Part, ...] = ()
     guest: tuple[Part, ...] = ()
     over: tuple[Step, ...] = ()
+    hook: Hook | None = None
+
+
+@frozen
+class Hook:
+    """What is to be run before the host's side of a card goes, instead of what was; None: nothing."""
+
+    what: str
+    down: Step | None
 
 
 def add(lab: Lab, vm: Vm, nic: Nic, seat: Mapping[str, Json], facts: Facts) -> Live:
@@ -71,7 +81,16 @@ def change(lab: Lab, vm: Vm, old: Nic, new: Nic, facts: Facts) -> Live:
         own=(Part(scope(vm), (*(one for one in uses if one not in used), *pins, *told), about=new.id),),
         guest=(Part(scope(vm), tuple(_changed(vm, old, new, facts, moved=moved)), about=new.id),),
         over=tuple(undo for one in used if one not in uses and (undo := one.inverse(facts)) is not None),
+        hook=_hook(lab, vm, old, new, facts),
     )
+
+
+def _hook(lab: Lab, vm: Vm, old: Nic, new: Nic, facts: Facts) -> Hook | None:
+    """Return the program for the end of a card that is another one; that for its beginning was run long ago."""
+    was, now = ([one.inverse(facts) for one in links.hook(lab.name, vm, nic)] for nic in (old, new))
+    if [one for one in was if one] == [one for one in now if one]:
+        return None
+    return Hook(f"have another ifdown for {new.id}", next(iter(now), None))
 
 
 def _file(step: Step) -> tuple[str, str] | None:

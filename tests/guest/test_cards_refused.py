@@ -56,7 +56,7 @@ def test_with_all_slots_in_use_it_says_how_to_get_more(stage: Stage) -> None:
     stage.add("one", "--network", "lab")
     between = stage.look()
     error = stage.fails(6, "nic", "add", "one", "--network", "lab")
-    assert "no slot of one is free; it has net0, net1" in error
+    assert "vm.one: no slot is free; it has net0, net1" in error
     assert "hotplug-slots = 9 in [vm.one]" in error
     stage.is_as(between)
     stage.remove("one", "net1")

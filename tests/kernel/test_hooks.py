@@ -95,3 +95,34 @@ def test_what_a_hook_leaves_running_when_it_is_done_is_the_users(world: World) -
 
 def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_card_that_gets_another_ifdown_while_its_guest_runs_has_that_one_at_its_end(world: World) -> None:
+    """The old one is not run any more, and none is run for the change; with none there is none."""
+    file = lab(world, "ifdown", "echo old")
+    other = world.folder / "other"
+    other.write_text(f'#!/bin/sh\nexec >>{world.folder}/hook.said 2>&1\necho "other of $1"\n')
+    other.chmod(0o755)
+    text = Path(file).read_text()
+    for words, expected in (
+        (("nic", "set", "one", "net0", "--ifdown", str(other)), "other of qn-one-net0\n"),
+        (("apply", file), ""),
+    ):
+        (world.folder / "hook.said").write_text("")
+        world.succeeds("run", "-d", world.write(text))
+        world.write(text.replace("ifdown", "#"))
+        world.succeeds(*words)
+        assert said(world) == ""
+        world.succeeds("stop", "--force", "one")
+        assert said(world) == expected
+        assert not world.left()
+
+
+def test_an_ifdown_is_told_where_its_card_is_at_its_end(world: World) -> None:
+    """It may have moved since it came."""
+    file = lab(world, "ifdown", 'echo "$QEMUNET_BRIDGE $QEMUNET_IP"')
+    text = Path(file).read_text() + '[network.red]\nmode = "private"\n'
+    world.succeeds("run", "-d", world.write(text))
+    world.succeeds("nic", "set", "one", "net0", "--network", "red", "--ip", "10.0.0.9/24")
+    world.succeeds("stop", "--force", "one")
+    assert said(world) == "qn-red 10.0.0.9/24\n"

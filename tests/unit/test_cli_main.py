@@ -228,6 +228,13 @@ def test_output_that_cannot_be_written_is_told_with_its_place(words: str) -> Non
         assert result.stderr == "error: stdout: No space left on device\n"
 
 
+@pytest.mark.parametrize("words", ["schema", "schema --markdown", "completion bash", "mac", "ps", "nic set --help"])
+@pytest.mark.parametrize("how", ["unset PYTHONUNBUFFERED", "export PYTHONUNBUFFERED=1"])
+def test_it_is_told_with_its_place_however_much_it_is_and_whatever_waits_in_a_buffer(words: str, how: str) -> None:
+    result = run(f"{how}; qemunet {words} > /dev/full")
+    assert (result.returncode, result.stderr) == (1, "error: stdout: No space left on device\n")
+
+
 @pytest.mark.parametrize(("argv", "place"), [(["check", ""], '""'), (["nic", "del", "", "net0"], 'vm.""')])
 def test_an_empty_name_is_to_be_seen(argv: list[str], place: str, capsys: Output) -> None:
     """A variable of a script was not set."""

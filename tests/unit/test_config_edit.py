@@ -59,6 +59,29 @@ MOVES: list[tuple[str, dict[str, object], str]] = [
     ('address = ["10.0.0.1/30"]\nroutes = ["10.9.0.0/24"]', {"address": []}, 'address = []\nroutes = ["10.9.0.0/24"]'),
     ('address = ["10.0.0.1/30"]\nroutes = ["10.9.0.0/24"]', {"routes": []}, 'address = ["10.0.0.1/30"]\nroutes = []'),
     ('parent = "eth1"\nhost-macvlan = true', {"host-macvlan": False}, 'parent = "eth1"\nhost-macvlan = false'),
+    # and has what nobody spoke of when only one of them is another one
+    (
+        'address = ["10.0.0.1/30"]\nroutes = ["10.9.0.0/24"]',
+        {"routes": ["10.8.0.0/24"]},
+        'address = ["10.0.0.1/30"]\nroutes = ["10.8.0.0/24"]',
+    ),
+    (
+        'mode = "tap"\naddress = ["10.0.0.1/30"]\nroutes = ["10.9.0.0/24"]',
+        {"address": ["10.0.0.5/30"]},
+        'mode = "tap"\naddress = ["10.0.0.5/30"]\nroutes = ["10.9.0.0/24"]',
+    ),
+    # without an address there is no gateway
+    ('network = "lab"\nip = ["10.0.0.9/24"]\ngateway = ["10.0.0.1"]', {"ip": []}, 'network = "lab"\nip = []'),
+    (
+        'network = "lab"\nip = ["10.0.0.9/24"]\ngateway = ["10.0.0.1"]',
+        {"ip": ["fd00::9/64"]},
+        'network = "lab"\nip = ["fd00::9/64"]',
+    ),
+    (
+        'network = "lab"\nip = ["10.0.0.9/24"]\ngateway = ["10.0.0.1"]',
+        {"ip": ["10.0.0.8/24"]},
+        'network = "lab"\nip = ["10.0.0.8/24"]\ngateway = ["10.0.0.1"]',
+    ),
     # macvtaps
     ('parent = "eth1"\nmacvtap = "vepa"', {"network": "lab"}, 'network = "lab"'),
     ('network = "lab"\nip = ["10.0.0.9/24"]', {"parent": "eth1"}, 'parent = "eth1"\nip = ["10.0.0.9/24"]'),

@@ -13,7 +13,7 @@ def test_a_launch_error_has_the_whole_command_line_an_option_a_line() -> None:
     text = str(LaunchFailed("a", 1, ARGV, "no\nsuch luck\n"))
     told, _, command = text.partition("  command line:\n")
     assert told.splitlines() == [
-        "vm.a: QEMU of a died at start (exit status 1)",
+        "vm.a: QEMU died at start (exit status 1)",
         "  it said:",
         "    no",
         "    such luck",

@@ -300,3 +300,31 @@ def test_who_waits_for_the_right_to_work_gets_it_on_the_new_file(path: str) -> N
     assert is_locked(path)
     assert Lock.take(path) is None
     lock.release()
+
+
+def test_a_commit_may_bring_what_is_to_be_undone_from_then_on(path: str) -> None:
+    """It is never owed by a change that is taken back, and not lost when done records are left out."""
+    journal = Journal(path)
+    old = do(journal, HOOK, RunHook("/down", None, "t1", ()), "net1")
+    operation = journal.begin()
+    card = do(journal, CARD, DelCard("a", "net1"), "net1", operation)
+    other = RunHook("/other", None, "t1", ())
+    journal.commit(operation, kept=[old, card], owes=[("another ifdown", other, "net1")])
+    (owed,) = Journal(path).owed(started=True)
+    assert (owed.what, owed.undo, owed.about, owed.operation) == ("another ifdown", other, "net1", 0)
+    assert (Journal(path).overdue(), Journal(path).unfinished()) == ([], [])
+    assert journal.intent(CARD, None) == owed.number + 1
+    assert Journal(path).intent(CARD, None) == owed.number + 2
+    journal.mark(owed.number, "undone")
+    assert Journal(path).owed(started=True) == []
+
+
+def test_what_a_commit_brought_survives_that_the_journal_is_made_smaller(path: str) -> None:
+    journal = Journal(path)
+    while os.stat(path).st_size < 1 << 14:
+        journal.mark(do(journal, CARD, DelCard("a", "net1")), "undone")
+    journal.commit(journal.begin(), owes=[("another ifdown", RunHook("/other", None, "t1", ()), "net1")])
+    (before,) = journal.owed(started=True)
+    journal.compact()
+    assert os.stat(path).st_size < 1 << 10
+    assert Journal(path).owed(started=True) == [before]
