@@ -169,8 +169,11 @@ def _uts(pid: int) -> int | None:
 
 
 def _is_mounted(file: str) -> bool:
-    """Tell whether a file is not what lies there, but of another file system."""
-    return os.path.ismount(file)
+    """Tell whether a file is not what lies there, but a namespace; an overlay's files differ from its directories."""
+    try:
+        return os.stat(file).st_dev == os.stat("/proc/self/ns/net").st_dev
+    except FileNotFoundError:
+        return False
 
 
 def _is_mount_point(folder: str) -> bool:
