@@ -32,6 +32,7 @@ class LinkFact:
     master: str | None = None
     group: int = 0
     altnames: tuple[str, ...] = ()
+    vlan_filtering: bool = False  # of a bridge: it tells VLANs apart
 
     def describe(self, name: str) -> str:
         """Say what has a name: ``qn-lab is a bridge already, of qemunet.net-lab.bridge``."""
@@ -104,6 +105,7 @@ class Wanted:
     wires: bool = False  # what joins bridges, and which of them have a spanning tree
     shaping: bool = False  # whether the kernel can limit rates
     guards: bool = False  # whether the kernel can look at what guests send
+    vlans: bool = False  # whether bridges of the kernel can tell VLANs apart
     networks: bool = False  # what the networks that are up were made from
     uplinks: frozenset[str] = frozenset()  # interfaces that are to become ports of a bridge
     ports: frozenset[tuple[str, str, int, int]] = frozenset()  # who listens: protocol, address, first and last port
@@ -133,6 +135,7 @@ class Facts:
     vhost_net: bool = False  # /dev/vhost-net can be opened
     shaping_lacks: frozenset[str] = frozenset()  # what of it the kernel lacks: ifb, act_mirred …
     guard_lacks: frozenset[str] = frozenset()  # likewise for guards: bridge, egress, inet
+    vlans: bool = True  # bridges of the kernel can tell VLANs apart
     kvm: Mapping[str, str] = _NOTHING  # cpu model to why KVM cannot run it, "" if it can
     guest: GuestFact | None = None
     claims: Mapping[str, str] = _NOTHING

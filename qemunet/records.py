@@ -27,6 +27,7 @@ class NicRecord:
     state: str = "plugged"  # plugged | unplugging
     port_isolation: bool = False
     guard: str = "off"
+    vlan: str | None = None  # as the command line has it
 
     @classmethod
     def from_dict(cls, data: dict[str, typing.Any]) -> NicRecord:

@@ -94,6 +94,7 @@ class NicKeys(typing.TypedDict, total=False):
     rate: Mapping[str, str] | None
     guard: str | None
     port_isolation: bool | None
+    vlan: Mapping[str, object] | None
     ifname: str | None
     ifup: Path | None
     ifdown: Path | None

@@ -6,7 +6,7 @@ from contextlib import closing
 
 from qemunet.cli import render
 from qemunet.cli.known import runtime
-from qemunet.cli.parser import add_json, number
+from qemunet.cli.parser import add_json, number, vlans
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HEADER = ("NAME", "A", "A IFNAME", "B", "B IFNAME", "ADDRESSES", "STATE")
 _SIDES = ("a", "b")
-_KEYS = ("name", "mac", "address", "routes")  # of an end
+_KEYS = ("name", "mac", "address", "routes", "vlan")  # of an end
 
 
 def _list(args: Namespace) -> int:
@@ -51,6 +51,7 @@ def _shape(seen: Seen) -> dict[str, Any]:
 
 def _end(end: End) -> dict[str, Any]:
     from qemunet.config.wiring import place
+    from qemunet.model import vlan
 
     return {
         "at": place(end),
@@ -58,6 +59,7 @@ def _end(end: End) -> dict[str, Any]:
         "mac": end.mac,
         "addresses": list(end.addresses),
         "routes": [str(route) for route in end.routes],
+        "vlan": None if end.vlans is None else vlan.table(end.vlans),
     }
 
 
@@ -117,6 +119,7 @@ def _add_arguments(parser: Parser) -> None:
     for side in _SIDES:
         parser.add_argument(f"--{side}-name", metavar="IFNAME", help=f"interface name of end {side}")
         parser.add_argument(f"--{side}-mac", metavar="MAC", help="its Ethernet address")
+        parser.add_argument(f"--{side}-vlan", metavar="VLAN", type=vlans, help="its VLANs: 10, or trunk=10,20,native=1")
         for what, metavar in (("address", "CIDR"), ("routes", "ROUTE")):
             option = f"--{side}-{what}"
             parser.add_argument(option, metavar=metavar, action="append", help=f"{what} of it; may be repeated")
@@ -150,7 +153,7 @@ def _text(args: Namespace) -> str:
         "a",
         "b",
         "mtu",
-        *(f"{side}-{key}" for side in _SIDES for key in ("name", "mac", "address", "routes")),
+        *(f"{side}-{key}" for side in _SIDES for key in _KEYS),
     )
     given = ((key, getattr(args, key.replace("-", "_"))) for key in keys)
     pairs = [(key, tuple(one) if isinstance(one, list) else one) for key, one in given if one is not None]

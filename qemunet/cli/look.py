@@ -8,12 +8,12 @@ from qemunet.cli import render
 from qemunet.cli.known import runtime, vm_named, vm_or_lab
 from qemunet.cli.parser import add_json
 from qemunet.errors import NotFound
+from qemunet.model import vlan
 from qemunet.records import NicRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Sequence
     from typing import Any
 
     from qemunet.cli.parser import Commands, Parser
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _ROOTS = "/run/qemunet"
 _VM_HEADER = ("NAME", "LAB", "STATE", "PID", "ACCEL", "MACHINE", "NICS")
 _NIC_HEADER = ("NIC", "GUEST", "MAC", "HOST", "MODE", "NETWORK", "BRIDGE", "IP", "GUARD", "LINK", "STATE")
+_VLAN = ("VLAN",)  # where a card is in any
 
 
 # ---------------------------------------------------------------- ps
@@ -135,7 +136,7 @@ def _vm_json_seen(vm: VmRecord) -> dict[str, Any]:
 def _foreign_json(card: dict[str, Any]) -> dict[str, Any]:
     """Return a card that somebody else has plugged in, in the shape of one of ours."""
     nothing = dict.fromkeys(
-        ("mode", "ifname", "host_mac", "network", "bridge", "link", "port_isolation", "guard", "guest_ifname")
+        ("mode", "ifname", "host_mac", "network", "bridge", "link", "port_isolation", "vlan", "guard", "guest_ifname")
     )
     return {"id": card["id"] or None, **nothing, **card, "ip": [], "dropped": {}, "state": "foreign"}
 
@@ -145,7 +146,8 @@ def _print_nics(vm: VmRecord, seen: Message) -> None:
     if not rows:
         render.out("no card")
         return
-    render.table(_NIC_HEADER, [_nic_row(row) for row in rows])
+    some = any(row["vlan"] for row in rows)
+    render.table((*_NIC_HEADER, *_VLAN[:some]), [(*_nic_row(row), *[_vlan(row)][:some]) for row in rows])
 
 
 def _print_script(vm: VmRecord) -> None:
@@ -176,7 +178,7 @@ def _print_differences(vm: VmRecord, seen: Message) -> None:
             render.out(f"  {one}")
 
 
-def _nic_row(nic: dict[str, Any]) -> Sequence[str | None]:
+def _nic_row(nic: dict[str, Any]) -> tuple[str | None, ...]:
     ips = ", ".join(ip["address"] for ip in nic["ip"])
     return (
         nic["id"],
@@ -191,6 +193,13 @@ def _nic_row(nic: dict[str, Any]) -> Sequence[str | None]:
         nic["link"],
         nic["state"],
     )
+
+
+def _vlan(row: dict[str, Any]) -> str | None:
+    """Return a card's VLANs: ``10``, or ``10t 20-29t 1``, where a t is for a tag."""
+    known = row["vlan"] or {}
+    alone = known.get("access", known.get("native"))
+    return " ".join((*(f"{one}t" for one in known.get("trunk", ())), *([str(alone)] if alone else []))) or None
 
 
 def _guard_text(nic: dict[str, Any]) -> str | None:
@@ -227,6 +236,7 @@ def nic_json(vm: VmRecord, nic: NicRecord) -> dict[str, Any]:
         "bridge": nic.bridge,
         "link": nic.link,
         "port_isolation": nic.port_isolation,
+        "vlan": None if nic.vlan is None else vlan.table(vlan.parse(nic.vlan)),
         "guard": nic.guard,
         "dropped": {},
         "ip": [{"address": ip, "source": "file"} for ip in nic.ips],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qemunet.cli import render
 from qemunet.cli.known import runtime
-from qemunet.cli.parser import add_json, number, seconds
+from qemunet.cli.parser import add_json, number, seconds, vlans
 from qemunet.errors import NotFound, QemunetError, UsageError
 from qemunet.shapes import keys_of, unseen
 
@@ -58,6 +58,7 @@ _NUMBERS = {
     "acpi-index": "firmware's number of it, by which guests name it",
     "boot-index": "its place in the boot order of the next reset",
 }
+_VLAN = "the VLANs that it is in: 10, or trunk=10,20-29,native=1; none: as every new port of its bridge"
 _ISOLATION = "on: cards of its bridge that have it, too, do not reach each other"
 _ONLY_NEW = {
     "model": ("MODEL", "virtio, e1000, e1000e, rtl8139, vmxnet3 … (default: the profile's)"),
@@ -80,6 +81,7 @@ def _card_arguments(parser: Parser) -> None:
         parser.add_argument(f"--{name}", metavar="N", type=number, help=text)
     parser.add_argument("--queues", metavar="N|auto", help="queue pairs of a virtio card")
     parser.add_argument("--rate", metavar="in=RATE,out=RATE", help="limits, as the guest sees it; none: no limit")
+    parser.add_argument("--vlan", metavar="VLAN", type=vlans, help=_VLAN)
     parser.add_argument("--port-isolation", metavar="on|off", choices=("on", "off"), help=_ISOLATION)
     parser.add_argument("--host-macvlan", action="store_true", default=None, help="let the host talk to a macvtap")
     parser.add_argument("--restrict", action="store_true", default=None, help="mode user: no way out")
@@ -121,7 +123,7 @@ def _set_arguments(parser: Parser) -> None:
 
 def _keys(args: Namespace) -> Keys:
     """Return what the options say, by the keys of a ``[[vm.NAME.nic]]``."""
-    names = (*_TEXTS, *_LISTS, *_NUMBERS, *_ONLY_NEW, "id", "queues", "rate", "host-macvlan", "restrict")
+    names = (*_TEXTS, *_LISTS, *_NUMBERS, *_ONLY_NEW, "id", "queues", "rate", "vlan", "host-macvlan", "restrict")
     found = {name: getattr(args, name.replace("-", "_"), None) for name in names}
     keys: Keys = {name: one for name, one in found.items() if one is not None}
     keys |= {name: _list(name, keys[name]) for name in _LISTS if name in keys}

@@ -152,6 +152,16 @@ def number(text: str) -> int:
     return int(text)
 
 
+def vlans(text: str) -> dict[str, int | str | list[int | str]]:
+    """Return ``10``, ``trunk=10,20-29,native=1`` or ``none`` as a lab file's table, for others to check."""
+    from qemunet.model.vlan import words
+
+    try:
+        return words(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'"{text}" is no VLAN, as 10, nor trunk=10,20-29,native=1, nor none') from None
+
+
 def add_json(parser: Parser) -> None:
     """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help="print JSON; errors too, on stderr")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from qemunet.config import kinds, units
+from qemunet.config import kinds, units, vlankinds
 from qemunet.config.hints import Bad, did_you_mean
 from qemunet.config.kinds import Kind, of_text, several, string, wrong
 from qemunet.config.spec import EndKind, EndSpec
@@ -123,6 +123,7 @@ CABLE = Table(
                 ),
                 Key(f"{side}-routes", ROUTES, "routes by that end, likewise", "none"),
                 Key(f"{side}-mac", kinds.MAC, "its Ethernet address; auto: stable", "auto", derived=True),
+                Key(f"{side}-vlan", vlankinds.VLAN, "its VLANs, in a bridge that tells them apart", "1"),
             )
         ),
         Key("mtu", kinds.MTU, "largest packet", "the smallest of its bridges', else 1500", derived=True),

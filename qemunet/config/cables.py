@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import typing
 
-from qemunet.config import cards, modes, nics, units
+from qemunet.config import cards, modes, nics, units, vlans
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.scene import first
 from qemunet.config.spec import CableSpec, EndKind, EndSpec
@@ -21,6 +21,7 @@ if typing.TYPE_CHECKING:
     from qemunet.config.scene import Scene
     from qemunet.config.spec import LabSpec
     from qemunet.model.network import Network
+    from qemunet.model.vlan import Vlans
 
 _HOSTS = (EndKind.HOST, EndKind.NETNS)
 _SWITCHES = (EndKind.NETWORK, EndKind.BRIDGE)
@@ -38,6 +39,7 @@ class EndKeys:
     addresses: tuple[str, ...]
     routes: tuple[Route, ...]
     mac: str | None
+    vlans: Vlans | None
 
     def key(self, name: str) -> str:
         """Return the dotted path of a key of this end."""
@@ -50,8 +52,8 @@ def ends(cable: CableSpec) -> tuple[EndKeys, EndKeys]:
     assert cable.b is not None, "checked with the file"
     a, b = (cable.a_address or (), cable.a_routes or ()), (cable.b_address or (), cable.b_routes or ())
     return (
-        EndKeys(cable.path, "a", cable.a, cable.a_name, *a, cable.a_mac),
-        EndKeys(cable.path, "b", cable.b, cable.b_name, *b, cable.b_mac),
+        EndKeys(cable.path, "a", cable.a, cable.a_name, *a, cable.a_mac, cable.a_vlan),
+        EndKeys(cable.path, "b", cable.b, cable.b_name, *b, cable.b_mac, cable.b_vlan),
     )
 
 
@@ -102,6 +104,7 @@ def _check_end(spec: LabSpec, end: EndKeys) -> None:
         every = f"namespaces are {listed(known)}" if known else f"there is no [netns.{end.at.name}] in this file"
         hint = did_you_mean(end.at.name, known, every)
         raise spec.error(f"{end.path}.{end.side}", f'unknown namespace "{end.at.name}"', hint)
+    vlans.check_end(spec, end)
     if end.at.kind not in _HOSTS:
         for key, given in (("address", end.addresses), ("routes", end.routes)):
             if given:
@@ -171,7 +174,7 @@ def resolve(scene: Scene, spec: CableSpec, known: Mapping[str, Network]) -> Cabl
     one, other = ends(spec)
     (where, mtu), (beyond, other_mtu) = _where(scene, one, known), _where(scene, other, known)
     least = min((found for found in (mtu, other_mtu) if found is not None), default=cards.USUAL_MTU)
-    a, b = _end(scene, spec, one, where), _end(scene, spec, other, beyond)
+    a, b = _end(scene, spec, one, where, known), _end(scene, spec, other, beyond, known)
     return Cable(name(spec), a, b, first(spec.mtu, otherwise=least))
 
 
@@ -189,7 +192,7 @@ def _as_written(spec: LabSpec, cable: CableSpec, end: EndKeys) -> End:
         where = InNetns(end.at.name)
     if end.at.kind in _SWITCHES:
         where = OnSwitch(_bridge(spec, end.at), end.at.name if end.at.kind is EndKind.NETWORK else None)
-    return End(ifname(cable, end), end.mac or "", where, end.addresses, end.routes)
+    return End(ifname(cable, end), end.mac or "", where, end.addresses, end.routes, end.vlans)
 
 
 def _where(scene: Scene, end: EndKeys, known: Mapping[str, Network]) -> tuple[Where, int | None]:
@@ -212,10 +215,10 @@ def _where(scene: Scene, end: EndKeys, known: Mapping[str, Network]) -> tuple[Wh
             return OnSwitch(switch.ifname), switch.mtu
 
 
-def _end(scene: Scene, cable: CableSpec, end: EndKeys, where: Where) -> End:
+def _end(scene: Scene, cable: CableSpec, end: EndKeys, where: Where, known: Mapping[str, Network]) -> End:
     own = mac.stable(scene.facts.machine_id, "cable", name(cable), end.side)
     address = own if end.mac in (None, "auto") else end.mac
     if isinstance(where, OnSwitch) and end.mac in (None, "auto"):
         address = mac.host_twin(own)  # which no bridge takes for its own
     assert address is not None, "it was made"
-    return End(ifname(cable, end), address, where, end.addresses, end.routes)
+    return End(ifname(cable, end), address, where, end.addresses, end.routes, vlans.of_end(scene, end, where, known))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qemunet.config import cables, listeners, modes, ports, ready, scripts, served, spaces, units
+from qemunet.config import cables, listeners, modes, ports, ready, scripts, served, spaces, units, vlans
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.spec import DiskSpec, LabSpec, NetworkSpec, NicMode, NicSpec, VmSpec
 from qemunet.model import names
@@ -20,6 +20,7 @@ def check(spec: LabSpec) -> None:
         _network(spec, network)
         ports.check(spec, network)
         served.check(spec, network)
+        vlans.check_network(spec, network)
     for vm in spec.vms:
         modes.check_boot(spec, f"{vm.path}.boot", vm.boot)
         _cards(spec, vm)
@@ -92,6 +93,7 @@ def _cards(spec: LabSpec, vm: VmSpec) -> None:
     ids, boot, acpi = (_Once(spec, what) for what in ("the id", "boot-index", "acpi-index"))
     for index, nic in enumerate(nics(vm)):
         modes.check_nic(spec, nic)
+        vlans.check_card(spec, nic)
         ids.take(nic_id(index, nic), f"{nic.path}.id", nic.path)
         if nic.boot_index is not None:
             boot.take(nic.boot_index, f"{nic.path}.boot-index", nic.path)

@@ -8,6 +8,7 @@ from qemunet.config import check, modes, read, units
 from qemunet.config.scene import absolute
 from qemunet.frozen import as_dict, replace
 from qemunet.model.nic import Rate
+from qemunet.model.vlan import Vlans
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,13 +18,14 @@ if typing.TYPE_CHECKING:
 # What says where a card is plugged in: with one of them in a change, the old ones are over.
 _PLACE = ("mode", "network", "bridge", "parent", "macvtap", "host_macvlan", "address", "routes")
 _CABLE = ("address", "routes")
+_NOTHING = {"rate": Rate(), "vlan": Vlans()}
 _FILES = ("ifup", "ifdown", "tftp")
 
 
 def given(keys: Mapping[str, object], file: str, path: str) -> NicSpec:
-    """Return what keys of a ``[[vm.NAME.nic]]`` say in a change, where an empty rate is none; raises ConfigError."""
+    """Return what keys of a ``[[vm.NAME.nic]]`` say in a change, where an empty table is none; raises ConfigError."""
     nic = read.nic({key: value for key, value in keys.items() if value != {}}, file, path)
-    return replace(nic, rate=Rate()) if keys.get("rate") == {} else nic
+    return replace(nic, **{key: nothing for key, nothing in _NOTHING.items() if keys.get(key) == {}})
 
 
 def changed(old: NicSpec, given: NicSpec) -> NicSpec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qemunet.config import kinds
+from qemunet.config import kinds, vlankinds
 from qemunet.config.cablekeys import CABLE, NETNS
 from qemunet.config.netkeys import DHCP, DHCP_SERVER, DNS, HOSTS, NAT_TABLE, NETWORK
 from qemunet.config.spec import NicMode, Switch
@@ -251,6 +251,13 @@ NIC = Table(
             "that of its network",
             (ON_BRIDGE,),
             derived=True,
+        ),
+        Key(
+            "vlan",
+            vlankinds.VLAN,
+            "the VLANs that it is in (docs/vlans.md): one, without tags, or several with tags",
+            "that of every new port of the bridge: 1",
+            (ON_BRIDGE,),
         ),
         Key("ifname", kinds.IFNAME, "the name of its host side", "qn-VM-ID", (TAP, MACVTAP), derived=True),
         Key("ifup", kinds.PATH, "program to run when the host side is ready", "none", (TAP, MACVTAP)),

@@ -85,8 +85,7 @@ def is_foreign(network: NetworkSpec) -> bool:
 
 def check_nic(spec: LabSpec, nic: NicSpec) -> None:
     """Raise ConfigError if keys of a card do not go together."""
-    if nic.port_isolation is not None:
-        _check_isolation(spec, nic)
+    _check_port(spec, nic)
     _belong(spec, nic.path, nic, keys.NIC, _circumstances(nic), f"this card {_described(nic)}")
     if nic.network is not None and nic.bridge is not None:
         hint = "a network has its own bridge; keep one of the two"
@@ -131,10 +130,14 @@ def _check_on_macvtaps(spec: LabSpec, nic: NicSpec, network: NetworkSpec) -> Non
         raise spec.error(f"{nic.path}.ip", problem, 'as in ip = ["192.0.2.11/24"]')
 
 
-def _check_isolation(spec: LabSpec, nic: NicSpec) -> None:
+def _check_port(spec: LabSpec, nic: NicSpec) -> None:
+    """Raise ConfigError if a card that is no port of a bridge has what only such a port has."""
     if nic_mode(nic) is NicMode.MACVTAP or _macvtap_network(spec, nic) is not None:
-        problem = "a macvtap is not a port of a bridge"
-        raise spec.error(f"{nic.path}.port-isolation", problem, 'macvtap = "private" keeps those of one parent apart')
+        given = [key for key, one in (("port-isolation", nic.port_isolation), ("vlan", nic.vlan)) if one is not None]
+        hint = {"port-isolation": 'macvtap = "private" keeps those of one parent apart'}
+        for key in given:
+            problem = "a macvtap is not a port of a bridge"
+            raise spec.error(f"{nic.path}.{key}", problem, hint.get(key, "its parent may be a VLAN's interface"))
 
 
 def _check_parent(spec: LabSpec, path: str, parent: str | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qemunet.config import kinds, netkinds
+from qemunet.config import kinds, netkinds, vlankinds
 from qemunet.config.tables import (
     BRIDGE,
     HOST_ON_IT,
@@ -122,6 +122,14 @@ NETWORK = Table(
             "that of its cards: none of them reaches another",
             "false",
             (OWN_BRIDGE, BRIDGE),
+        ),
+        Key("vlan-filtering", kinds.BOOL, "it tells VLANs apart (docs/vlans.md)", "false", (OWN_BRIDGE,)),
+        Key(
+            "host-vlan",
+            vlankinds.NUMBER,
+            "the VLAN that the host is in, with vlan-filtering",
+            "1",
+            (HOST_ON_IT, PORTS),
         ),
         Key(
             "mac",

@@ -6,7 +6,7 @@ import re
 import typing
 from itertools import count
 
-from qemunet.config import cards, check, guards, modes, units
+from qemunet.config import cards, check, guards, modes, units, vlans
 from qemunet.config.hints import Bad
 from qemunet.config.scene import Scene, absolute, first
 from qemunet.config.spec import AUTO, NicMode, NicSpec, Switch, VmSpec
@@ -123,6 +123,7 @@ class _Card:
             rate=self.rate(),
             guard=guards.guard(self.scene, self.spec, address, backend, networks),
             port_isolation=self.isolation(backend, networks),
+            vlans=vlans.of_card(self.scene, self.spec, backend, networks),
         )
 
     def model(self, bus: NicBus) -> str:

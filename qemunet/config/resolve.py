@@ -18,6 +18,7 @@ from qemunet.config import (
     scripts,
     spaces,
     units,
+    vlans,
 )
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.scene import Scene, first
@@ -79,6 +80,7 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
         shaping=any(nic.rate for nic in every),
         wires=bool(spec.cables),
         guards=any(map(guards.is_guarded, every)),
+        vlans=vlans.is_asked(spec, every),
         places=frozenset(netns.name for netns in spec.spaces),
         networks=managed.asks_others(spec),
         uplinks=frozenset(plugged),
@@ -213,6 +215,8 @@ def _own_bridge(scene: Scene, spec: NetworkSpec) -> OwnBridge:
         port_ifname=port_ifname,
         ports=ports.names(scene, spec) if spec.ports else (),
         move_address=bool(spec.move_address),
+        vlan_filtering=vlans.of_network(scene, spec),
+        host_vlan=spec.host_vlan,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import cablekeys, keys, kinds, netkinds
+from qemunet.config import cablekeys, keys, kinds, netkinds, vlankinds
 from qemunet.model.names import NAME
 
 if typing.TYPE_CHECKING:
@@ -40,6 +40,7 @@ _WRITTEN = (
         kinds.RATE,
         '`{ in = "100mbit", out = "20mbit" }` or one of the two; kbit, mbit, gbit, or bytes: kbps, mbps, gbps',
     ),
+    (vlankinds.VLAN, '`{ access = 10 }`, or `{ trunk = [10, "20-29"], native = 1 }` with native or without'),
     (kinds.IPS, "one address or a list of them"),
     (kinds.IP4, "IPv4 address"),
     (kinds.INTERFACES, 'one address with prefix length or a list, as in ["10.0.0.1/24"]'),

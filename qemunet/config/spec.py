@@ -10,6 +10,7 @@ from qemunet.model.cable import Route
 from qemunet.model.guard import GuardLevel
 from qemunet.model.network import Boot, HostSide, NetworkMode
 from qemunet.model.nic import Forward, LinkState, MacvtapMode, Rate
+from qemunet.model.vlan import Vlans
 from qemunet.model.vm import Accel, Firmware, NicBus
 
 AUTO = 0  # in place of a number: to be worked out
@@ -96,6 +97,7 @@ class NicSpec:
     rate: Rate | None = None
     guard: GuardLevel | None = None
     port_isolation: bool | None = None
+    vlan: Vlans | None = None
     ifname: str | None = None
     ifup: str | None = None
     ifdown: str | None = None
@@ -206,6 +208,8 @@ class NetworkSpec:
     ageing: int | None = None
     mtu: int | None = None
     port_isolation: bool | None = None
+    vlan_filtering: bool | None = None
+    host_vlan: int | None = None
     mac: str | None = None
     forward: tuple[Forward, ...] | None = None
     host_services: tuple[str, ...] | None = None
@@ -254,6 +258,8 @@ class CableSpec:
     b_routes: tuple[Route, ...] | None = None
     a_mac: str | None = None
     b_mac: str | None = None
+    a_vlan: Vlans | None = None
+    b_vlan: Vlans | None = None
     mtu: int | None = None
 
 

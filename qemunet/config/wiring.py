@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 
+from qemunet.model import vlan
 from qemunet.model.cable import AtHost, Cable, End, InNetns, Loose, OnSwitch
 
 if typing.TYPE_CHECKING:
@@ -21,6 +22,7 @@ def cable(cable: Cable) -> Pairs:
         yield f"{side}-address", end.addresses or None
         yield f"{side}-routes", tuple(map(str, end.routes)) or None
         yield f"{side}-mac", end.mac
+        yield f"{side}-vlan", None if end.vlans is None else vlan.table(end.vlans)
     yield "mtu", cable.mtu
 
 

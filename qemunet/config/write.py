@@ -8,6 +8,7 @@ from qemunet.config import ready, units, wiring
 from qemunet.config.cards import USUAL_MTU, is_virtio
 from qemunet.config.hints import dotted, quoted
 from qemunet.frozen import replace
+from qemunet.model import vlan
 from qemunet.model.network import (
     Boot,
     DhcpServer,
@@ -45,7 +46,8 @@ if typing.TYPE_CHECKING:
     from qemunet.model.netns import Netns
     from qemunet.model.script import ScriptStep
 
-    Value = str | int | tuple[str, ...] | dict[str, str] | dict[str, tuple[str, ...]] | None
+    Item = str | int
+    Value = Item | tuple[Item, ...] | Mapping[str, Item | tuple[Item, ...]] | None
     Pairs = Iterable[tuple[str, Value]]
 
 
@@ -74,7 +76,7 @@ def value(one: Value) -> str:
         case str():
             return quoted(one)
         case tuple():
-            return f"[{', '.join(map(quoted, one))}]"
+            return f"[{', '.join(map(value, one))}]"
         case dict():
             pairs = (f"{dotted('', key)} = {value(text)}" for key, text in one.items())
             return f"{{ {', '.join(pairs)} }}"
@@ -186,6 +188,8 @@ def _network(network: Network) -> Pairs:
         yield "forward-delay", f"{switch.forward_delay}s"
         yield "ageing", f"{switch.ageing}s"
         yield "keep", network.keep
+        yield "vlan-filtering", switch.vlan_filtering or None
+        yield "host-vlan", switch.host_vlan
     yield "port-isolation", network.port_isolation or None
 
 
@@ -326,6 +330,7 @@ def _nic(nic: Nic, isolating: AbstractSet[str]) -> Pairs:
     yield "guard", None if isinstance(nic.backend, UserBackend) else str(nic.guard.level)
     # What is its network's is left to that: the card may go to another one.
     yield "port-isolation", nic.port_isolation if nic.port_isolation != (nic.network in isolating) else None
+    yield "vlan", None if nic.vlans is None else vlan.table(nic.vlans)
 
 
 def _rate(rate: Rate) -> dict[str, str]:

@@ -21,6 +21,7 @@ if typing.TYPE_CHECKING:
 ADDRESS, IFNAME, MTU, LINK, MASTER, LINKINFO, GROUP = 1, 3, 4, 5, 10, 18, 27
 _EXT_MASK, _CARRIER, _PROP_LIST, _ALT_IFNAME = 29, 33, 52, 53
 _INFO_KIND, _INFO_DATA = 1, 2
+_BR_VLAN_FILTERING = 7
 _BR_FORWARD_DELAY, _BR_AGEING, _BR_STP = 1, 4, 5
 _BR_OPTIONS, _NO_LINKLOCAL_LEARN = 46, 1
 _MACVLAN_MODE = 1
@@ -82,18 +83,25 @@ def parse(net: Netlink, body: bytes) -> LinkFact:
     _family, _type, index, flags, _change = _INFO.unpack_from(body)
     values = nl.attributes(body[_INFO.size :])
     info = nl.attributes(values.get(LINKINFO, b""))
+    kind = nl.string(info.get(_INFO_KIND, b""))
     names = nl.each_attribute(values.get(_PROP_LIST, b""))
     return LinkFact(
         index=index,
         name=nl.string(values[IFNAME]),
-        kind=nl.string(info.get(_INFO_KIND, b"")),
+        kind=kind,
         mac=nl.colons(values.get(ADDRESS, b"")),
         mtu=nl.integer(values[MTU]),
         up=bool(flags & UP),
         master=_name(net, nl.integer(values[MASTER])) if MASTER in values else None,
         group=nl.integer(values.get(GROUP, b"")),
         altnames=tuple(nl.string(value) for kind, value in names if kind == _ALT_IFNAME),
+        vlan_filtering=kind == "bridge" and _filters(info.get(_INFO_DATA, b"")),
     )
+
+
+def _filters(data: bytes) -> bool:
+    """Tell whether a bridge tells VLANs apart."""
+    return any(nl.attributes(data).get(_BR_VLAN_FILTERING, b""))
 
 
 def is_ours(link: LinkFact, mark: Mark) -> bool:

@@ -35,6 +35,7 @@ from qemunet.steps import (
     DropTable,
     EndDaemon,
     EndQemu,
+    FilterVlans,
     In,
     Limit,
     LoadFile,
@@ -62,6 +63,7 @@ from qemunet.steps import (
     SetOffload,
     SetPort,
     SetSysctl,
+    SetVlans,
     StartDaemon,
     StartQemu,
     TakeAddress,
@@ -86,6 +88,7 @@ if typing.TYPE_CHECKING:
     from qemunet.steps import Step
 
     FileStep = Claim | Unclaim | WriteFile | RemoveFile | CreateImage | RemoveImage
+    RuleStep = Limit | Unlimit | Divert | Undivert | LoadTable | DropTable | FilterVlans | SetVlans
     LinkStep = AddLink | DelLink | DelGroup | SetLink | SetMaster | SetPort | PinBridge | SetCarrier
 
 
@@ -133,7 +136,7 @@ class LinuxHost:
                 self._ports(step)
             case AddAddress() | DelAddress() | AddRoute() | DelRoute() | AddNeighbour() | DelNeighbour() | SetSysctl():
                 self._addresses(step)
-            case Limit() | Unlimit() | Divert() | Undivert() | LoadTable() | DropTable():
+            case Limit() | Unlimit() | Divert() | Undivert() | LoadTable() | DropTable() | FilterVlans() | SetVlans():
                 self._rules(step)
             case OpenTap() | OpenMacvtap() | OpenFile() | LoadFile() | OpenOverlay():
                 self._open(step)
@@ -273,14 +276,16 @@ class LinuxHost:
 
         ports.perform(self.net, step)
 
-    def _rules(self, step: Limit | Unlimit | Divert | Undivert | LoadTable | DropTable) -> None:
-        from qemunet.host import nft, qdiscs
+    def _rules(self, step: RuleStep) -> None:
+        from qemunet.host import nft, qdiscs, vlans
 
         match step:
             case LoadTable():
                 self.place.inside(lambda: nft.load(step))
             case DropTable():
                 self.place.inside(lambda: nft.drop(step))
+            case FilterVlans() | SetVlans():
+                vlans.perform(self.net, step)
             case _:
                 qdiscs.perform(self.net, step)
 

@@ -64,6 +64,7 @@ def photograph(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Fact
         netns=frozenset(name for name in wanted.places if os.path.lexists(f"/run/netns/{name}")),
         shaping_lacks=_shaping_lacks() if wanted.shaping and root else frozenset(),
         guard_lacks=_guard_lacks() if wanted.guards and root and "nft" in programs else frozenset(),
+        vlans=_vlans() if wanted.vlans and root else True,
     )
 
 
@@ -184,6 +185,12 @@ def _guard_lacks() -> frozenset[str]:
     from qemunet.host import nft
 
     return nft.guard_lacks()
+
+
+def _vlans() -> bool:
+    from qemunet.host import vlans
+
+    return vlans.is_able()
 
 
 def _listeners(ports: Iterable[tuple[str, str, int, int]]) -> dict[str, str]:

@@ -91,7 +91,7 @@ def _set_up(net: Netlink, place: Place, step: OpenTap) -> None:
         place.inside(lambda: sysctls.write_if_there(key, "1"))
         master = nl.number(links.MASTER, net.index(step.master))
     up = links.ifinfo(0, links.UP, links.UP) + nl.text(links.IFNAME, step.name)
-    head = links.ifinfo() + nl.text(links.IFNAME, step.name) if step.isolated else up
+    head = links.ifinfo() + nl.text(links.IFNAME, step.name) if step.settings else up
     properties = nl.number(links.GROUP, step.mark.group) + nl.mac(links.ADDRESS, step.mac)
     change = nl.Request(nl.NEWLINK, 0, head + properties + nl.number(links.MTU, step.mtu) + master)
     try:
@@ -100,9 +100,19 @@ def _set_up(net: Netlink, place: Place, step: OpenTap) -> None:
         if error.errno != errno.EEXIST:
             raise
         raise Taken(links.holder(links.find(net, step.mark.altname), step.mark.altname)) from error
-    if step.isolated:
-        links.set_port(net, SetPort(step.name, isolated=True))
+    if step.settings:
+        _settle(net, step)
         net.do(nl.Request(nl.NEWLINK, 0, up))
+
+
+def _settle(net: Netlink, step: OpenTap) -> None:
+    for setting in step.settings:
+        if isinstance(setting, SetPort):
+            links.set_port(net, setting)
+        else:
+            from qemunet.host import vlans
+
+            vlans.put(net, setting)
 
 
 def _check_macvtap(fd: int, step: OpenMacvtap) -> None:

@@ -18,6 +18,7 @@ from qemunet.frozen import frozen, replace
 from qemunet.host.linux import LinuxHost
 from qemunet.live import session
 from qemunet.live.source import photograph
+from qemunet.model import vlan
 from qemunet.model.names import altname, group
 from qemunet.model.network import OwnBridge
 from qemunet.plan import mend, uplinks
@@ -29,6 +30,7 @@ if typing.TYPE_CHECKING:
 
     from qemunet.facts import Facts, LinkFact
     from qemunet.model.lab import Lab
+    from qemunet.model.vlan import Vlans
     from qemunet.records import NicRecord
     from qemunet.state import Runtime, Scope
     from qemunet.steps import Step
@@ -52,6 +54,7 @@ class Tap:
     mac: str
     network: str | None
     isolated: bool = False
+    vlans: Vlans | None = None
 
     @property
     def altname(self) -> str:
@@ -83,7 +86,8 @@ def bridges(runtime: Runtime, vms: Iterable[str]) -> dict[str, list[Tap]]:
 
 
 def _tap(vm: str, nic: NicRecord) -> Tap:
-    return Tap(vm, nic.id, nic.ifname or "", nic.host_mac or "", nic.network, nic.port_isolation)
+    vlans = vlan.parse(nic.vlan) if nic.vlan else None
+    return Tap(vm, nic.id, nic.ifname or "", nic.host_mac or "", nic.network, nic.port_isolation, vlans)
 
 
 def look(runtime: Runtime, vms: Iterable[str], names: Collection[str]) -> list[Found]:
@@ -177,7 +181,8 @@ def _mended(runtime: Runtime, host: LinuxHost, name: str, taps: list[Tap]) -> Fo
         return found(name, None, taps, How.LOST, "it is gone") if loose else Found(name, None)
     if link.kind != "bridge":
         return found(name, link.index, taps, How.FAILED, f"{name} is no bridge any more, but {link.kind or 'a card'}")
-    for step in mend.plug(link, [(_link(tap, facts), tap.mac, tap.isolated) for tap in loose], facts):
+    ports = [mend.Loose(_link(tap, facts), tap.mac, tap.isolated, tap.vlans) for tap in loose]
+    for step in mend.plug(link, ports, facts):
         with contextlib.suppress(Gone):  # it ended just now
             host.perform(step)
     if not loose:

@@ -30,7 +30,8 @@ def record(lab: Lab, vm: Vm, facts: Facts) -> VmRecord:
 def nic_record(nic: Nic) -> NicRecord:
     """Return a card's row, but for its slot."""
     plain = NicRecord(nic.id, _mode(nic), nic.model, nic.mac, nic.link.value, ips=nic.ips)
-    base = replace(plain, port_isolation=nic.port_isolation, guard=str(nic.guard.level))
+    vlan = None if nic.vlans is None else str(nic.vlans)
+    base = replace(plain, port_isolation=nic.port_isolation, guard=str(nic.guard.level), vlan=vlan)
     match nic.backend:
         case UserBackend():
             return base

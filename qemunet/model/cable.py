@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qemunet.frozen import frozen
+from qemunet.model.vlan import Vlans
 
 
 @frozen
@@ -61,6 +62,7 @@ class End:
     where: Where
     addresses: tuple[str, ...] = ()  # CIDR
     routes: tuple[Route, ...] = ()
+    vlans: Vlans | None = None  # of an end in a bridge; None: as that puts every new port
 
     @property
     def netns(self) -> str:

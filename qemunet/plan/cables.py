@@ -21,6 +21,7 @@ from qemunet.steps import (
     SetLink,
     SetMaster,
     SetSysctl,
+    SetVlans,
     Step,
     VethLink,
 )
@@ -150,4 +151,6 @@ def _settings(end: End) -> Iterator[Step]:
         yield from (SetSysctl(links.ipv6(end.ifname, key), "0") for key in ("accept_ra", "autoconf"))
     if isinstance(end.where, OnSwitch):
         yield SetMaster(end.ifname, end.where.bridge)
+        if end.vlans is not None:
+            yield SetVlans(end.ifname, end.vlans)
     yield from (AddAddress(end.ifname, address) for address in end.addresses)

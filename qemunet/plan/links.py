@@ -30,6 +30,7 @@ from qemunet.steps import (
     AddRoute,
     BridgeLink,
     Claim,
+    FilterVlans,
     MacvlanLink,
     MacvtapLink,
     Mark,
@@ -42,8 +43,10 @@ from qemunet.steps import (
     SetLink,
     SetMaster,
     SetSysctl,
+    SetVlans,
     Step,
     VethLink,
+    Vlans,
     sysctl_name,
 )
 
@@ -65,7 +68,9 @@ def bridge(network: Network, switch: OwnBridge, facts: Facts) -> Part:
         *(Claim(f"{facts.runtime}/{way.scope}/users/{network.name}.network", scope) for way in ways(network, facts)),
         *_rules(network, switch, facts),
         AddLink(switch.ifname, made, mark),
+        *([FilterVlans(switch.ifname)] if switch.vlan_filtering else []),
         *_host_cable(network, switch, facts),
+        *_host_vlan(switch),
         *(settings if moved else _host_ipv6(switch, inside)),
         *(AddAddress(switch.addressed, address) for address in switch.present),
         *(() if moved else _switches(network, switch, facts)),
@@ -124,6 +129,14 @@ def _host_cable(network: Network, switch: OwnBridge, facts: Facts) -> Iterator[S
     yield made
     yield from (SetSysctl(ipv6(name, "disable_ipv6"), "1") for name in (switch.ifname, switch.port_ifname))
     yield SetMaster(switch.port_ifname, switch.ifname)
+
+
+def _host_vlan(switch: OwnBridge) -> Iterator[Step]:
+    """Yield what puts the host's way into the bridge into its VLAN."""
+    if switch.host_vlan is None or switch.host is HostSide.NONE:
+        return
+    at_end = switch.host is HostSide.VETH
+    yield SetVlans(switch.port_ifname if at_end else switch.ifname, Vlans(switch.host_vlan), own=not at_end)
 
 
 def _switches(network: Network, switch: OwnBridge, facts: Facts) -> Iterator[Step]:
@@ -255,6 +268,7 @@ def _tap(vm: Vm, nic: Nic, tap: TapBackend, facts: Facts) -> Iterator[Step]:
         master=master,
         queues=nic.queues,
         isolated=nic.port_isolation,
+        vlans=nic.vlans,
     )
     if isinstance(tap.attach, PointToPoint):
         yield SetSysctl(ipv6(tap.ifname, "accept_ra"), "0")  # the guest must not steer the host

@@ -22,6 +22,13 @@ from qemunet.model.nic import (
 from qemunet.model.vm import NicBus, Vm
 
 _USUAL_MTU = 1500  # of a guest that was told nothing
+_NAMED = {
+    "ips": "ip",
+    "gateways": "gateway",
+    "hook": "ifup, ifdown",
+    "port_isolation": "port-isolation",
+    "vlans": "vlan",
+}  # what a field is called in a file
 
 
 class Disruption(StrEnum):
@@ -196,7 +203,7 @@ def _in_place(nic: Nic) -> Nic:
             pass
     used = nic.guest_mtu or _USUAL_MTU
     plain = replace(nic, link=LinkState.UP, ips=(), gateways=(), hook=Hook(), rate=Rate(), guard=Guard())
-    return replace(plain, backend=backend, guest_mtu=used, port_isolation=False)
+    return replace(plain, backend=backend, guest_mtu=used, port_isolation=False, vlans=None)
 
 
 def _fixed(one: Difference) -> Difference:
@@ -216,10 +223,9 @@ def _differences(old: Nic, new: Nic) -> Iterator[str]:
         yield "forwards"
     if old.guard.level is not new.guard.level:
         yield "guard"
-    for key in ("rate", "port_isolation", "ips", "gateways", "hook"):
+    for key in ("rate", "port_isolation", "vlans", "ips", "gateways", "hook"):
         if getattr(old, key) != getattr(new, key):
-            named = {"ips": "ip", "gateways": "gateway", "hook": "ifup, ifdown", "port_isolation": "port-isolation"}
-            yield named.get(key, key)
+            yield _NAMED.get(key, key)
 
 
 def _forwards(nic: Nic) -> tuple[Forward, ...]:

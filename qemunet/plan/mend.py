@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from qemunet.facts import Facts, LinkFact
+from qemunet.frozen import frozen
 from qemunet.plan import links, uplinks
 from qemunet.steps import (
     AddAddress,
     AddLink,
     AddRoute,
+    FilterVlans,
     PlugPort,
     PutAddress,
     PutRoute,
@@ -18,7 +20,9 @@ from qemunet.steps import (
     SetOffload,
     SetPort,
     SetSysctl,
+    SetVlans,
     Step,
+    Vlans,
     sysctl_name,
 )
 
@@ -49,24 +53,42 @@ def _belongs(step: Step, again: Collection[str]) -> bool:
             return name in again
         case SetLink(name=name) | SetOffload(name=name) | AddRoute(name=name) | AddAddress(name=name):
             return name in again
+        case FilterVlans() | SetVlans():  # of the bridge, or of a port that is plugged in again
+            return True
         case SetSysctl(key=key):
             return any(f".conf.{sysctl_name(name)}." in key for name in again)
         case _:
             return False
 
 
-def plug(bridge: LinkFact, taps: Iterable[tuple[LinkFact, str, bool]], facts: Facts) -> Iterator[Step]:
-    """Yield what plugs taps into a bridge, of which nothing changes by that; each has an address, and is isolated or
-    not."""
+@frozen
+class Loose:
+    """A tap that is to be plugged in again, and what it is as a port; `mac` is the address that it has there."""
+
+    tap: LinkFact
+    mac: str
+    isolated: bool = False
+    vlans: Vlans | None = None
+
+    @property
+    def settings(self) -> tuple[Step, ...]:
+        """What makes it that port, before it is up."""
+        apart = (SetPort(self.tap.name, isolated=True),) if self.isolated else ()
+        return (*apart, *((SetVlans(self.tap.name, self.vlans),) if self.vlans is not None else ()))
+
+
+def plug(bridge: LinkFact, taps: Iterable[Loose], facts: Facts) -> Iterator[Step]:
+    """Yield what plugs taps into a bridge, of which nothing changes by that."""
     known = list(taps)
     if known and not uplinks.is_ours(bridge):
-        yield from links.pin(bridge, min(mac for _, mac, _ in known), facts)
-    for tap, _, isolated in known:
-        if tap.mtu != bridge.mtu:
-            yield SetLink(tap.name, mtu=bridge.mtu)
-        yield from (SetLink(tap.name, up=False),) if isolated else ()
-        yield SetMaster(tap.name, bridge.name)
-        yield from (SetPort(tap.name, isolated=True), SetLink(tap.name, up=True)) if isolated else ()
+        yield from links.pin(bridge, min(one.mac for one in known), facts)
+    for one in known:
+        name, settings = one.tap.name, one.settings
+        if one.tap.mtu != bridge.mtu:
+            yield SetLink(name, mtu=bridge.mtu)
+        yield from (SetLink(name, up=False),) if settings else ()
+        yield SetMaster(name, bridge.name)
+        yield from (*settings, SetLink(name, up=True)) if settings else ()
 
 
 def _has(step: AddAddress, facts: Facts) -> bool:

@@ -17,12 +17,14 @@ from qemunet.steps import (
     AddAddress,
     AddLink,
     DelAddress,
+    FilterVlans,
     LoadTable,
     Part,
     Reconfigure,
     Reserve,
     SetLink,
     SetSysctl,
+    SetVlans,
     StartDaemon,
     Step,
     WriteFile,
@@ -33,7 +35,16 @@ from qemunet.steps import (
 _UNSET = {"disable_ipv6": "0", "forwarding": "0", "force_forwarding": "0", "route_localnet": "0"}
 _LAST = ".disable_ipv6"  # it takes the addresses, and lets none come
 _PASSING = ".promote_secondaries"
-WAYS_BACK = (AddAddress, LoadTable, SetLink, SetSysctl, Reconfigure, Reserve)  # of no use once a change is final
+WAYS_BACK = (
+    AddAddress,
+    LoadTable,
+    SetLink,
+    SetSysctl,
+    FilterVlans,
+    SetVlans,
+    Reconfigure,
+    Reserve,
+)  # of no use once a change is final
 _FIXED = ("mac", "stp", "forward_delay", "ageing")  # of a bridge
 
 
@@ -132,7 +143,7 @@ def change(old: Part, new: Part, was: Network, now: Network, cards: Sequence[Car
     own = tuple(_steps(old, new))
     shut = tuple(step for step in own if isinstance(step, SetSysctl) and step.key.endswith(_LAST))
     first = (step for step in own if step not in shut)
-    steps = (*resets, *_larger(was, now, cards), *first, *_told(new, cards), *_left(gone), *shut)
+    steps = (*resets, *_larger(was, now, cards), *first, *_told(new, cards), *_left(gone), *_joined(gone, there), *shut)
     return Change(steps, tuple(step for step in gone if _Key.of(step) not in there and not isinstance(step, SetSysctl)))
 
 
@@ -150,6 +161,8 @@ class _Key:
                 return StartDaemon, name, directory
             case SetSysctl(key=key):
                 return SetSysctl, key
+            case FilterVlans(name=name) | SetVlans(name=name):
+                return type(step), name
             case _:
                 return step
 
@@ -165,6 +178,8 @@ def _steps(old: Part, new: Part) -> Iterator[Step]:
                 pass
             case LoadTable(), LoadTable(rules=rules):
                 yield replace(step, was=rules)
+            case SetVlans(), SetVlans(vlans=vlans):
+                yield replace(step, was=vlans)
             case StartDaemon(), StartDaemon():
                 yield from _reconfigured(step, files, known)
             case ((WriteFile() | AddLink()), _) if was is not None:
@@ -196,6 +211,14 @@ def _left(gone: Sequence[Step]) -> Iterator[Step]:
         # Else the kernel takes with an address all others of its subnet that came later.
         yield SetSysctl(f"net.ipv4.conf.{sysctl_name(name)}{_PASSING}", "1")
     yield from (DelAddress(step.name, step.address) for step in old)
+
+
+def _joined(gone: Sequence[Step], there: Sequence[object]) -> Iterator[Step]:
+    """Yield what lets VLANs be as they are where nobody has said anything."""
+    for step in gone:
+        if isinstance(step, SetVlans) and _Key.of(step) not in there:
+            yield SetVlans(step.name, None, step.vlans, step.own)
+    yield from (FilterVlans(step.name, on=False) for step in gone if isinstance(step, FilterVlans))
 
 
 def _larger(was: Network, now: Network, cards: Sequence[Card]) -> Iterator[Step]:
@@ -246,6 +269,8 @@ def _live(old: Network, new: Network) -> Iterator[Line]:
         ("address", _list(old.switch.addresses), _list(new.switch.addresses)),
         ("old address", _list(_gone(old.switch, new.switch)), "none"),
         ("mtu", old.switch.mtu, new.switch.mtu),
+        ("vlan-filtering", str(old.switch.vlan_filtering).lower(), str(new.switch.vlan_filtering).lower()),
+        ("host-vlan", old.switch.host_vlan or "none", new.switch.host_vlan or "none"),
         *_rules(old.firewall, new.firewall),
         *_served(old.services, new.services),
         ("keep", str(old.keep).lower(), str(new.keep).lower()),

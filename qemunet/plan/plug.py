@@ -22,6 +22,7 @@ from qemunet.steps import (
     SetLink,
     SetMaster,
     SetPort,
+    SetVlans,
     Step,
 )
 
@@ -134,13 +135,15 @@ def _changed(vm: Vm, old: Nic, new: Nic, facts: Facts, *, moved: bool) -> Iterat
         yield from _forwards(vm, new, old.backend, new.backend)
     if not moved and isinstance(new.backend, TapBackend) and old.port_isolation != new.port_isolation:
         yield SetPort(new.backend.ifname, new.port_isolation, was=old.port_isolation)
+    if not moved and isinstance(new.backend, TapBackend) and old.vlans != new.vlans:
+        yield SetVlans(new.backend.ifname, new.vlans, was=old.vlans)
     yield from rates.change(old, new, vm, facts)
 
 
 def _moved(vm: Vm, old: Nic, new: Nic, *, was: bool) -> Iterator[Step]:
     """Pull the cable, plug the tap into the other bridge, and leave the cable out.
 
-    A port's isolation does not go with it from bridge to bridge, on the way there or back.
+    A port's isolation and its VLANs do not go with it from bridge to bridge, on the way there or back.
     """
     assert isinstance(old.backend, TapBackend), "only taps are plugged into bridges"
     assert isinstance(new.backend, TapBackend), "only taps are plugged into bridges"
@@ -151,12 +154,16 @@ def _moved(vm: Vm, old: Nic, new: Nic, *, was: bool) -> Iterator[Step]:
         yield from links.cable(new, on=False, was=True)
     if old.port_isolation:
         yield SetPort(old.backend.ifname, isolated=False, was=True)
+    if old.vlans is not None:
+        yield SetVlans(old.backend.ifname, None, was=old.vlans)
     if new.backend.mtu != old.backend.mtu:  # out first, or one of the bridges would follow it
         yield SetMaster(new.backend.ifname, None)
         yield SetLink(new.backend.ifname, mtu=new.backend.mtu)
     yield SetMaster(new.backend.ifname, attach.bridge)
     if new.port_isolation:
         yield SetPort(new.backend.ifname, isolated=True, was=False)
+    if new.vlans is not None:
+        yield SetVlans(new.backend.ifname, new.vlans)
 
 
 def _forwards(vm: Vm, nic: Nic, old: UserBackend, new: UserBackend) -> Iterator[Step]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from qemunet.frozen import frozen
 from qemunet.model.routing import IpAddress, IpRoute, Way
+from qemunet.model.vlan import Vlans
 from qemunet.steps.addresses import (
     AddAddress,
     AddNeighbour,
@@ -56,6 +57,7 @@ from qemunet.steps.ports import ChangePort, PlugPort, PutAddress, PutRoute, Take
 from qemunet.steps.rates import Bucket, Divert, Limit, Undivert, Unlimit
 from qemunet.steps.spaces import AddNetns, DelNetns, In, NameNetns, UnnameNetns
 from qemunet.steps.tables import DropTable, LoadTable
+from qemunet.steps.vlans import FilterVlans, SetVlans
 from qemunet.steps.words import Handle, Word, line, sysctl_name
 
 TYPE_CHECKING = False
@@ -84,6 +86,8 @@ Step = (
     | SetLink
     | SetMaster
     | SetPort
+    | FilterVlans
+    | SetVlans
     | PinBridge
     | PlugPort
     | UnplugPort
@@ -200,6 +204,7 @@ __all__ = [
     "EndDaemon",
     "EndQemu",
     "FILES",
+    "FilterVlans",
     "Handle",
     "IfbLink",
     "IpAddress",
@@ -231,6 +236,7 @@ __all__ = [
     "SetMaster",
     "SetOffload",
     "SetPort",
+    "SetVlans",
     "ChangePort",
     "SetSysctl",
     "StartDaemon",
@@ -244,6 +250,7 @@ __all__ = [
     "UnplugPort",
     "Unreserve",
     "VethLink",
+    "Vlans",
     "Way",
     "Word",
     "WriteFile",

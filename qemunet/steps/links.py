@@ -5,6 +5,7 @@ from __future__ import annotations
 from qemunet.frozen import frozen, replace
 from qemunet.model.names import altname
 from qemunet.steps.spaces import inside
+from qemunet.steps.vlans import SetVlans, vlan_words
 from qemunet.steps.words import line, sysctl_name
 
 TYPE_CHECKING = False
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from qemunet.facts import Facts
     from qemunet.model.nic import MacvtapMode
+    from qemunet.model.vlan import Vlans
     from qemunet.steps import Step
 
 
@@ -291,7 +293,7 @@ class OpenTap:
 
     The address and the MTU are set before it is plugged into `master`, so that nothing of the bridge changes.
     A port of a bridge gets no IPv6 of its own, or the host would show itself to the guest; an `isolated` one is kept
-    apart before it is up.
+    apart, and one with `vlans` is in these and no others, before it is up.
     """
 
     handle: str
@@ -302,12 +304,20 @@ class OpenTap:
     master: str | None = None
     queues: int = 1
     isolated: bool = False
+    vlans: Vlans | None = None
+
+    @property
+    def settings(self) -> tuple[SetPort | SetVlans, ...]:
+        """What makes it the port that it is to be, once it is plugged in and before it is up."""
+        apart = (SetPort(self.name, isolated=True),) if self.isolated else ()
+        return (*apart, *((SetVlans(self.name, self.vlans),) if self.vlans is not None else ()))
 
     def describe(self) -> str:
         where = f" on {self.master}" if self.master else ""
         queues = f", {self.queues} queues" if self.queues > 1 else ""
         apart = ", isolated" if self.isolated else ""
-        return f"open tap {self.name}{where} ({self.mac}, mtu {self.mtu}{queues}{apart})"
+        vlans = f", {vlan_words(self.vlans)}" if self.vlans else ""
+        return f"open tap {self.name}{where} ({self.mac}, mtu {self.mtu}{queues}{apart}{vlans})"
 
     def inverse(self, before: Facts) -> Step | None:
         return DelLink(self.name, self.mark)
@@ -319,8 +329,8 @@ class OpenTap:
         quiet = (line("sysctl", "-e", "-qw", f"net.ipv6.conf.{sysctl_name(self.name)}.disable_ipv6=1"),)
         add = line("ip", "tuntap", "add", "dev", self.name, "mode", "tap", *multi, "vnet_hdr")
         plugged = line("ip", "link", "set", "dev", self.name, *properties, *master)
-        apart = SetPort(self.name, isolated=True).shell()
-        up = (plugged, *apart, *SetLink(self.name, up=True).shell()) if self.isolated else (f"{plugged} up",)
+        settings = tuple(text for step in self.settings for text in step.shell())
+        up = (plugged, *settings, *SetLink(self.name, up=True).shell()) if settings else (f"{plugged} up",)
         return (
             f'{add} user "$user"',
             line("ip", "link", "property", "add", "dev", self.name, "altname", self.mark.altname),

@@ -41,6 +41,7 @@ from qemunet.steps import (
     DropTable,
     EndDaemon,
     EndQemu,
+    FilterVlans,
     Handle,
     In,
     Limit,
@@ -69,6 +70,7 @@ from qemunet.steps import (
     SetOffload,
     SetPort,
     SetSysctl,
+    SetVlans,
     StartDaemon,
     StartQemu,
     TakeAddress,
@@ -122,6 +124,7 @@ class FakeHost(FakeNetwork, FakeServices):
         return {
             "links": {name: replace(link, index=0) for name, link in sorted(self.links.items())},
             "isolated": sorted(self.isolated),
+            "vlans": sorted((name, own, str(vlans)) for (name, own), vlans in self.vlans.items()),
             "addresses": {name: sorted(texts) for name, texts in sorted(self.addresses.items()) if texts},
             "neighbours": sorted(self.neighbours.items(), key=repr),
             "routes": sorted(self.routes, key=repr),
@@ -174,7 +177,7 @@ class FakeHost(FakeNetwork, FakeServices):
                 self.port_step(step)
             case AddNeighbour() | DelNeighbour() | SetOffload():
                 self._at_link(step)
-            case Limit() | Unlimit() | Divert() | Undivert() | LoadTable() | DropTable():
+            case Limit() | Unlimit() | Divert() | Undivert() | LoadTable() | DropTable() | FilterVlans() | SetVlans():
                 self.shape_step(step)
             case OpenTap() | OpenMacvtap() | OpenFile() | LoadFile() | OpenOverlay():
                 self._open(step)

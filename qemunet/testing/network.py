@@ -25,6 +25,7 @@ from qemunet.steps import (
     DelRoute,
     Divert,
     DropTable,
+    FilterVlans,
     IfbLink,
     Limit,
     LoadTable,
@@ -36,6 +37,7 @@ from qemunet.steps import (
     SetMaster,
     SetPort,
     SetSysctl,
+    SetVlans,
     Undivert,
     Unlimit,
     VethLink,
@@ -43,22 +45,23 @@ from qemunet.steps import (
 )
 from qemunet.testing.kernel import defaults, refused
 from qemunet.testing.ports import FakePorts
+from qemunet.testing.vlans import FakeVlans
 
 if typing.TYPE_CHECKING:
     from qemunet.steps import OpenTap
 
+    ShapeStep = Limit | Unlimit | Divert | Undivert | LoadTable | DropTable | FilterVlans | SetVlans
     LinkStep = AddLink | DelLink | DelGroup | SetLink | SetMaster | SetPort | PinBridge | SetCarrier
 
 MIN_MTU, MAX_MTU = 68, 65535
 NO_MAC, ETHERNET_MTU = "00:00:00:00:00:00", 1500
 
 
-class FakeNetwork(FakePorts):
+class FakeNetwork(FakePorts, FakeVlans):
     """A network as a few dictionaries, filled from a photograph.
 
     `parents`: of each macvtap, with its mode. `unpinned`: the bridges that take their address and MTU from their ports.
-    `carriers`: of the taps whose cable was touched. `isolated`: ports. `peers`: of each end of a cable where the other
-    is, and its name.
+    `carriers`: of the taps whose cable was touched. `peers`: of each end of a cable where the other is, and its name.
     """
 
     def __init__(self, facts: Facts) -> None:
@@ -68,7 +71,7 @@ class FakeNetwork(FakePorts):
         self.carriers: dict[str, bool] = {}
         self.peers: dict[str, tuple[FakeNetwork, str]] = {}
         self.places: dict[str, FakeNetwork] = {}  # namespaces of labs
-        self.isolated: set[str] = set()
+        self.remember_vlans(facts)
         self.addresses = {name: list(texts) for name, texts in facts.addresses.items()}
         self.routes: list[RouteFact] = list(facts.routes)
         self.remember(facts)
@@ -106,7 +109,7 @@ class FakeNetwork(FakePorts):
             case SetMaster(name, master):
                 self.enslave(self.get(name), master)
             case SetPort(name, isolated):
-                self._set_port(self.get(name), isolated=isolated)
+                self.set_port(self.get(name), isolated=isolated)
             case PinBridge(name):
                 self.unpinned.discard(self.get(name).name)
             case SetCarrier(name, on):
@@ -214,7 +217,7 @@ class FakeNetwork(FakePorts):
         del self.links[name]
         self.parents.pop(name, None)
         self.carriers.pop(name, None)
-        self.isolated.discard(name)
+        self.forget_vlans(name)
         self.buckets.pop(name, None)
         self.diverted.pop(name, None)
         self.addresses.pop(name, None)
@@ -224,7 +227,7 @@ class FakeNetwork(FakePorts):
             self.sysctls.pop(key, None)
         for port in [link for link in self.links.values() if link.master == name]:
             self.links[port.name] = replace(port, master=None)
-            self.isolated.discard(port.name)
+            self.forget_vlans(port.name)
         self._adopt()
 
     def change(self, step: SetLink) -> None:
@@ -239,11 +242,6 @@ class FakeNetwork(FakePorts):
         self.links[link.name] = new if step.up is None else replace(new, up=step.up)
         if step.up is False:
             self.routes = [route for route in self.routes if route.device != link.name]
-
-    def _set_port(self, link: LinkFact, *, isolated: bool) -> None:
-        if link.master is None:
-            raise Vanished(errno.EOPNOTSUPP, f"{link.name} is no port of a bridge")
-        self.isolated = self.isolated | {link.name} if isolated else self.isolated - {link.name}
 
     def _set_carrier(self, link: LinkFact, *, on: bool) -> None:
         if link.kind != "tun":
@@ -261,7 +259,7 @@ class FakeNetwork(FakePorts):
                 raise refused(errno.EBUSY)
             master = bridge.name
         if master != link.master:
-            self.isolated.discard(link.name)
+            self.forget_vlans(link.name)
         self.links[link.name] = replace(self.links[link.name], master=master)
         self._adopt()
 
@@ -284,8 +282,7 @@ class FakeNetwork(FakePorts):
         made = LinkFact(0, step.name, "tun", step.mac, step.mtu, up=True, group=step.mark.group, altnames=mark)
         self._insert(replace(made, master=master))
         self._adopt()
-        if step.isolated:
-            self._set_port(self.get(step.name), isolated=True)
+        self.settle_tap(step)
         if master:
             self.sysctls[f"net.ipv6.conf.{sysctl_name(step.name)}.disable_ipv6"] = "1"
 
@@ -346,10 +343,12 @@ class FakeNetwork(FakePorts):
             case _:
                 typing.assert_never(step)
 
-    def shape_step(self, step: Limit | Unlimit | Divert | Undivert | LoadTable | DropTable) -> None:
+    def shape_step(self, step: ShapeStep) -> None:
         """Do a step about what becomes of packets."""
         if isinstance(step, LoadTable | DropTable):
             self.table_step(step)
+        elif isinstance(step, FilterVlans | SetVlans):
+            self.vlan_step(step)
         else:
             self.rate_step(step)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,17 +26,24 @@ def quiet(*names: str) -> None:
         Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
 
 
-@pytest.fixture
-def fresh(tmp_path: Path) -> Iterator[Path]:
-    """A namespace with a bridge ``br0`` and a veth ``eth1`` of somebody else's, both up; gives a runtime directory."""
-    if why := namespace.lack():
-        pytest.skip(why)
+@contextlib.contextmanager
+def fresh_bridge() -> Iterator[None]:
+    """A namespace with a bridge ``br0`` and a veth ``eth1`` of somebody else's, both up."""
     with namespace.fresh_namespace():
         ip("link", "add", "br0", "address", "02:00:00:00:00:02", "type", "bridge")
         ip("link", "add", "eth1", "type", "veth", "peer", "name", "eth1-peer")
         quiet("br0", "eth1", "eth1-peer")
         for name in ("br0", "eth1", "eth1-peer"):
             ip("link", "set", name, "up")
+        yield
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Path]:
+    """Such a namespace; gives a runtime directory."""
+    if why := namespace.lack():
+        pytest.skip(why)
+    with fresh_bridge():
         yield tmp_path
 
 

@@ -46,6 +46,28 @@ def test_none_is_not_one_of_several() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "table"),
+    [
+        ("10", {"access": 10}),
+        ("access=10", {"access": 10}),
+        ("trunk=10,20-29", {"trunk": [10, "20-29"]}),
+        ("trunk=10,native=1", {"trunk": [10], "native": 1}),
+        ("native=1,trunk=10,20", {"native": 1, "trunk": [10, 20]}),
+        ("trunk=,native=1", {"trunk": [], "native": 1}),
+        ("none", {}),
+    ],
+)
+def test_vlans_are_given_as_in_a_file(text: str, table: dict[str, object]) -> None:
+    assert keys("--vlan", text) == {"vlan": table}
+
+
+@pytest.mark.parametrize("text", ["", "ten", "10,20", "access=", "vlan=10", "access=1,access=2", "native=1,20", "-1"])
+def test_what_is_no_vlan_is_told(text: str) -> None:
+    with pytest.raises(UsageError, match="is no VLAN"):
+        keys(f"--vlan={text}")
+
+
+@pytest.mark.parametrize(
     ("name", "words", "before", "after"),
     [
         ("net0", ["--gateway", "none"], 'gateway = ["10.0.0.1"]\n', ""),

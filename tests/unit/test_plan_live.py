@@ -21,6 +21,7 @@ from qemunet.model.nic import (
     TapBackend,
     UserBackend,
 )
+from qemunet.model.vlan import Vlans
 from qemunet.model.vm import (
     Accel,
     DirectBoot,
@@ -74,6 +75,7 @@ OF_A_CARD: dict[str, tuple[object, type[Difference]]] = {
     "hook": (Hook("/up"), Change),
     "rate": (Rate(8_000_000), Change),
     "port_isolation": (True, Change),
+    "vlans": (Vlans(10), Change),
     "guard": (Guard(GuardLevel.MAC), Change),
 }
 
@@ -88,7 +90,7 @@ def test_a_property_changes_in_place_or_by_another_card(field: str, value: objec
     """Both ways alike; what of it changes is said."""
     old, new = nic(), nic(**{field: value})
     words = {"ips": "ip", "hook": "ifup, ifdown", "link": "cable out", "port_isolation": "port-isolation"}
-    word = (words | {"gateways": "gateway"}).get(field, field)
+    word = (words | {"gateways": "gateway", "vlans": "vlan"}).get(field, field)
     for one, other in ((old, new), (new, old)):
         (found,) = between(one, other)
         assert found == (Change if kind is Change else Replug)("a", one, other)

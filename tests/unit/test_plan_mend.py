@@ -11,6 +11,7 @@ from qemunet.steps import (
     BridgeLink,
     Claim,
     DropTable,
+    FilterVlans,
     Mark,
     PinBridge,
     SetLink,
@@ -18,7 +19,9 @@ from qemunet.steps import (
     SetOffload,
     SetPort,
     SetSysctl,
+    SetVlans,
     VethLink,
+    Vlans,
     WriteFile,
 )
 
@@ -83,14 +86,14 @@ def test_an_interface_whose_name_only_begins_like_it_is_left_alone() -> None:
 
 def test_a_tap_is_plugged_into_a_bridge_of_ours_as_it_is() -> None:
     ours = link("qn-lab", altnames=("qemunet.net-lab.bridge",))
-    steps = list(mend.plug(ours, [(link("qn-a-net0", "tun"), FE, False)], there(ours)))
+    steps = list(mend.plug(ours, [mend.Loose(link("qn-a-net0", "tun"), FE)], there(ours)))
     assert steps == [SetMaster("qn-a-net0", "qn-lab")]
 
 
 def test_nothing_of_somebody_elses_bridge_changes_by_a_tap() -> None:
     """It keeps its address and its MTU; the tap takes that."""
     theirs = link("br0", mtu=1400)
-    steps = list(mend.plug(theirs, [(link("qn-a-net0", "tun"), FE, False)], there(theirs)))
+    steps = list(mend.plug(theirs, [mend.Loose(link("qn-a-net0", "tun"), FE)], there(theirs)))
     pinned = PinBridge("br0", theirs.mac, 1400)
     assert steps == [pinned, SetLink("qn-a-net0", mtu=1400), SetMaster("qn-a-net0", "br0")]
 
@@ -99,11 +102,25 @@ def test_without_a_loose_tap_nothing_is_done() -> None:
     assert not list(mend.plug(link("br0"), [], there(link("br0"))))
 
 
-def test_a_tap_that_was_isolated_is_so_before_it_is_up_again() -> None:
+def test_a_tap_that_was_isolated_and_in_vlans_is_so_before_it_is_up_again() -> None:
     ours = link("qn-lab", altnames=("qemunet.net-lab.bridge",))
-    assert list(mend.plug(ours, [(link("qn-a-net0", "tun"), FE, True)], there(ours))) == [
+    assert list(mend.plug(ours, [mend.Loose(link("qn-a-net0", "tun"), FE, True, Vlans(10))], there(ours))) == [
         SetLink("qn-a-net0", up=False),
         SetMaster("qn-a-net0", "qn-lab"),
         SetPort("qn-a-net0", isolated=True),
+        SetVlans("qn-a-net0", Vlans(10)),
         SetLink("qn-a-net0", up=True),
+    ]
+
+
+def test_a_bridge_tells_vlans_apart_again_and_the_hosts_end_is_in_its_own() -> None:
+    """That end was only plugged out, and has forgotten it."""
+    filtering, host = FilterVlans("qn-lab"), SetVlans("qn-lab-port", Vlans(10))
+    facts = there(link("qn-lab-port", "veth"))
+    assert list(mend.missing((BRIDGE, filtering, PORT, host, UP), "qn-lab", facts)) == [
+        BRIDGE,
+        filtering,
+        PORT,
+        host,
+        UP,
     ]

@@ -28,6 +28,7 @@ from qemunet.model.nic import (
     TapBackend,
     UserBackend,
 )
+from qemunet.model.vlan import Vlans
 from qemunet.model.vm import Accel, DirectBoot, Firmware, Machine, NicBus, Vm
 from qemunet.plan import links, plug, rates
 from qemunet.steps import (
@@ -49,6 +50,7 @@ from qemunet.steps import (
     SetLink,
     SetMaster,
     SetPort,
+    SetVlans,
     Step,
     Unclaim,
     Unreserve,
@@ -443,6 +445,24 @@ def test_isolation_moves_with_a_card_behind_its_pulled_cable(isolated: tuple[boo
     ports = [step for step in found if isinstance(step, SetPort | SetMaster)]
     before = [SetPort("qn-a-net1", isolated=False, was=True)] if old else []
     after = [SetPort("qn-a-net1", isolated=True, was=False)] if new else []
+    assert ports == [*before, SetMaster("qn-a-net1", "qn-other"), *after]
+    assert found.index(ports[-1]) < found.index(SetGuestLink("a", "net1", up=True, was=False))
+
+
+def test_vlans_change_without_a_pulled_cable() -> None:
+    """What takes a failed change back knows which they were."""
+    for old, new in ((None, Vlans(10)), (Vlans(10), Vlans(1, (10,))), (Vlans(10), None)):
+        assert steps(changed(nic(vlans=old), nic(vlans=new))) == [SetVlans("qn-a-net1", new, was=old)]
+
+
+@pytest.mark.parametrize("vlans", [(Vlans(10), Vlans(10)), (Vlans(10), None), (None, Vlans(20))])
+def test_vlans_move_with_a_card_behind_its_pulled_cable(vlans: tuple[Vlans | None, Vlans | None]) -> None:
+    """A port forgets them with its bridge, on the way back as well."""
+    old, new = vlans
+    found = steps(changed(nic(vlans=old), nic(OTHER, vlans=new), up("lab", "other")))
+    ports = [step for step in found if isinstance(step, SetVlans | SetMaster)]
+    before = [SetVlans("qn-a-net1", None, was=old)] if old else []
+    after = [SetVlans("qn-a-net1", new)] if new else []
     assert ports == [*before, SetMaster("qn-a-net1", "qn-other"), *after]
     assert found.index(ports[-1]) < found.index(SetGuestLink("a", "net1", up=True, was=False))
 

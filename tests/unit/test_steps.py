@@ -37,6 +37,7 @@ from qemunet.steps import (
     DropTable,
     EndDaemon,
     EndQemu,
+    FilterVlans,
     Handle,
     IfbLink,
     In,
@@ -71,6 +72,7 @@ from qemunet.steps import (
     SetOffload,
     SetPort,
     SetSysctl,
+    SetVlans,
     StartDaemon,
     StartQemu,
     Step,
@@ -83,6 +85,7 @@ from qemunet.steps import (
     UnplugPort,
     Unreserve,
     VethLink,
+    Vlans,
     Way,
     Word,
     WriteFile,
@@ -143,6 +146,9 @@ EVERY: list[Step] = [
     SetLink("br0", up=True, mtu=1400, mac="52:54:00:aa:00:02"),
     SetMaster("p0", "br0"),
     SetPort("p0", isolated=True),
+    FilterVlans("br0"),
+    SetVlans("p0", Vlans(10)),
+    SetVlans("br0", Vlans(1, (2, 3)), was=Vlans(7), own=True),
     PinBridge("br0", "52:54:00:aa:00:01", 9000),
     TAP,
     OpenMacvtap("a:net0", "mv0"),
@@ -321,6 +327,9 @@ def test_what_was_so_before_is_not_taken_back(step: Step) -> None:
         (LoadTable("t", MARK, "new", "old", "arp"), LoadTable("t", MARK, "old", "new", "arp")),
         (SetPort("p0", isolated=True, was=False), SetPort("p0", isolated=False)),
         (SetPort("p0", isolated=False, was=True), SetPort("p0", isolated=True)),
+        (FilterVlans("br0"), FilterVlans("br0", on=False)),
+        (SetVlans("p0", Vlans(10)), SetVlans("p0", None, Vlans(10))),
+        (SetVlans("br0", None, Vlans(10), own=True), SetVlans("br0", Vlans(10), None, own=True)),
         (Limit("br0", SLOW), Unlimit("br0", SLOW)),
         (Limit("br0", FAST, SLOW), Limit("br0", SLOW, FAST)),
         (Unlimit("br0", SLOW), Limit("br0", SLOW)),
@@ -372,6 +381,8 @@ def test_what_was_made_is_removed(step: Step, undo: Step) -> None:
         AddAddress("t0", "10.0.0.1/24"),
         SetSysctl("net.ipv4.conf.t0.forwarding", "1"),
         SetLink("t0", up=True),
+        FilterVlans("t0"),
+        SetVlans("t0", Vlans(10)),
         Limit("t0", SLOW),
         Divert("t0", "ifb0"),
     ],
@@ -476,6 +487,29 @@ def test_a_hosts_macvlan_leads_to_its_guests_as_ip_would_have_it() -> None:
     known = AddNeighbour("mv1", "10.0.0.9", "52:54:00:00:00:01")
     assert known.shell() == ("ip neighbour replace 10.0.0.9 lladdr 52:54:00:00:00:01 nud permanent dev mv1",)
     assert AddNeighbour("mv1", "fd00::1").shell() == ("ip neighbour add proxy fd00::1 dev mv1",)
+
+
+def test_a_shell_puts_a_port_into_its_vlans_and_out_of_all_others() -> None:
+    """Whatever its bridge puts new ports into."""
+    assert SetVlans("p0", Vlans(10)).shell() == (
+        "bridge vlan add dev p0 vid 10 pvid untagged",
+        "bridge vlan del dev p0 vid 1-9",
+        "bridge vlan del dev p0 vid 11-4094",
+    )
+    assert SetVlans("br0", Vlans(1, (2, 3, 4094)), own=True).shell() == (
+        "bridge vlan add dev br0 self vid 1 pvid untagged",
+        "bridge vlan add dev br0 self vid 2-3",
+        "bridge vlan add dev br0 self vid 4094",
+        "bridge vlan del dev br0 self vid 4-4093",
+    )
+
+
+def test_a_shells_tap_is_in_its_vlans_before_it_is_up() -> None:
+    lines = replace(TAP, vlans=Vlans(10), isolated=True).shell()
+    said = [text.partition(" ")[0] for text in lines]
+    assert said == ["ip", "ip", "sysctl", "ip", "bridge", "bridge", "bridge", "bridge", "ip"]
+    assert lines[-1] == "ip link set dev t0 up"
+    assert not lines[3].endswith(" up")
 
 
 def test_words_with_blanks_are_quoted() -> None:

@@ -1,0 +1,134 @@
+"""Labs with VLANs, by packets: namespaces as hosts on two switches joined by a trunk, and the host in one VLAN."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from qemunet.cli.main import main
+from qemunet.config import read
+from qemunet.host.linux import LinuxHost
+from qemunet.live import netchange
+from qemunet.state import Runtime
+from tests.fullkernel.test_vlans import vlans_of
+from tests.wires import Machine, ping
+from tests.world import World, fresh_world
+
+SWITCHES = """
+[lab]
+name = "vlans"
+[network.one]
+mode = "isolated"
+bridge = "one"
+vlan-filtering = true
+host = "veth"
+address = "192.168.5.100/24"
+host-vlan = 10
+[network.two]
+mode = "isolated"
+bridge = "two"
+vlan-filtering = true
+address = "192.168.6.100/24"
+host-vlan = 20
+[[cable]]
+name = "between"
+a = "network:one"
+b = "network:two"
+a-vlan = { trunk = [10, 20] }
+b-vlan = { trunk = [10, 20] }
+"""
+HOST = """
+[netns.{name}]
+[[cable]]
+name = "plug-{name}"
+a = "network:{network}"
+b = "netns:{name}"
+a-name = "port-{name}"
+b-name = "eth0"
+a-vlan = {vlan}
+b-address = [{addresses}]
+"""
+TEN, TWENTY = "{ access = 10 }", "{ access = 20 }"
+HOSTS = (  # name, network, VLANs, addresses
+    ("a10", "one", TEN, '"192.168.5.1/24"'),
+    ("b20", "one", TWENTY, '"192.168.5.2/24", "192.168.6.2/24"'),
+    ("c10", "two", TEN, '"192.168.5.3/24"'),
+    ("router", "two", "{ trunk = [20], native = 10 }", '"192.168.5.4/24"'),
+)
+LAB = SWITCHES + "".join(
+    HOST.format(name=name, network=network, vlan=vlan, addresses=addresses) for name, network, vlan, addresses in HOSTS
+)
+PATIENT = 20.0  # seconds for an answer that has to come
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """After all tests here it is as it was; /run is the guest's own."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "host").mkdir()
+    with fresh_world(folder) as world:
+        world.mark()
+        run = os.listdir("/run")
+        yield world
+        found = world.left()
+        assert not found, found
+        assert os.listdir("/run") == run
+
+
+def command(world: World, *words: str) -> None:
+    """Run a command in this process: to start one takes long in a guest."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QEMUNET_RUNTIME_DIR", str(world.runtime))
+        assert main(words) == 0
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def inside(world: World) -> Iterator[dict[str, Machine]]:
+    """The namespaces of the lab."""
+    paths = {name: world.runtime / "netns" / name / "net" for name, *_ in HOSTS}
+    machines = {name: Machine(name, os.open(path, os.O_RDONLY | os.O_CLOEXEC)) for name, path in paths.items()}
+    try:
+        yield machines
+    finally:
+        for one in machines.values():
+            one.close()
+
+
+def test_who_is_in_a_vlan_reaches_who_else_is_in_it_and_nobody_else(world: World) -> None:
+    """On one switch, over the trunk to the other one, and the host; by 802.1Q a router is in two of them.
+
+    A change of the host's VLAN is done while everybody is there; then all is gone.
+    """
+    file = world.write(LAB)
+    command(world, "net", "up", file)
+    with inside(world) as machines:
+        host, router = Machine("host"), machines["router"]
+        router.ip("link", "add", "link", "eth0", "name", "eth0.20", "type", "vlan", "id", "20")
+        router.ip("address", "add", "192.168.6.4/24", "dev", "eth0.20")
+        router.ip("link", "set", "eth0.20", "up")
+        for one, other, address in (
+            (machines["a10"], "c10, over the trunk", "192.168.5.3"),
+            (router, "a10, without a tag", "192.168.5.1"),
+            (router, "b20, with one", "192.168.6.2"),
+            (host, "a10, by its cable", "192.168.5.1"),
+            (machines["b20"], "the host, by the bridge itself", "192.168.6.100"),
+        ):
+            assert ping(one, address, PATIENT), f"{one.name} to {other}"
+        for one, address in ((machines["a10"], "192.168.5.2"), (machines["b20"], "192.168.5.3"), (host, "192.168.5.2")):
+            assert not ping(one, address), f"{one.name} to {address}"
+        other = read.load(world.write(LAB.replace("host-vlan = 20", "host-vlan = 10")))
+        with contextlib.closing(LinuxHost(str(world.runtime))) as this:
+            (row,) = netchange.apply(Runtime(str(world.runtime)), this, other, dry=False)
+        assert (row.what, row.done) == ("host-vlan: 20 to 10", True)
+        assert vlans_of("two") == {10: ["PVID", "Egress Untagged"]}
+        assert not ping(router, "192.168.6.100")
+    command(world, "net", "down", file)
+    found = world.left()
+    assert not found, found
