@@ -234,11 +234,14 @@ def _forwards(nic: Nic) -> tuple[Forward, ...]:
 
 def _restarts(old: Vm, new: Vm) -> Iterator[Restart]:
     for key in as_dict(old):
-        if key in ("name", "nics"):
+        if key in _NOT_OF_THE_MACHINE:
             continue
         was, wanted = getattr(old, key), getattr(new, key)
         if was != wanted:
             yield Restart(old.name, f"{key.replace('_', '-')}: {_said(was)} to {_said(wanted)}")
+
+
+_NOT_OF_THE_MACHINE = ("name", "nics", "depends", "ready")  # those two are about starts that will be
 
 
 def _said(value: object) -> str:

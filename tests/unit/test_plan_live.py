@@ -21,6 +21,8 @@ from qemunet.model.nic import (
     TapBackend,
     UserBackend,
 )
+from qemunet.model.ready import LeaseReady
+from qemunet.model.script import ScriptStep
 from qemunet.model.vlan import Vlans
 from qemunet.model.vm import (
     Accel,
@@ -189,6 +191,7 @@ def test_there_is_nothing_to_do_twice() -> None:
 
 # ---------------------------------------------------------------- what only a restart changes
 
+OF_STARTS: dict[str, object] = {"depends": ("router",), "ready": LeaseReady()}
 OF_A_VM: dict[str, tuple[object, str]] = {
     "machine": (replace(Q35, hotplug_slots=16), "machine: other settings to other settings"),
     "memory": (1 << 28, "memory: 134217728 to 268435456"),
@@ -199,13 +202,18 @@ OF_A_VM: dict[str, tuple[object, str]] = {
     "disks": ((Disk(ImageFile("/d", "raw")),), "disks: none to other settings"),
     "display": (VncDisplay("127.0.0.1", 1), "display: none to other settings"),
     "run_as": (RunAs(1, 1), "run-as: none to other settings"),
+    "script": ((ScriptStep("login: ", None, "root", enter=True, timeout=60),), "script: none to other settings"),
     "qemu_args": (("-rtc", "base=utc"), "qemu-args: none to other settings"),
 }
 
 
 def test_every_property_of_a_vm_is_tried_below() -> None:
     """A new one has to be added to the list."""
-    assert OF_A_VM.keys() | {"name", "nics"} == set(fields(Vm))
+    assert OF_A_VM.keys() | {"name", "nics", *OF_STARTS} == set(fields(Vm))
+
+
+def test_when_vms_start_concerns_none_that_runs() -> None:
+    assert differences(guest(nic()), guest(nic(), **OF_STARTS)) == ()
 
 
 @pytest.mark.parametrize(("field", "value", "said"), [(key, *rest) for key, rest in OF_A_VM.items()])
