@@ -28,6 +28,7 @@ class NicRecord:
     port_isolation: bool = False
     guard: str = "off"
     vlan: str | None = None  # as the command line has it
+    netns: str | None = None  # of the lab, that the host side is in
 
     @classmethod
     def from_dict(cls, data: dict[str, typing.Any]) -> NicRecord:

@@ -19,7 +19,7 @@ from qemunet import interrupts
 from qemunet.errors import Gone, NotFound, QemunetError, StepFailed, Taken
 from qemunet.facts import Facts, Wanted
 from qemunet.journal import Journal, Owed
-from qemunet.steps import AddAddress, CreateImage, DelGroup, DelLink, PutAddress, PutRoute, RunHook, Step
+from qemunet.steps import AddAddress, CreateImage, DelGroup, DelLink, PutAddress, PutRoute, RunHook, Step, bare
 
 
 class Host(Protocol):
@@ -83,7 +83,9 @@ def unwind(
             failures.append(failure)
             if isinstance(step, PutAddress | PutRoute):  # until somebody can have it back, whoever has it now stays
                 break
-            if not isinstance(step, RunHook):  # the user's program was run; what it could not do, it will not next time
+            if not isinstance(
+                bare(step), RunHook
+            ):  # the user's program was run; what it could not do, it will not next time
                 continue
         for one in owed:
             journal.mark(one.number, "undone")
@@ -98,7 +100,7 @@ def undo(step: Step, host: Host) -> Exception | None:
     except Gone:
         pass
     except (OSError, QemunetError) as error:
-        if not (isinstance(error, Taken) and isinstance(step, AddAddress)):  # it was never taken away
+        if not (isinstance(error, Taken) and isinstance(bare(step), AddAddress)):  # it was never taken away
             return _explained(step, error)
     return None
 

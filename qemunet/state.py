@@ -41,6 +41,7 @@ if typing.TYPE_CHECKING:
 
 SHARED_KINDS = ("cable", "net", "netns", "host")  # each uses only what comes after it
 _CABLE = "..cable"  # no card has such an id
+_NETWORK = "..network"  # likewise
 _MADE, _USED = "made-by-qemunet", "used-by-qemunet"
 _MARKED, _UNMARKED = 0o700, 0o1700  # modes: whoever makes or removes it may be killed while it has no mark
 _DRAFTED = ("vm.toml", "record.json", "net.toml", "fingerprint", "leaving")  # what a live change writes anew
@@ -130,9 +131,14 @@ class Scope:
         """Return the names of the cables that use a network, ``CABLE..cable``."""
         return tuple(sorted(entry.removesuffix(_CABLE) for entry in _listing(self.path("users")) if _CABLE in entry))
 
+    def networks(self) -> tuple[str, ...]:
+        """Return the names of the networks that use a namespace, ``NETWORK..network``."""
+        return tuple(sorted(one.removesuffix(_NETWORK) for one in _listing(self.path("users")) if _NETWORK in one))
+
     def guests(self) -> tuple[str, ...]:
         """Return the names of the guests that use a network or a cable."""
-        found = (entry.partition(".")[0] for entry in _listing(self.path("users")) if _CABLE not in entry)
+        others = (_CABLE, _NETWORK)
+        found = (entry.partition(".")[0] for entry in _listing(self.path("users")) if not entry.endswith(others))
         return tuple(sorted({*found}))
 
     def held(self) -> bool:

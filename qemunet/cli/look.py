@@ -136,7 +136,7 @@ def _vm_json_seen(vm: VmRecord) -> dict[str, Any]:
 def _foreign_json(card: dict[str, Any]) -> dict[str, Any]:
     """Return a card that somebody else has plugged in, in the shape of one of ours."""
     nothing = dict.fromkeys(
-        ("mode", "ifname", "host_mac", "network", "bridge", "link", "port_isolation", "vlan", "guard", "guest_ifname")
+        ("mode", "ifname", "host_mac", "network", "bridge", "netns", "link", "port_isolation", "vlan", "guard", "guest_ifname")
     )
     return {"id": card["id"] or None, **nothing, **card, "ip": [], "dropped": {}, "state": "foreign"}
 
@@ -184,10 +184,10 @@ def _nic_row(nic: dict[str, Any]) -> tuple[str | None, ...]:
         nic["id"],
         nic["guest_ifname"],
         nic["mac"],
-        nic["ifname"],
+        render.placed(nic["netns"], nic["ifname"]),
         nic["mode"],
         nic["network"],
-        nic["bridge"],
+        render.placed(nic["netns"], nic["bridge"]),
         ips,
         _guard_text(nic),
         nic["link"],
@@ -234,6 +234,7 @@ def nic_json(vm: VmRecord, nic: NicRecord) -> dict[str, Any]:
         "host_mac": nic.host_mac,
         "network": nic.network,
         "bridge": nic.bridge,
+        "netns": nic.netns,
         "link": nic.link,
         "port_isolation": nic.port_isolation,
         "vlan": None if nic.vlan is None else vlan.table(vlan.parse(nic.vlan)),

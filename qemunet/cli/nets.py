@@ -57,8 +57,12 @@ def _print_cards(cards: Sequence[dict[str, Any]]) -> None:
     """Print who is on a network."""
     if cards:
         render.out("")
-        rows = [(one["vm"], one["nic"], one["mac"], one["ifname"], ", ".join(one["ips"])) for one in cards]
+        rows = [(one["vm"], one["nic"], one["mac"], _host(one), ", ".join(one["ips"])) for one in cards]
         render.table(_CARD_HEADER, rows)
+
+
+def _host(card: dict[str, Any]) -> str | None:
+    return render.placed(card["netns"], card["ifname"])
 
 
 def _named(known: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
@@ -104,7 +108,7 @@ def networks(here: Runtime) -> list[dict[str, Any]]:
 def _cards(here: Runtime, name: str) -> list[dict[str, Any]]:
     """Return the cards that are on a network; their addresses are those that their files give them."""
     return [
-        {"vm": vm.name, "nic": nic.id, "mac": nic.mac, "ifname": nic.ifname, "ips": list(nic.ips)}
+        {"vm": vm.name, "nic": nic.id, "mac": nic.mac, "ifname": nic.ifname, "netns": nic.netns, "ips": list(nic.ips)}
         for vm in here.vms()
         if vm.state != "dead"
         for nic in vm.nics
@@ -124,7 +128,7 @@ def _network(here: Runtime, name: str, vms: Sequence[VmRecord]) -> dict[str, Any
         "bridge": declared.get("bridge") or (cards[0].bridge if cards else None),
         "addresses": declared.get("address", []),
         "old_addresses": [{"address": one, "until": until} for one, until in scope.leaving().items()],
-        "netns": None,
+        "netns": declared.get("netns") or (cards[0].netns if cards else None),
         "guests": [vm.name for vm in guests],
         "state": _state(scope),
         "held": scope.held(),
@@ -181,7 +185,7 @@ def _row(network: dict[str, Any]) -> Sequence[str | None]:
     return (
         network["name"],
         network["mode"],
-        network["bridge"],
+        render.placed(network["netns"], network["bridge"]),
         ", ".join(filter(None, [lists["addresses"], *map(old_address, network["old_addresses"])])),
         lists["guests"],
         ", ".join([network["state"], *(word for word in ("held", "keep") if network[word])]),

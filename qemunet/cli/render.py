@@ -36,6 +36,11 @@ def table(header: Sequence[str], rows: Iterable[Row]) -> None:
         print("  ".join(padded).rstrip())
 
 
+def placed(netns: str | None, ifname: str | None) -> str | None:
+    """Return an interface with the namespace of a lab that it is in: ``sw1/qn-lab``."""
+    return f"{netns}/{ifname}" if netns and ifname else ifname
+
+
 def as_json(value: Any) -> None:
     """Print a value as JSON."""
     import json

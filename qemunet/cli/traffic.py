@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qemunet.cli.parser import Commands, Parser
     from qemunet.cli.sink import Sink
     from qemunet.host.counters import Counters
-    from qemunet.host.netlink import Netlink
+    from qemunet.host.netns import Place
     from qemunet.records import NicRecord, VmRecord
     from qemunet.state import Runtime
 
@@ -113,13 +113,8 @@ def _print(rows: list[dict[str, Any]]) -> None:
 
 def _rows(here: Runtime, name: str) -> list[dict[str, Any]]:
     """Return what each card of the vm received and sent; nulls where the host does not see it."""
-    from qemunet.host import netlink
-    from qemunet.host.netns import Place
-
     vm = _running(here, name)
-    net = netlink.Netlink(Place().inside(netlink.open_socket))
-    with contextlib.closing(net):
-        return [_row(nic, _seen_by_the_guest(net, here, vm, nic)) for nic in vm.nics]
+    return [_row(nic, _seen_by_the_guest(here, vm, nic)) for nic in vm.nics]
 
 
 def _row(nic: NicRecord, counters: Counters | None) -> dict[str, Any]:
@@ -130,12 +125,10 @@ def _row(nic: NicRecord, counters: Counters | None) -> dict[str, Any]:
     return row
 
 
-def _seen_by_the_guest(net: Netlink, here: Runtime, vm: VmRecord, nic: NicRecord) -> Counters | None:
-    from qemunet.host import counters
-
+def _seen_by_the_guest(here: Runtime, vm: VmRecord, nic: NicRecord) -> Counters | None:
     if nic.ifname is None:
         return None
-    found = counters.read(net, nic.ifname, _group(here, vm))
+    found = _counted(_place(here, nic), here, vm, nic.ifname)
     # What the host sends into a tap, the guest receives; a macvtap is an interface of the guest's own.
     return found.from_behind() if found and nic.mode == "tap" else found
 
@@ -241,14 +234,11 @@ def _source(here: Runtime, vm: VmRecord, nic: NicRecord) -> Source:
         from qemunet.live.reach import reach
 
         return Mirrored(reach(here, vm.lab), vm.name, nic.id)
-    from qemunet.host import counters, netlink
-    from qemunet.host.netns import Place
     from qemunet.host.packets import Packets
 
-    place = Place()
-    with contextlib.closing(netlink.Netlink(place.inside(netlink.open_socket))) as net:
-        if counters.read(net, nic.ifname, _group(here, vm)) is None:
-            raise NotFound(f"there is no interface {nic.ifname} of {vm.name}", hint="it may be in another namespace")
+    place = _place(here, nic)
+    if _counted(place, here, vm, nic.ifname) is None:
+        raise NotFound(f"there is no interface {nic.ifname} of {vm.name}", hint="it may be in another namespace")
     return Packets(place, nic.ifname)
 
 
@@ -261,6 +251,29 @@ def _running(here: Runtime, name: str) -> VmRecord:
     if vm.state == "dead":
         raise NotFound(f"{vm.name} is dead", hint="`qemunet gc` takes back what it left")
     return vm
+
+
+def _place(here: Runtime, nic: NicRecord) -> Place:
+    """Return where the host's side of a card is."""
+    if nic.netns is None:
+        from qemunet.host.netns import Place
+
+        return Place()
+    from qemunet.host import spaces
+
+    return spaces.place(here.path, nic.netns)
+
+
+def _counted(place: Place, here: Runtime, vm: VmRecord, ifname: str) -> Counters | None:
+    """Return what was counted at an interface of the vm; None if there is none, and none of its namespace."""
+    from qemunet.host import counters, netlink
+
+    try:
+        net = netlink.Netlink(place.inside(netlink.open_socket))
+    except OSError:  # the vm has just ended, and its namespace with it
+        return None
+    with contextlib.closing(net):
+        return counters.read(net, ifname, _group(here, vm))
 
 
 def _group(here: Runtime, vm: VmRecord) -> int:

@@ -99,11 +99,10 @@ def check(spec: LabSpec) -> None:
 def _check_end(spec: LabSpec, end: EndKeys) -> None:
     if end.at.kind is EndKind.NETWORK:
         _check_network(spec, end)
-    if end.at.kind is EndKind.NETNS and spec.netns(end.at.name) is None:
-        known = [netns.name for netns in spec.spaces]
-        every = f"namespaces are {listed(known)}" if known else f"there is no [netns.{end.at.name}] in this file"
-        hint = did_you_mean(end.at.name, known, every)
-        raise spec.error(f"{end.path}.{end.side}", f'unknown namespace "{end.at.name}"', hint)
+    if end.at.kind is EndKind.NETNS:
+        from qemunet.config import spaces
+
+        spaces.known(spec, f"{end.path}.{end.side}", end.at.name)
     vlans.check_end(spec, end)
     if end.at.kind not in _HOSTS:
         for key, given in (("address", end.addresses), ("routes", end.routes)):
@@ -135,8 +134,15 @@ def interfaces(spec: LabSpec) -> Iterator[tuple[str, str, str]]:
     """Yield the interfaces that cables make: name, path of the key, and of the cable."""
     for cable in spec.cables:
         for end in ends(cable):
-            place = f"{end.at.name}/" if end.at.kind is EndKind.NETNS else ""
-            yield f"{place}{ifname(cable, end)}", end.key("name"), cable.path
+            yield modes.placed(netns(spec, end.at), ifname(cable, end)), end.key("name"), cable.path
+
+
+def netns(spec: LabSpec, at: EndSpec) -> str:
+    """Return the namespace of the lab that an end is in, empty for the host's own."""
+    if at.kind is EndKind.NETNS:
+        return at.name
+    network = spec.network(at.name) if at.kind is EndKind.NETWORK else None
+    return network.netns or "" if network is not None else ""
 
 
 def bridges(spec: LabSpec) -> Iterator[tuple[str, str]]:
@@ -148,10 +154,10 @@ def bridges(spec: LabSpec) -> Iterator[tuple[str, str]]:
 
 
 def _check_loops(spec: LabSpec) -> None:
-    stp = {modes.bridge_name(network) for network in spec.networks if network.stp or network.external}
+    stp = {modes.switch_key(network) for network in spec.networks if network.stp or network.external}
     wires = []
     for cable in spec.cables:
-        joined = [_bridge(spec, end.at) for end in ends(cable) if end.at.kind in _SWITCHES]
+        joined = [_where_written(spec, end.at).key for end in ends(cable) if end.at.kind in _SWITCHES]
         if len(joined) == 2:
             wires.append(loops.Wire(joined[0], joined[1], name(cable)))
             found = loops.closed_by(wires[-1], wires[:-1], frozenset(stp))
@@ -159,9 +165,11 @@ def _check_loops(spec: LabSpec) -> None:
                 raise spec.error(cable.path, f"it closes a loop: {loops.story(found)}", _LOOP)
 
 
-def _bridge(spec: LabSpec, at: EndSpec) -> str:
+def _where_written(spec: LabSpec, at: EndSpec) -> OnSwitch:
     network = spec.network(at.name) if at.kind is EndKind.NETWORK else None
-    return modes.bridge_name(network) if network is not None else at.name
+    if network is None:
+        return OnSwitch(at.name)
+    return OnSwitch(modes.bridge_name(network), network.name, netns=network.netns or "")
 
 
 # ---------------------------------------------------------------- on this host
@@ -191,7 +199,7 @@ def _as_written(spec: LabSpec, cable: CableSpec, end: EndKeys) -> End:
     if end.at.kind is EndKind.NETNS:
         where = InNetns(end.at.name)
     if end.at.kind in _SWITCHES:
-        where = OnSwitch(_bridge(spec, end.at), end.at.name if end.at.kind is EndKind.NETWORK else None)
+        where = _where_written(spec, end.at)
     return End(ifname(cable, end), end.mac or "", where, end.addresses, end.routes, end.vlans)
 
 
@@ -208,9 +216,10 @@ def _where(scene: Scene, end: EndKeys, known: Mapping[str, Network]) -> tuple[Wh
             found, mtu = nics.bridge(scene, f"{end.path}.{end.side}", end.at.name)
             return OnSwitch(found), mtu
         case EndKind.NETWORK:
-            switch = known[end.at.name].switch
+            network = known[end.at.name]
+            switch = network.switch
             if isinstance(switch, OwnBridge):
-                return OnSwitch(switch.ifname, end.at.name, switch.stp), switch.mtu
+                return OnSwitch(switch.ifname, end.at.name, switch.stp, network.netns), switch.mtu
             assert isinstance(switch, ForeignBridge), "checked with the file"
             return OnSwitch(switch.ifname), switch.mtu
 

@@ -21,6 +21,7 @@ def check(spec: LabSpec) -> None:
         ports.check(spec, network)
         served.check(spec, network)
         vlans.check_network(spec, network)
+    spaces.check(spec)
     for vm in spec.vms:
         modes.check_boot(spec, f"{vm.path}.boot", vm.boot)
         _cards(spec, vm)
@@ -198,7 +199,9 @@ def _interfaces(spec: LabSpec) -> None:
     for vm in spec.vms:
         for index, nic in enumerate(nics(vm)):
             if modes.nic_mode(nic) is not NicMode.USER:
-                made.take(ifname(vm, index, nic), f"{nic.path}.ifname", nic.path)
+                plugged_into = spec.network(nic.network or "")
+                netns = plugged_into.netns if plugged_into is not None else None
+                made.take(modes.placed(netns, ifname(vm, index, nic)), f"{nic.path}.ifname", nic.path)
             if nic.bridge is not None:
                 used.setdefault(nic.bridge, f"{nic.path}.bridge")
             if nic.parent is not None:
@@ -215,7 +218,7 @@ def _interfaces(spec: LabSpec) -> None:
 def _network_interfaces(spec: LabSpec, made: _Once, used: dict[str, str]) -> None:
     for network in spec.networks:
         if modes.makes_bridge(network):
-            made.take(modes.bridge_name(network), f"{network.path}.bridge", network.path)
+            made.take(modes.switch_key(network), f"{network.path}.bridge", network.path)
             if modes.host_place(network) is HostSide.VETH:
                 made.take(modes.host_ifname(network), f"{network.path}.host", network.path)
                 made.take(modes.port_ifname(network), f"{network.path}.host", network.path)
@@ -274,7 +277,7 @@ def _addresses(spec: LabSpec) -> None:
 
     for network in spec.networks:
         for address in _literal(network):
-            take(modes.bridge_name(network), address, f"{network.path}.address", network.path)
+            take(modes.switch_key(network), address, f"{network.path}.address", network.path)
     for vm in spec.vms:
         for index, nic in enumerate(nics(vm)):
             for address in nic.address or ():
@@ -289,7 +292,7 @@ def _subnets(spec: LabSpec) -> None:
     for network in spec.networks:
         for address in _literal(network):
             for other, owner in seen:
-                if owner is not network and units.overlap(address, other):
+                if owner is not network and owner.netns == network.netns and units.overlap(address, other):
                     problem = f"{address} overlaps with {other} of {owner.path}"
                     raise spec.error(
                         f"{network.path}.address", problem, "the host can have a subnet on one network only"
@@ -307,5 +310,5 @@ def _switch(spec: LabSpec, vm: VmSpec, index: int, nic: NicSpec) -> str:
     """Return what is the same for cards that see each other."""
     network = spec.network(nic.network) if nic.network is not None else None
     if network is not None and modes.network_mode(network) is not NetworkMode.MACVTAP:
-        return modes.bridge_name(network)
+        return modes.switch_key(network)
     return nic.bridge or nic.parent or ifname(vm, index, nic)

@@ -91,6 +91,12 @@ VM = Table(
             "its script is done",
             derived=True,
         ),
+        Key(
+            "netns",
+            kinds.NAME,
+            "the `[netns.NAME]` that QEMU itself runs in, for what it opens there: cards in user mode, a screen",
+            "the host's own",
+        ),
     ),
     tables=("boot", "machine"),
     lists=("disk", "nic", "script"),

@@ -19,13 +19,14 @@ _ANY = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 
 @frozen
 class Listener:
-    """Ports of the host on which a lab listens, first and last; `path` is where its file says so."""
+    """Ports on which a lab listens, first and last; `path` is where its file says so."""
 
     protocol: str
     address: str
     ports: tuple[int, int]
     path: str
     family: int = 0  # length of its addresses, 0 for both
+    netns: str = ""  # the namespace of the lab that it is in
 
 
 def check(spec: LabSpec) -> None:
@@ -46,10 +47,10 @@ def _all_listeners(spec: LabSpec) -> Iterator[Listener]:
         screen = units.display(vm.display or "none")
         if isinstance(screen, VncDisplay):
             port = units.VNC_PORT + screen.number
-            yield Listener("tcp", screen.address, (port, port), f"{vm.path}.display")
+            yield Listener("tcp", screen.address, (port, port), f"{vm.path}.display", netns=vm.netns or "")
         for nic in vm.nic or ():
             for forward in nic.forward or ():
-                yield _listener(forward, f"{nic.path}.forward")
+                yield replace(_listener(forward, f"{nic.path}.forward"), netns=vm.netns or "")
 
 
 def of_network(network: NetworkSpec) -> Iterator[Listener]:
@@ -70,4 +71,4 @@ def collide(one: Listener, other: Listener) -> bool:
         return False
     same = one.address == other.address or one.address in _ANY or other.address in _ANY
     apart = one.ports[1] < other.ports[0] or other.ports[1] < one.ports[0]
-    return one.protocol == other.protocol and same and not apart
+    return one.protocol == other.protocol and one.netns == other.netns and same and not apart

@@ -141,7 +141,7 @@ def _worked_out(scene: Scene, spec: NetworkSpec) -> tuple[str, ...]:
 def _subnets_free(scene: Scene, spec: NetworkSpec) -> None:
     """Raise Taken if somebody on the host uses a network of this one's."""
     own = {modes.bridge_name(spec), modes.host_ifname(spec), *(spec.ports or ())}
-    for address in (spec.address or ()) if scene.strict else ():
+    for address in (spec.address or ()) if scene.strict and spec.netns is None else ():
         user = subnets.user(scene.facts, address, own)
         if user:
             problem = f"the network {subnets.network(address)} is in use on this host: {user}"

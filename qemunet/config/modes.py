@@ -57,6 +57,16 @@ def bridge_name(network: NetworkSpec) -> str:
     return network.bridge or names.ifname(network.name)
 
 
+def switch_key(network: NetworkSpec) -> str:
+    """Return what is another one for every bridge, wherever it is, as `OnSwitch.key` does."""
+    return placed(network.netns, bridge_name(network))
+
+
+def placed(netns: str | None, ifname: str) -> str:
+    """Return what is another one for every interface, wherever it is."""
+    return f"{netns}/{ifname}" if netns else ifname
+
+
 def host_ifname(network: NetworkSpec) -> str:
     """Return the name of the host's end of its cable into a network."""
     return names.ifname(network.name, "host")

@@ -11,6 +11,7 @@ from qemunet.config.tables import (
     NAT,
     OWN_BRIDGE,
     PORTS,
+    PRIVATE,
     ROUTED,
     Key,
     Table,
@@ -140,6 +141,13 @@ NETWORK = Table(
             derived=True,
         ),
         Key("keep", kinds.BOOL, "it stays when its last guest stops", "false", (OWN_BRIDGE,)),
+        Key(
+            "netns",
+            kinds.NAME,
+            "the `[netns.NAME]` that its switch is in: the bridge, and the host's side of every card on it",
+            "the host's own",
+            (PRIVATE, ISOLATED),
+        ),
         Key(
             "external",
             kinds.BOOL,

@@ -173,7 +173,8 @@ class _Card:
         if spec.network is not None:
             network = networks[spec.network]
             dhcp = network.services is not None and network.services.dhcp is not None
-            return TapBackend(self.ifname, network.switch.mtu, OnNetwork(spec.network, network.switch.ifname, dhcp))
+            attach = OnNetwork(spec.network, network.switch.ifname, dhcp, network.netns)
+            return TapBackend(self.ifname, network.switch.mtu, attach)
         if spec.bridge is not None:
             name, mtu = bridge(self.scene, f"{spec.path}.bridge", spec.bridge)
             return TapBackend(self.ifname, mtu, OnBridge(name))
@@ -264,7 +265,9 @@ class _Card:
             raise Taken(problem, where=self.where("mac"), hint=hint)
         attach = backend.attach if isinstance(backend, TapBackend) else None
         switch = attach.bridge if isinstance(attach, OnNetwork | OnBridge) else ""
-        if address in facts.macs_on_bridge.get(switch, ()):
+        netns = attach.netns if isinstance(attach, OnNetwork) else ""
+        there = facts.places.get(netns) if netns else facts
+        if there is not None and address in there.macs_on_bridge.get(switch, ()):
             raise Taken(f"somebody on {switch} has the address {address}", where=self.where("mac"), hint=hint)
 
     def where(self, key: str) -> str:

@@ -134,9 +134,9 @@ def resolve(
     every = len(chosen) == len(spec.vms)
     if networks_only is not None:
         spec = replace(spec, cables=tuple(one for one in spec.cables if cables.name(one) in cables_only))
-        inhabited = {*spaces_only, *spaces.used(spec)}
-        spec = replace(spec, spaces=tuple(one for one in spec.spaces if one.name in inhabited))
         chosen, used, every = [], {*networks_only, *cables.networks(spec)}, False
+        inhabited = {*spaces_only, *spaces.used(spec, used)}
+        spec = replace(spec, spaces=tuple(one for one in spec.spaces if one.name in inhabited))
     used |= {one.name for net in spec.networks if net.name in used for one in managed.fellows(spec, net)}
     found = {one.name: _network(scene, one) for one in spec.networks if every or one.name in used}
     networks = managed.with_servers(spec, found)
@@ -186,8 +186,9 @@ def _network(scene: Scene, spec: NetworkSpec) -> Network:
         scene.lack("the right to make a bridge (you are not root)", nics.RIGHTS)
     own = _own_bridge(scene, spec)
     services, rules = managed.services(scene, spec, own.mtu), managed.firewall(scene, spec)
-    isolated = bool(spec.port_isolation)
-    return Network(spec.name, mode, own, bool(spec.keep), services, rules, external, port_isolation=isolated)
+    isolated, netns = bool(spec.port_isolation), spec.netns or ""
+    found = Network(spec.name, mode, own, bool(spec.keep), services, rules, external, port_isolation=isolated)
+    return replace(found, netns=netns)
 
 
 def _parent(scene: Scene, spec: NetworkSpec) -> Parent:
@@ -253,6 +254,7 @@ def _vm(scene: Scene, spec: VmSpec, networks: Mapping[str, Network]) -> Vm:
         depends=spec.depends or (),
         ready=ready.of(spec),
         script=tuple(scripts.steps(scene, spec, cards)),
+        netns=spec.netns or "",
     )
 
 

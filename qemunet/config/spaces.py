@@ -4,23 +4,62 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import cables, nics, units
-from qemunet.config.hints import listed
+from qemunet.config import cables, modes, nics, served, units
+from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.scene import first
-from qemunet.config.spec import CableSpec, EndKind, LabSpec, NetnsSpec
+from qemunet.config.spec import CableSpec, EndKind, LabSpec, NetnsSpec, NetworkSpec
 from qemunet.frozen import replace
 from qemunet.model.netns import Netns
+from qemunet.model.network import HostSide
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Collection
+
     from qemunet.config.scene import Scene
     from qemunet.model.cable import Route
 
 _LO = "lo"
 
 
-def used(spec: LabSpec) -> set[str]:
-    """Return the namespaces that cables of a lab reach into."""
-    return {end.at.name for cable in spec.cables for end in cables.ends(cable) if end.at.kind is EndKind.NETNS}
+def used(spec: LabSpec, networks: Collection[str | None]) -> set[str]:
+    """Return the namespaces that cables of a lab reach into, and those that these networks are in."""
+    found = {end.at.name for cable in spec.cables for end in cables.ends(cable) if end.at.kind is EndKind.NETNS}
+    return found | {one.netns for one in spec.networks if one.name in networks and one.netns}
+
+
+def check(spec: LabSpec) -> None:
+    """Raise ConfigError for what is to be in a namespace and cannot be."""
+    for network in spec.networks:
+        if network.netns is not None:
+            known(spec, f"{network.path}.netns", network.netns)
+            _check_network(spec, network)
+    for vm in spec.vms:
+        if vm.netns is not None:
+            known(spec, f"{vm.path}.netns", vm.netns)
+
+
+def known(spec: LabSpec, path: str, name: str) -> None:
+    """Raise ConfigError at `path` if a lab has no namespace of that name."""
+    if spec.netns(name) is None:
+        names = [netns.name for netns in spec.spaces]
+        every = f"namespaces are {listed(names)}" if names else f"there is no [netns.{name}] in this file"
+        raise spec.error(path, f'unknown namespace "{name}"', did_you_mean(name, names, every))
+
+
+def _check_network(spec: LabSpec, network: NetworkSpec) -> None:
+    """What the host does for a network it does in a namespace of its own, and not in this one."""
+    if served.has_dhcp(network) or served.has_dns(network):
+        key = "dhcp" if served.has_dhcp(network) else "dns"
+        problem = f'its switch is in namespace "{network.netns}", where nothing serves it'
+        hint = f"leave it out; what runs there by `qemunet exec {network.netns}` may serve it"
+        raise spec.error(f"{network.path}.{key}", problem, hint)
+    if served.is_auto(network):
+        problem = "of what is free in a namespace nobody knows"
+        raise spec.error(f"{network.path}.address", f'"auto": {problem}', "name the address")
+    if modes.host_place(network) is HostSide.VETH:
+        problem = f'its switch is in namespace "{network.netns}", and the host is not'
+        hint = f'a [[cable]] with a = "network:{network.name}" and b = "host" joins the two'
+        raise spec.error(f"{network.path}.host", problem, hint)
 
 
 def expanded(spec: LabSpec) -> LabSpec:
@@ -28,8 +67,8 @@ def expanded(spec: LabSpec) -> LabSpec:
     for netns in spec.spaces:
         for name, _ in netns.address or ():
             if name != _LO and name not in _interfaces(spec, netns):
-                known = listed((_LO, *_interfaces(spec, netns)))
-                raise spec.error(f"{netns.path}.address", f"there is no {name} in this namespace", f"it has {known}")
+                every = listed((_LO, *_interfaces(spec, netns)))
+                raise spec.error(f"{netns.path}.address", f"there is no {name} in this namespace", f"it has {every}")
         for route in netns.routes or ():
             _device(spec, netns, route)
     return replace(spec, cables=tuple(_expanded(spec, cable) for cable in spec.cables)) if spec.spaces else spec
@@ -74,11 +113,11 @@ def _device(spec: LabSpec, netns: NetnsSpec, route: Route) -> str:
             if any(units.inside(gateway, one) for one in addresses):
                 return name
         raise spec.error(f"{netns.path}.routes", f"{gateway} is in no network of this namespace")
-    known = f"it has {listed(interfaces)}" if interfaces else "no cable has an end in it"
+    every = f"it has {listed(interfaces)}" if interfaces else "no cable has an end in it"
     problem = (
         f"there is no {route.device} in this namespace" if route.device else f'"{route}" says not by which interface'
     )
-    raise spec.error(f"{netns.path}.routes", problem, known)
+    raise spec.error(f"{netns.path}.routes", problem, every)
 
 
 def resolve(scene: Scene, spec: NetnsSpec) -> Netns:

@@ -138,6 +138,7 @@ class VmSpec:
     qemu_args: tuple[str, ...] | None = None
     depends: tuple[str, ...] | None = None
     ready: str | None = None
+    netns: str | None = None
     machine: MachineSpec = MachineSpec()
     boot: BootSpec = BootSpec()
     disk: tuple[DiskSpec, ...] = ()
@@ -215,6 +216,7 @@ class NetworkSpec:
     host_services: tuple[str, ...] | None = None
     external: bool | None = None
     keep: bool | None = None
+    netns: str | None = None
     nat: NatSpec | None = None
     dhcp: DhcpSpec | None = None
     dns: DnsSpec | None = None

@@ -60,12 +60,19 @@ def vm_toml(lab: Lab, vm: Vm) -> str:
     """Return one vm of a lab, with the networks that it is on; others, which it depends on, are not in there."""
     used = {nic.network for nic in vm.nics}
     alone = replace(vm, depends=())
-    return _text(lab, [network for network in lab.networks if network.name in used], [alone], {})
+    networks = [network for network in lab.networks if network.name in used]
+    return _text(lab, networks, [alone], {}, spaces=_spaces(lab, vm.netns, networks))
 
 
 def net_toml(lab: Lab, network: Network) -> str:
     """Return one network of a lab."""
-    return _text(lab, [network], [], {})
+    return _text(lab, [network], [], {}, spaces=_spaces(lab, "", [network]))
+
+
+def _spaces(lab: Lab, netns: str, networks: Iterable[Network]) -> list[Netns]:
+    """Return the namespaces that are to be declared where something is in one, or is a network that is."""
+    names = {netns, *(network.netns for network in networks if not network.external)}
+    return [one for one in lab.spaces if one.name in names]
 
 
 def value(one: Value) -> str:
@@ -190,6 +197,7 @@ def _network(network: Network) -> Pairs:
         yield "keep", network.keep
         yield "vlan-filtering", switch.vlan_filtering or None
         yield "host-vlan", switch.host_vlan
+        yield "netns", network.netns or None
     yield "port-isolation", network.port_isolation or None
 
 
@@ -274,6 +282,7 @@ def _vm(vm: Vm) -> Pairs:
     yield "qemu-args", vm.qemu_args
     yield "depends", vm.depends or None
     yield "ready", ready.write(vm.ready) if vm.ready else None
+    yield "netns", vm.netns or None
 
 
 def _machine(vm: Vm) -> Pairs:

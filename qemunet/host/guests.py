@@ -25,6 +25,7 @@ if typing.TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from qemunet.errors import QemunetError
+    from qemunet.host.netns import Place
     from qemunet.steps import EndQemu, Resume, SetGuestLink, StartQemu, Word
 
 AGENT = "agent.sock"  # which only some guests have
@@ -61,8 +62,8 @@ class RunningQemu:
 # ---------------------------------------------------------------- starting
 
 
-def start(step: StartQemu, handles: Mapping[str, Sequence[int]]) -> RunningQemu:
-    """Start a QEMU with what `handles` has under the vm's name, and its sockets in the step's directory."""
+def start(step: StartQemu, handles: Mapping[str, Sequence[int]], place: Place) -> RunningQemu:
+    """Start a QEMU at a place with what `handles` has under the vm's name, and its sockets in the step's directory."""
     with contextlib.ExitStack() as stack:
         directory = os.open(step.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, directory)
@@ -72,7 +73,8 @@ def start(step: StartQemu, handles: Mapping[str, Sequence[int]]) -> RunningQemu:
         try:
             argv = tuple(_spelled(word, {**handles, **own}) for word in step.argv)
             passed = [fd for name, fds in handles.items() if name.startswith(f"{step.vm}:") for fd in fds]
-            process = _spawn(step, argv, directory, [*passed, *(fds[0] for fds in own.values())])
+            fds = [*passed, *(found[0] for found in own.values())]
+            process = place.inside(lambda: _spawn(step, argv, directory, fds))
         except BaseException:
             console.close()
             raise

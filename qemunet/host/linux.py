@@ -352,7 +352,8 @@ class LinuxHost:
 
         match step:
             case StartQemu():
-                self.guests[step.vm] = guests.start(step, self.handles)
+                with self.within(step.netns) if step.netns else contextlib.nullcontext(self) as there:
+                    self.guests[step.vm] = guests.start(step, self.handles, there.place)
                 self._release_of(step.vm)
             case EndQemu():
                 self._forget(step.vm)

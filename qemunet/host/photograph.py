@@ -83,7 +83,12 @@ def inside(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Facts:
         sysctls=place.inside(lambda: _sysctls(wanted.sysctls)) if wanted.sysctls else {},
         wires=wired.wires,
         stp=wired.stp,
+        macs_on_bridge={name: _seen_on(net, name) for name in wanted.bridges},
     )
+
+
+def _seen_on(net: Netlink, bridge: str) -> frozenset[str]:
+    return frozenset(filter(None, map(_guest_mac, _forwarding(net, bridge))))
 
 
 def _carried(net: Netlink, names: Iterable[str]) -> dict[str, Carried]:

@@ -127,6 +127,11 @@ def _is_ours(name: str, runtime: str) -> bool:
 # ---------------------------------------------------------------- inside of one
 
 
+def place(runtime: str, name: str | None) -> netns.Place:
+    """Return where the interfaces of a namespace are, or the host's own; entering one that is gone raises OSError."""
+    return netns.Namespace(path(runtime, name)) if name else netns.Place()
+
+
 @contextlib.contextmanager
 def opened(runtime: str, name: str) -> Iterator[int]:
     """Yield a descriptor of a namespace's network; raises Vanished if there is none."""

@@ -20,7 +20,7 @@ from qemunet.live.record import nic_record
 from qemunet.live.seats import Seats
 from qemunet.live.taken import refuse_taken_networks
 from qemunet.plan import plug
-from qemunet.steps import DelLink, DelNetdev, DropTable, Plan, RunHook, Unclaim, Unreserve
+from qemunet.steps import DelLink, DelNetdev, DropTable, Plan, RunHook, Unclaim, Unreserve, bare
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -157,7 +157,9 @@ class Change:
 
     def forget(self, found: Comparison, nic: str) -> None:
         """Take back all that was made for a card that the guest has let go of."""
-        failures = self._undo(lambda one: one.about == nic and isinstance(one.undo, RunHook))  # before the tap goes
+        failures = self._undo(
+            lambda one: one.about == nic and isinstance(bare(one.undo), RunHook)
+        )  # before the tap goes
         failure = runner.undo(DelNetdev(self.vm, f"host-{nic}"), self.host)
         failures += [str(failure)] if failure else []
         failures += self._undo(lambda one: one.about == nic)
@@ -223,7 +225,7 @@ class Change:
 
     def _ways_back(self) -> list[int]:
         """Return the records of this change that lead back to before it, and are of no use once it is final."""
-        return self._numbers(lambda one: one.operation == self._operation and not isinstance(one.undo, _LASTING))
+        return self._numbers(lambda one: one.operation == self._operation and not isinstance(bare(one.undo), _LASTING))
 
     def _numbers(self, which: Callable[[Owed], bool]) -> list[int]:
         return [one.number for one in self._journal.owed(started=True) if which(one)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import typing
+from functools import partial
 
 from qemunet.errors import QemunetError
-from qemunet.host import nft
+from qemunet.host import nft, spaces
 from qemunet.model.guard import GuardLevel
 from qemunet.plan import guards
 
@@ -25,10 +26,11 @@ def dropped(runtime: str, vm: str, rows: Iterable[NicRecord]) -> dict[str, dict[
 
 def _of(runtime: str, vm: str, row: NicRecord) -> dict[str, int]:
     found: dict[str, int] = {}
+    place = spaces.place(runtime, row.netns)
     for family, table in guards.places(vm, row.id, row.mode, bridged=row.bridge is not None, runtime=runtime):
         try:
-            counted = nft.counters(family, table)
-        except QemunetError:
+            counted = place.inside(partial(nft.counters, family, table))
+        except (QemunetError, OSError):
             continue
         found |= {name.removeprefix(guards.COUNTER): number for name, number in counted.items()}
     return found

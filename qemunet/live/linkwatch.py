@@ -62,7 +62,10 @@ class Link:
 
 
 class Roster:
-    """Knows whose interface is whose, by the records of the `vms`, which are read again when they have changed."""
+    """Knows whose interface is whose, by the records of the `vms`, which are read again when they have changed.
+
+    Interfaces in a namespace of a lab are none of its business: the kernel tells nothing of them here.
+    """
 
     def __init__(self, runtime: Runtime, vms: Collection[str]) -> None:
         self._runtime = runtime
@@ -98,7 +101,7 @@ class Roster:
         version = (found.st_ino, found.st_mtime_ns)
         record = scope.record() if version != before else None
         if record is not None:
-            named = [(nic.ifname, nic.id) for nic in record.nics if nic.ifname]
+            named = [(nic.ifname, nic.id) for nic in record.nics if nic.ifname and not nic.netns]
             cards = {name: Card(vm, nic) for name, nic in named}
             cards |= {altname(scope.name, nic): Card(vm, nic) for _, nic in named}
             self._known[vm] = (version, cards)

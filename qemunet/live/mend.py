@@ -11,22 +11,23 @@ import typing
 from enum import StrEnum
 
 from qemunet import plan, runner
-from qemunet.config import profiles, read, resolve
-from qemunet.errors import Gone, QemunetError
+from qemunet.config import cables, profiles, read, resolve
+from qemunet.errors import ConfigError, Gone, QemunetError
 from qemunet.facts import Wanted
 from qemunet.frozen import frozen, replace
 from qemunet.host.linux import LinuxHost
 from qemunet.live import session
 from qemunet.live.source import photograph
 from qemunet.model import vlan
+from qemunet.model.cable import OnSwitch
 from qemunet.model.names import altname, group
 from qemunet.model.network import OwnBridge
 from qemunet.plan import mend, uplinks
 from qemunet.plan.links import network_scope
-from qemunet.steps import DelLink, Mark
+from qemunet.steps import DelLink, Mark, SetMaster, bare
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
     from qemunet.facts import Facts, LinkFact
     from qemunet.model.lab import Lab
@@ -75,12 +76,13 @@ class Found:
 
 
 def bridges(runtime: Runtime, vms: Iterable[str]) -> dict[str, list[Tap]]:
-    """Return the bridges that cards of these vms are on, with the cards' taps."""
+    """Return the bridges that cards of these vms are on, with the cards' taps; none that is in a namespace of a lab,
+    where nobody watches."""
     records = (runtime.scope(f"vm/{vm}").record() for vm in vms)
     found: dict[str, list[Tap]] = {}
     for record in records:
         for nic in record.nics if record else ():
-            if nic.mode == "tap" and nic.bridge and nic.ifname and nic.host_mac:
+            if nic.mode == "tap" and nic.bridge and nic.ifname and nic.host_mac and not nic.netns:
                 found.setdefault(nic.bridge, []).append(_tap(record.name if record else "", nic))
     return found
 
@@ -113,17 +115,22 @@ def again(runtime: Runtime, host: LinuxHost, scope: Scope) -> bool:
     name = scope.name.removeprefix("net/")
     lab = resolve.resolve(source, known, facts, strict=False, running=True)
     lab = _as_it_is(lab, name, scope)
-    switch = lab.network(name).switch
+    network = lab.network(name)
+    switch, netns = network.switch, network.netns
     if not isinstance(switch, OwnBridge):
         return False
-    link = facts.links.get(switch.ifname)
+    link = plan.spaces.seen(netns, facts).links.get(switch.ifname)
     if link is not None and not is_half_made(link, scope):
         return False
     if link is not None and not facts.ports.get(switch.ifname):  # its name may be all that it has of ours
-        host.perform(DelLink(switch.ifname, Mark(scope.name, "bridge", link.group)))
+        host.perform(plan.spaces.at(netns, DelLink(switch.ifname, Mark(scope.name, "bridge", link.group))))
         facts = _remembered(scope, photograph(runtime, wanted, host))
-    part = plan.networks(lab, [name], replace(facts, scopes={}))[name][-1]
-    _make(host, scope, tuple(mend.missing(part.steps, switch.ifname, facts)), facts)
+    others = {one: mark for one, mark in facts.scopes.items() if one != scope.name}
+    part = plan.networks(lab, [name], replace(facts, scopes=others))[name][-1]
+    there = plan.spaces.seen(netns, facts)
+    steps = plan.spaces.all_at(netns, mend.missing(map(bare, part.steps), switch.ifname, there))
+    _make(host, scope, steps, facts)
+    _plug_again(runtime, host, scope, netns, switch.ifname)
     return True
 
 
@@ -135,6 +142,35 @@ def _as_it_is(lab: Lab, name: str, scope: Scope) -> Lab:
 
     networks = (netchange.with_leaving(one, scope) if one.name == name else one for one in lab.networks)
     return replace(lab, networks=tuple(networks))
+
+
+def _plug_again(runtime: Runtime, host: LinuxHost, scope: Scope, netns: str, bridge: str) -> None:
+    """Plug the cables of a network into its bridge again, and cards in a namespace, where nobody watches."""
+    network = scope.name.removeprefix("net/")
+    marks = {mark for name in scope.cables() for mark in _ends(runtime.scope(plan.cables.scope(name)), network)}
+    marks |= {
+        altname(f"vm/{vm.name}", nic.id)
+        for vm in runtime.vms()
+        for nic in vm.nics
+        if netns and nic.network == network and nic.netns == netns
+    }
+    if not marks:
+        return
+    wanted = Wanted(links=frozenset({bridge, *marks}), places=frozenset({netns} if netns else ()))
+    there = plan.spaces.seen(netns, host.photograph(wanted)).links
+    for link in (there[mark] for mark in sorted(marks) if mark in there and bridge in there):
+        if link.master is None:
+            with contextlib.suppress(Gone):  # it ended just now
+                host.perform(plan.spaces.at(netns, SetMaster(link.name, bridge)))
+
+
+def _ends(cable: Scope, network: str) -> Iterator[str]:
+    """Yield the marks of a cable's ends that are ports of a network."""
+    with contextlib.suppress(ConfigError):  # it is being made, or taken away
+        found = cables.as_written(read.load(cable.path("cable.toml")))
+        for side, end in (("a", found.a), ("b", found.b)):
+            if isinstance(end.where, OnSwitch) and end.where.network == network:
+                yield altname(cable.name, side)
 
 
 def _remembered(scope: Scope, facts: Facts) -> Facts:

@@ -237,6 +237,10 @@ def _refuse_used(scopes: Sequence[Scope]) -> None:
             verb, stop = ("is", "ends it") if len(guests) == 1 else ("are", "ends them")
             hint = f"`qemunet stop {' '.join(guests)}` {stop}"
             raise Taken(f"{', '.join(guests)} {verb} on it", where=where, hint=hint)
+        inside = [network for network in scope.networks() if plan.links.network_scope(network) not in going]
+        if inside:
+            hint = f"`qemunet net down {' '.join(inside)}` takes down what is in it"
+            raise Taken(f"the switch of {', '.join(inside)} is in it", where=where, hint=hint)
         plugged = [cable for cable in scope.cables() if plan.cables.scope(cable) not in going]
         if plugged:
             hint = f"`qemunet cable del {' '.join(plugged)}` takes away what keeps it"

@@ -32,6 +32,7 @@ def nic_record(nic: Nic) -> NicRecord:
     plain = NicRecord(nic.id, _mode(nic), nic.model, nic.mac, nic.link.value, ips=nic.ips)
     vlan = None if nic.vlans is None else str(nic.vlans)
     base = replace(plain, port_isolation=nic.port_isolation, guard=str(nic.guard.level), vlan=vlan)
+    base = replace(base, netns=nic.netns or None)
     match nic.backend:
         case UserBackend():
             return base

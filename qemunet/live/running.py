@@ -133,7 +133,9 @@ def _joined(spec: LabSpec, other: LabSpec, name: str) -> LabSpec:
     assert network is not None, "it was found there"
     every = {one.name: one for one in (network, *managed.fellows(other, network)) if spec.network(one.name) is None}
     servers = (one for one in other.servers if spec.server(one.name) is None)
-    return replace(spec, networks=(*spec.networks, *every.values()), servers=(*spec.servers, *servers))
+    spaces = (one for one in other.spaces if one.name == network.netns and spec.netns(one.name) is None)
+    joined = replace(spec, spaces=(*spec.spaces, *spaces), servers=(*spec.servers, *servers))
+    return replace(joined, networks=(*spec.networks, *every.values()))
 
 
 def _with_network(runtime: Runtime, record: VmRecord, name: str) -> LabSpec:

@@ -17,6 +17,7 @@ from qemunet.live.record import record
 from qemunet.live.taken import refuse_taken_names, refuse_taken_networks
 from qemunet.locks import Lock
 from qemunet.model.network import OwnBridge
+from qemunet.plan import spaces
 from qemunet.state import SHARED_KINDS, Runtime, Scope, write_private
 from qemunet.steps import AwaitQemu
 
@@ -198,7 +199,8 @@ def _heal(runtime: Runtime, host: LinuxHost, thought: Thought) -> None:
     for network in thought.lab.networks:
         scope, switch = runtime.scope(f"net/{network.name}"), network.switch
         up = isinstance(switch, OwnBridge) and scope.name in thought.facts.scopes
-        if up and isinstance(switch, OwnBridge) and switch.ifname not in thought.facts.links:
+        there = spaces.seen(network.netns, thought.facts).links
+        if up and isinstance(switch, OwnBridge) and switch.ifname not in there:
             from qemunet.live import mend
 
             mend.again(runtime, host, scope)

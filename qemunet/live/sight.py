@@ -89,7 +89,7 @@ def neighbours(rows: Iterable[NicRecord]) -> dict[str, tuple[str, ...]]:
     """Return the addresses under which the host has talked to cards with a tap, by MAC; blocks for milliseconds."""
     from qemunet.host import neighbours, netlink
 
-    taps = [(row.mac, row.bridge or row.ifname) for row in rows if row.mode == "tap"]
+    taps = [(row.mac, row.bridge or row.ifname) for row in rows if row.mode == "tap" and not row.netns]
     if not taps:
         return {}
     net = netlink.Netlink(netlink.open_socket())

@@ -215,7 +215,8 @@ class Network:
     """A named switch. `keep`: it stays when its last vm stops. `external`: another lab makes it, this one uses it.
 
     `server`: who serves it, where that is not one for it alone.
-    `port_isolation` is that of its cards which do not say it themselves.
+    `port_isolation` is that of its cards which do not say it themselves. `netns`: the namespace of the lab that its
+    switch is in, empty for the host's own.
     """
 
     name: str
@@ -227,3 +228,4 @@ class Network:
     external: bool = False
     server: DhcpServer | None = None
     port_isolation: bool = False
+    netns: str = ""

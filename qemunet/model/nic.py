@@ -56,11 +56,15 @@ class UserBackend:
 
 @frozen
 class OnNetwork:
-    """Plugged into a network of the lab; `bridge` is that network's interface. `dhcp`: it gives out addresses."""
+    """Plugged into a network of the lab; `bridge` is that network's interface. `dhcp`: it gives out addresses.
+
+    `netns`: the namespace of a lab that the bridge is in, and so the tap, empty for the host's own.
+    """
 
     network: str
     bridge: str
     dhcp: bool = False
+    netns: str = ""
 
 
 @frozen
@@ -170,6 +174,15 @@ class Nic:
                 return network
             case _:
                 return None
+
+    @property
+    def netns(self) -> str:
+        """The namespace of a lab that its host side is in, empty for the host's own."""
+        match self.backend:
+            case TapBackend(attach=OnNetwork(netns=netns)):
+                return netns
+            case _:
+                return ""
 
     @property
     def netdev(self) -> str:

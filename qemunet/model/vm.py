@@ -114,7 +114,10 @@ class RunAs:
 
 @frozen
 class Vm:
-    """A guest, complete. `memory` is in bytes. `run_as` None: QEMU runs as the calling user."""
+    """A guest, complete. `memory` is in bytes. `run_as` None: QEMU runs as the calling user.
+
+    `netns`: the namespace of the lab that QEMU runs in, empty for the host's own. Its cards do not go by that.
+    """
 
     name: str
     machine: Machine
@@ -131,3 +134,4 @@ class Vm:
     depends: tuple[str, ...] = ()
     ready: Ready | None = None
     script: tuple[ScriptStep, ...] = ()
+    netns: str = ""

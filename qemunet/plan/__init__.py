@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from qemunet.errors import NotFound, Taken
 from qemunet.facts import Facts
 from qemunet.model.lab import Lab
-from qemunet.model.network import OwnBridge
+from qemunet.model.network import Network, OwnBridge
 from qemunet.model.nic import LinkState, Nic, OnNetwork, TapBackend
 from qemunet.model.vm import Accel, DirectBoot, Vm
 from qemunet.plan import cables, disks, links, qemu, spaces
@@ -63,7 +63,7 @@ def _vm(lab: Lab, name: str) -> Vm:
 def shared(lab: Lab, nic: Nic, facts: Facts) -> tuple[Part, ...]:
     """Return all that a card shares with others, up or not, in the order in which it is made."""
     attach = nic.backend.attach if isinstance(nic.backend, TapBackend) else None
-    below = links.ways(lab.network(attach.network), facts) if isinstance(attach, OnNetwork) else ()
+    below = _below(lab, lab.network(attach.network), facts) if isinstance(attach, OnNetwork) else ()
     return (*below, *uses(lab, nic, facts))
 
 
@@ -79,7 +79,14 @@ def networks(lab: Lab, names: Sequence[str], facts: Facts) -> dict[str, tuple[Pa
 
     Nothing for a network that is used as it is, such as an existing bridge.
     """
-    return {name: (*links.ways(lab.network(name), facts), *_network(lab, name, facts)) for name in names}
+    return {name: (*_below(lab, lab.network(name), facts), *_network(lab, name, facts)) for name in names}
+
+
+def _below(lab: Lab, network: Network, facts: Facts) -> Iterator[Part]:
+    """Yield what a network needs that others may share: the namespace that it is in, switches of the host."""
+    if not network.external:
+        yield from (spaces.part(netns, facts) for netns in lab.spaces if netns.name == network.netns)
+    yield from links.ways(network, facts)
 
 
 def wiring(lab: Lab, facts: Facts) -> dict[str, tuple[Part, ...]]:
@@ -197,6 +204,7 @@ def _start(lab: Lab, vm: Vm, facts: Facts, *, scripted: bool) -> StartQemu:
         script=_script(lab, vm, facts) if scripted else (),
         run_as=vm.run_as,
         groups=_groups(vm, facts),
+        netns=vm.netns,
     )
 
 

@@ -21,7 +21,7 @@ from qemunet.model.nic import (
     UserBackend,
 )
 from qemunet.model.vm import Vm
-from qemunet.plan import rates, uplinks
+from qemunet.plan import rates, spaces, uplinks
 from qemunet.plan.ways import Passed, vhost_steps
 from qemunet.steps import (
     AddAddress,
@@ -56,7 +56,19 @@ STP_DELAY = 2  # seconds; the kernel takes no shorter one once STP is on
 
 
 def bridge(network: Network, switch: OwnBridge, facts: Facts) -> Part:
-    """Return the part that makes a network's bridge. Raises Taken if its interface is somebody else's."""
+    """Return the part that makes a network's bridge. Raises Taken if its interface is somebody else's.
+
+    Where the switch is in a namespace of the lab, that one is the host.
+    """
+    made = _bridge(network, switch, spaces.seen(network.netns, facts))
+    if not network.netns:
+        return made
+    entry = f"{facts.runtime}/{spaces.scope(network.netns)}/users/{network.name}..network"
+    steps = (Claim(entry, made.scope), *spaces.all_at(network.netns, made.steps))
+    return Part(made.scope, steps, made.fingerprint)
+
+
+def _bridge(network: Network, switch: OwnBridge, facts: Facts) -> Part:
     scope = network_scope(network.name)
     mark = Mark(scope, "bridge", names.group(facts.runtime, scope))
     refuse_taken(switch.ifname, mark, facts, f"network.{network.name}.bridge")
@@ -172,26 +184,28 @@ def network_scope(name: str) -> str:
 def network_fingerprint(network: Network) -> str:
     """Return what is equal for networks whose users may share one."""
     switch = replace(network.switch, leaving=()) if isinstance(network.switch, OwnBridge) else network.switch
-    return names.digest(repr((str(network.mode), switch, network.services, network.firewall)), 16)
+    what = (str(network.mode), switch, network.services, network.firewall)
+    return names.digest(repr((*what, network.netns) if network.netns else what), 16)
 
 
 def card(vm: Vm, nic: Nic, facts: Facts) -> tuple[Step, ...]:
     """Return the steps that make and open a card's host side. Raises Taken."""
+    there = spaces.seen(nic.netns, facts)
     match nic.backend:
         case UserBackend():
             return ()
         case TapBackend() as tap:
-            made = (*_guard(vm, nic, facts), *_tap(vm, nic, tap, facts))
+            made = (*_guard(vm, nic, there), *_tap(vm, nic, tap, there))
         case MacvtapBackend() as macvtap:
-            made = tuple(_macvtap(vm, nic, macvtap, facts))
-    return (*made, *rates.limit(vm, nic, facts), *vhost_steps(vm, nic))
+            made = tuple(_macvtap(vm, nic, macvtap, there))
+    return (*spaces.all_at(nic.netns, (*made, *rates.limit(vm, nic, there))), *vhost_steps(vm, nic))
 
 
 def cable(nic: Nic, *, on: bool, was: bool | None = None) -> Iterator[Step]:
     """Yield what plugs a card's cable in or out as the host sees it; a macvtap has no carrier of its own to lose."""
     match nic.backend:
         case TapBackend(ifname=ifname):
-            yield SetCarrier(ifname, on=on, was=was)
+            yield spaces.at(nic.netns, SetCarrier(ifname, on=on, was=was))
         case MacvtapBackend(ifname=ifname):
             yield SetLink(ifname, up=on)
         case UserBackend():
@@ -203,7 +217,7 @@ def pins(nics: Iterable[Nic], facts: Facts) -> Iterator[Step]:
     lowest: dict[str, str] = {}
     for nic in nics:
         attach = nic.backend.attach if isinstance(nic.backend, TapBackend) else None
-        if isinstance(attach, OnNetwork | OnBridge):
+        if isinstance(attach, OnNetwork | OnBridge) and not nic.netns:
             twin = mac.host_twin(nic.mac)
             lowest[attach.bridge] = min(twin, lowest.get(attach.bridge, twin))
     for name, twin in lowest.items():
@@ -324,7 +338,7 @@ def hook(lab: str, vm: Vm, nic: Nic) -> Iterator[Step]:
         environment["QEMUNET_NETWORK"] = attach.network
     if isinstance(backend, MacvtapBackend):
         environment["QEMUNET_PARENT"] = backend.parent
-    yield RunHook(nic.hook.up, nic.hook.down, backend.ifname, tuple(environment.items()))
+    yield spaces.at(nic.netns, RunHook(nic.hook.up, nic.hook.down, backend.ifname, tuple(environment.items())))
 
 
 def _host_ipv6(switch: OwnBridge, inside: str) -> tuple[Step, ...]:

@@ -77,7 +77,7 @@ class Replug:
 
     def describe(self) -> str:
         what = ", ".join(key for key in as_dict(self.old) if getattr(self.old, key) != getattr(self.new, key))
-        if type(self.old.backend) is not type(self.new.backend):
+        if type(self.old.backend) is not type(self.new.backend) or self.old.netns != self.new.netns:
             what = f"{behind(self.old)} to {behind(self.new)}"
         return f"unplug {self.new.id} and plug it in again ({what.replace('_', '-')})"
 
@@ -151,9 +151,9 @@ def settled(old: Nic, new: Nic, *, left_open: bool) -> Nic:
 
 
 def moves(old: Nic, new: Nic) -> bool:
-    """Tell whether a card goes to another network or bridge, with all else in place."""
+    """Tell whether a card goes to another network or bridge, with all else in place: a tap stays where it was made."""
     before, after = _plugged_into(old), _plugged_into(new)
-    return None not in (before, after) and before != after
+    return None not in (before, after) and before != after and old.netns == new.netns
 
 
 def readdressed(old: Nic, new: Nic) -> dict[str, str]:
@@ -198,7 +198,7 @@ def _in_place(nic: Nic) -> Nic:
         case UserBackend():
             backend = replace(backend, forwards=())
         case TapBackend(attach=OnNetwork() | OnBridge()):
-            backend = replace(backend, attach=OnBridge(""), mtu=0)
+            backend = replace(backend, attach=OnNetwork("", "", netns=nic.netns), mtu=0)
         case _:
             pass
     used = nic.guest_mtu or _USUAL_MTU
@@ -246,5 +246,5 @@ _NOT_OF_THE_MACHINE = ("name", "nics", "depends", "ready")  # those two are abou
 
 def _said(value: object) -> str:
     if isinstance(value, StrEnum | str | int):
-        return str(value)
+        return str(value) or "none"
     return "other settings" if value else "none"

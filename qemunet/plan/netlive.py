@@ -102,6 +102,7 @@ def target(old: Network, new: Network, leaving: tuple[str, ...] = ()) -> Target:
         for key, was, now in (
             ("mode", str(old.mode), str(new.mode)),
             ("bridge", old.switch.ifname, new.switch.ifname),
+            ("netns", old.netns or "the host's own", new.netns or "the host's own"),
             ("host", str(old.switch.host), str(new.switch.host)),
             ("dhcp.server", _server(old), _server(new)),
             *_outside(old.switch, new.switch),
@@ -112,17 +113,30 @@ def target(old: Network, new: Network, leaving: tuple[str, ...] = ()) -> Target:
         fixed.append(_restart(old, f"what dhcp-server {new.server.name} serves", "one", "another"))
     if fixed:
         return Target(old, tuple(fixed))
+    if old.netns:  # nothing of what is in a namespace changes while guests are there
+        return Target(old, tuple(replace(one, disruption=Disruption.RESTART) for one in _every(old, new)))
     kept = {key: getattr(old.switch, key) for key in _FIXED}
     kept |= {"mtu": max(old.switch.mtu, new.switch.mtu)}
-    lines = [
-        _restart(old, key.replace("_", "-"), str(getattr(old.switch, key)), str(getattr(new.switch, key)))
-        for key in (*_FIXED, *(["mtu"] if new.switch.mtu < old.switch.mtu else []))
-        if getattr(old.switch, key) != getattr(new.switch, key)
-    ]
+    lines = _fixed(old.switch, new.switch, old)
     switch = replace(new.switch, **kept, leaving=leaving)
     services = None if new.services is None else replace(new.services, mtu=switch.mtu)
     found = replace(new, switch=switch, services=services)
     return Target(found, (*_live(old, found), *lines))
+
+
+def _fixed(old: OwnBridge, new: OwnBridge, network: Network) -> list[Line]:
+    return [
+        _restart(network, key.replace("_", "-"), str(getattr(old, key)), str(getattr(new, key)))
+        for key in (*_FIXED, *(["mtu"] if new.mtu < old.mtu else []))
+        if getattr(old, key) != getattr(new, key)
+    ]
+
+
+def _every(old: Network, new: Network) -> Iterator[Line]:
+    assert isinstance(old.switch, OwnBridge), "others are not ours to change"
+    assert isinstance(new.switch, OwnBridge), "others are not ours to change"
+    yield from _live(old, new)
+    yield from (one for one in _fixed(old.switch, new.switch, old) if not one.what.startswith("mtu:"))
 
 
 def _outside(old: OwnBridge, new: OwnBridge) -> Iterator[tuple[str, str, str]]:

@@ -9,7 +9,7 @@ from qemunet.frozen import frozen, replace
 from qemunet.model.lab import Lab
 from qemunet.model.nic import LinkState, Nic, OnBridge, OnNetwork, TapBackend, UserBackend
 from qemunet.model.vm import Vm
-from qemunet.plan import claims, is_up, links, live, qemu, rates, scope, shared, users
+from qemunet.plan import claims, is_up, links, live, qemu, rates, scope, shared, spaces, users
 from qemunet.plan.ways import Passed
 from qemunet.plan.words import Json, as_json
 from qemunet.steps import (
@@ -127,17 +127,17 @@ def _changed(vm: Vm, old: Nic, new: Nic, facts: Facts, *, moved: bool) -> Iterat
     if old.guard != new.guard:
         from qemunet.plan import guards  # only where it is needed
 
-        yield from guards.change(old, new, vm, facts)
+        yield from spaces.all_at(new.netns, guards.change(old, new, vm, facts))
     if was != wanted:
         yield SetGuestLink(vm.name, new.id, up=wanted, was=was)
         yield from links.cable(new, on=wanted, was=was)
     if isinstance(old.backend, UserBackend) and isinstance(new.backend, UserBackend):
         yield from _forwards(vm, new, old.backend, new.backend)
     if not moved and isinstance(new.backend, TapBackend) and old.port_isolation != new.port_isolation:
-        yield SetPort(new.backend.ifname, new.port_isolation, was=old.port_isolation)
+        yield spaces.at(new.netns, SetPort(new.backend.ifname, new.port_isolation, was=old.port_isolation))
     if not moved and isinstance(new.backend, TapBackend) and old.vlans != new.vlans:
-        yield SetVlans(new.backend.ifname, new.vlans, was=old.vlans)
-    yield from rates.change(old, new, vm, facts)
+        yield spaces.at(new.netns, SetVlans(new.backend.ifname, new.vlans, was=old.vlans))
+    yield from spaces.all_at(new.netns, rates.change(old, new, vm, facts))
 
 
 def _moved(vm: Vm, old: Nic, new: Nic, *, was: bool) -> Iterator[Step]:
@@ -152,18 +152,22 @@ def _moved(vm: Vm, old: Nic, new: Nic, *, was: bool) -> Iterator[Step]:
     if was:
         yield SetGuestLink(vm.name, new.id, up=False, was=True, hold=_notice(new))
         yield from links.cable(new, on=False, was=True)
+    yield from spaces.all_at(new.netns, _replugged(old, new, old.backend, new.backend, attach.bridge))
+
+
+def _replugged(old: Nic, new: Nic, was: TapBackend, now: TapBackend, bridge: str) -> Iterator[Step]:
     if old.port_isolation:
-        yield SetPort(old.backend.ifname, isolated=False, was=True)
+        yield SetPort(was.ifname, isolated=False, was=True)
     if old.vlans is not None:
-        yield SetVlans(old.backend.ifname, None, was=old.vlans)
-    if new.backend.mtu != old.backend.mtu:  # out first, or one of the bridges would follow it
-        yield SetMaster(new.backend.ifname, None)
-        yield SetLink(new.backend.ifname, mtu=new.backend.mtu)
-    yield SetMaster(new.backend.ifname, attach.bridge)
+        yield SetVlans(was.ifname, None, was=old.vlans)
+    if now.mtu != was.mtu:  # out first, or one of the bridges would follow it
+        yield SetMaster(now.ifname, None)
+        yield SetLink(now.ifname, mtu=now.mtu)
+    yield SetMaster(now.ifname, bridge)
     if new.port_isolation:
-        yield SetPort(new.backend.ifname, isolated=True, was=False)
+        yield SetPort(now.ifname, isolated=True, was=False)
     if new.vlans is not None:
-        yield SetVlans(new.backend.ifname, new.vlans)
+        yield SetVlans(now.ifname, new.vlans)
 
 
 def _forwards(vm: Vm, nic: Nic, old: UserBackend, new: UserBackend) -> Iterator[Step]:

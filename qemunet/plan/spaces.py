@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from qemunet.errors import Taken
 from qemunet.facts import Facts
 from qemunet.frozen import replace
 from qemunet.model import names
 from qemunet.model.netns import Netns
-from qemunet.steps import AddAddress, AddNetns, In, NameNetns, Part, SetSysctl, Step
+from qemunet.steps import AddAddress, AddNetns, Claim, In, NameNetns, Part, SetSysctl, Step
 
 
 def scope(netns: str) -> str:
@@ -31,6 +31,11 @@ def part(netns: Netns, facts: Facts) -> Part:
 def at(netns: str, step: Step) -> Step:
     """Return a step as it is done in a namespace of the lab, empty for the host's own."""
     return In(netns, step) if netns else step
+
+
+def all_at(netns: str, steps: Iterable[Step]) -> tuple[Step, ...]:
+    """Return steps as they are done in a namespace of the lab; claims are everywhere the same."""
+    return tuple(step if isinstance(step, Claim) else at(netns, step) for step in steps)
 
 
 def seen(netns: str, facts: Facts) -> Facts:

@@ -55,7 +55,7 @@ from qemunet.steps.links import (
 )
 from qemunet.steps.ports import ChangePort, PlugPort, PutAddress, PutRoute, TakeAddress, TakeRoute, UnplugPort
 from qemunet.steps.rates import Bucket, Divert, Limit, Undivert, Unlimit
-from qemunet.steps.spaces import AddNetns, DelNetns, In, NameNetns, UnnameNetns
+from qemunet.steps.spaces import AddNetns, DelNetns, In, NameNetns, UnnameNetns, bare
 from qemunet.steps.tables import DropTable, LoadTable
 from qemunet.steps.vlans import FilterVlans, SetVlans
 from qemunet.steps.words import Handle, Word, line, sysctl_name
@@ -254,6 +254,7 @@ __all__ = [
     "Way",
     "Word",
     "WriteFile",
+    "bare",
     "line",
     "sysctl_name",
 ]

@@ -44,7 +44,7 @@ class StartQemu:
     """Start a guest's QEMU, its processors stopped, with its sockets in `directory`.
 
     `argv` names descriptors by handles; `script` is the same for a shell, with everything by name and running, if the
-    plan is one that can be printed.
+    plan is one that can be printed. `netns`: the namespace of the lab that it runs in, empty for the host's own.
     """
 
     vm: str
@@ -53,10 +53,11 @@ class StartQemu:
     script: tuple[str, ...]
     run_as: RunAs | None = None
     groups: tuple[int, ...] = ()
+    netns: str = ""
 
     def describe(self) -> str:
         who = f" as uid {self.run_as.uid}" if self.run_as else ""
-        return f"start QEMU of {self.vm}{who}"
+        return f"start QEMU of {self.vm}{who}{f' in {self.netns}' if self.netns else ''}"
 
     def inverse(self, before: Facts) -> Step | None:
         return EndQemu(self.vm, self.directory)

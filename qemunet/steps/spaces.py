@@ -100,6 +100,11 @@ class In:
         return tuple(inside(self.netns, text) for text in self.step.shell())
 
 
+def bare(step: Step) -> Step:
+    """Return what is done, wherever that is."""
+    return step.step if isinstance(step, In) else step
+
+
 def inside(netns: str, text: str) -> str:
     """Return a line of shell that does the same in a namespace."""
     if _IP.match(text):

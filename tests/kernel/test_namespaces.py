@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import namespace
-from tests.world import QEMUNET, World, fresh_world, kill, machine, until
+from tests.kernel.places import inode, inside, pings, users, world_of_spaces
+from tests.world import QEMUNET, World, kill, machine, until
 
 PAIR = """
 [lab]
@@ -54,47 +54,8 @@ b-address = "192.168.50.1/24"
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    """A world with a /run of its own; after a test no namespace is there that was not before."""
-    if why := namespace.lack():
-        pytest.skip(why)
-    (tmp_path / "host").mkdir()
-    with namespace.own_run(), fresh_world(tmp_path) as world:
-        world.mark()
-        mounts, run = mounted(), os.listdir("/run")
+    with world_of_spaces(tmp_path) as world:
         yield world
-        found = world.left()
-        assert not found, found
-        assert (mounted(), os.listdir("/run")) == (mounts, run)
-
-
-def mounted() -> list[str]:
-    return sorted(line.split()[4] for line in Path("/proc/thread-self/mountinfo").read_text().splitlines())
-
-
-def inode(world: World, name: str) -> int:
-    return (world.runtime / "netns" / name / "net").stat().st_ino
-
-
-def users(number: int) -> list[str]:
-    """Who keeps a network namespace: processes in it, open descriptors, and mounts anybody has."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        for link in (*process.glob("task/*/ns/net"), *process.glob("fd/*")):
-            try:
-                target = os.readlink(link)
-            except OSError:
-                continue
-            if f"net:[{number}]" in target:
-                found.append(f"{link} {process.joinpath('comm').read_text()}")
-    return found
-
-
-def inside(world: World, name: str, *command: str) -> str:
-    return world.succeeds("exec", name, "--", *command)
-
-
-def pings(world: World, name: str, address: str) -> bool:
-    return world.qemunet("exec", name, "--", "busybox", "ping", "-c", "1", "-W", "2", address).returncode == 0
 
 
 def test_two_hosts_joined_by_a_cable_reach_each_other_and_themselves(world: World) -> None:

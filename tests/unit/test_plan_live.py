@@ -204,6 +204,7 @@ OF_A_VM: dict[str, tuple[object, str]] = {
     "run_as": (RunAs(1, 1), "run-as: none to other settings"),
     "script": ((ScriptStep("login: ", None, "root", enter=True, timeout=60),), "script: none to other settings"),
     "qemu_args": (("-rtc", "base=utc"), "qemu-args: none to other settings"),
+    "netns": ("sw1", "netns: none to sw1"),
 }
 
 

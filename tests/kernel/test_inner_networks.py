@@ -1,0 +1,169 @@
+"""Networks whose switch is in a namespace of the lab: what the host shows of them, and what becomes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.places import inode, inside, pings, users, world_of_spaces
+from tests.world import World, kill, machine, until
+
+LAB = """
+[lab]
+name = "inner"
+[netns.sw1]
+[netns.netns1]
+address = { eth0 = "10.5.0.1/24" }
+[netns.netns2]
+address = { eth0 = "10.5.0.2/24" }
+[network.lan]
+netns = "sw1"
+bridge = "br0"
+address = ["10.5.0.254/24"]
+[network.outside]
+mode = "private"
+bridge = "br0"
+[[cable]]
+name = "one"
+a = "network:lan"
+b = "netns:netns1"
+b-name = "eth0"
+[[cable]]
+name = "two"
+a = "network:lan"
+b = "netns:netns2"
+b-name = "eth0"
+"""
+HOST_PLUG = """
+[[cable]]
+name = "plug"
+a = "network:lan"
+b = "host"
+b-address = "10.5.0.100/24"
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with world_of_spaces(tmp_path) as world:
+        yield world
+
+
+def names(*where: str) -> set[str]:
+    links = json.loads(
+        subprocess.run(["ip", *where, "-json", "link"], capture_output=True, text=True, check=True).stdout
+    )
+    return {link["ifname"] for link in links}
+
+
+def card(ifname: str) -> dict[str, object]:
+    shown = ["ip", "-n", "sw1", "-json", "link", "show", ifname]
+    (link,) = json.loads(subprocess.run(shown, capture_output=True, text=True, check=True).stdout)
+    assert isinstance(link, dict)
+    return link
+
+
+def space_of(pid: int) -> int:
+    return os.stat(f"/proc/{pid}/ns/net").st_ino
+
+
+def test_a_switch_in_a_namespace_joins_others_and_the_host_shows_nothing_of_it(world: World) -> None:
+    """Packets pass between namespaces by it, and it has the network's address; a cable lets the host in."""
+    before = names()
+    file = world.write(LAB)
+    world.succeeds("net", "up", file, "lan", "one", "two")
+    assert names() == before
+    assert names("-n", "sw1") == {"lo", "br0", "qn-one-a", "qn-two-a"}
+    assert pings(world, "netns1", "10.5.0.2")
+    assert pings(world, "netns2", "10.5.0.254")
+    (network,) = json.loads(world.succeeds("net", "list", "--json"))
+    assert (network["netns"], network["bridge"], network["mode"]) == ("sw1", "br0", "isolated")
+    assert "sw1/br0" in world.succeeds("net", "list")
+    assert "the switch of lan is in it" in world.fails(6, "net", "down", "sw1")
+    world.succeeds("net", "down", file)
+    world.succeeds("net", "up", world.write(LAB + HOST_PLUG))
+    assert "br0" in names(), "there is one of that name on the host too, for the other network"
+    assert pings(world, "netns1", "10.5.0.100")
+    world.succeeds("net", "down", file)
+
+
+def test_a_deleted_bridge_in_a_namespace_is_made_again_by_net_up(world: World) -> None:
+    """Nobody watches it; with it come its cables and cards."""
+    file = world.write(LAB)
+    world.succeeds("net", "up", file)
+    subprocess.run(["ip", "-n", "sw1", "link", "del", "br0"], check=True)
+    assert not pings(world, "netns1", "10.5.0.2")
+    world.succeeds("net", "up", file)
+    until(lambda: pings(world, "netns1", "10.5.0.2"), "its cables are plugged in again", 30)
+    assert pings(world, "netns1", "10.5.0.254")
+    world.succeeds("net", "down", file)
+
+
+def test_a_card_is_in_the_namespace_of_its_network_and_qemu_is_not(world: World) -> None:
+    """What is seen, counted, captured and set of it is what is there."""
+    before = names()
+    file = world.write(LAB + machine("vm1", card='network = "lan"\nrate = { in = "10mbit", out = "10mbit" }'))
+    world.succeeds("run", "-d", file)
+    assert names() == before
+    assert "qn-vm1-net0" in names("-n", "sw1")
+    assert card("qn-vm1-net0")["master"] == "br0"
+    assert space_of(world.pid("vm1")) == space_of(os.getpid())
+    (nic,) = json.loads(world.succeeds("nic", "list", "vm1", "--json"))
+    assert (nic["netns"], nic["ifname"], nic["bridge"]) == ("sw1", "qn-vm1-net0", "br0")
+    assert "sw1/qn-vm1-net0" in world.succeeds("nic", "list", "vm1")
+    pings(world, "netns1", "10.5.0.77")
+    (counted,) = json.loads(world.succeeds("nic", "stats", "vm1", "--json"))
+    assert counted["rx_packets"] > 0
+    capture = world.start("nic", "capture", "vm1", "net0", "-w", str(world.folder / "one.pcap"), "-c", "1")
+    until((world.folder / "one.pcap").exists, "it listens")
+    until(lambda: pings(world, "netns1", "10.5.0.77") or capture.poll() is not None, "a packet was seen")
+    assert capture.wait(20) == 0
+    capture.communicate()
+    world.succeeds("nic", "set", "vm1", "net0", "--link", "down")
+    assert card("qn-vm1-net0")["operstate"] == "DOWN"
+    world.succeeds("nic", "set", "vm1", "net0", "--link", "up")
+    until(lambda: card("qn-vm1-net0")["operstate"] != "DOWN", "there is a carrier again", 20)
+    world.succeeds("nic", "set", "vm1", "net0", "--rate", "in=1mbit", "--guard", "clean")
+    assert "1Mbit" in inside(world, "sw1", "tc", "qdisc", "show", "dev", "qn-vm1-net0")
+    assert "qemunet-vm1" in inside(world, "sw1", "nft", "list", "tables")
+    assert "qemunet-vm1" not in subprocess.run(["nft", "list", "tables"], capture_output=True, text=True).stdout
+    world.succeeds("stop", "--force", "vm1")
+
+
+def test_nothing_keeps_a_namespace_with_a_switch(world: World) -> None:
+    """Nor what was in it, though the keeper and QEMU were killed; a new keeper takes care of the guest."""
+    file = world.write(LAB + machine("vm1", card='network = "lan"'))
+    world.succeeds("run", "-d", file)
+    number = inode(world, "sw1")
+    kill(world.keeper("inner"))
+    world.succeeds("nic", "set", "vm1", "net0", "--link", "down")
+    assert card("qn-vm1-net0")["operstate"] == "DOWN"
+    assert "vm1 is on it" in world.fails(6, "net", "down", "sw1")
+    kill(world.keeper("inner"))
+    kill(world.pid("vm1"))
+    world.succeeds("gc")
+    assert users(number) == []
+    assert not world.left()
+
+
+def test_qemu_itself_may_be_in_a_namespace(world: World) -> None:
+    """What it opens is there; its cards are where their networks are."""
+    text = LAB + machine("vm1", 'netns = "netns1"', 'display = "vnc=127.0.0.1:5"', card='network = "lan"')
+    file = world.write(text)
+    world.succeeds("run", "-d", file)
+    number = inode(world, "netns1")
+    assert space_of(world.pid("vm1")) == number
+    assert card("qn-vm1-net0")["master"] == "br0"
+    assert "127.0.0.1:5905" in inside(world, "netns1", "ss", "-Htln")
+    assert "5905" not in subprocess.run(["ss", "-Htln"], capture_output=True, text=True, check=True).stdout
+    kill(world.keeper("inner"))
+    assert json.loads(world.succeeds("status", "vm1", "--json"))["state"] == "running"
+    os.kill(world.pid("vm1"), signal.SIGTERM)
+    until(lambda: world.vms() == [], "its end was noticed", 20)
+    assert users(number) == []
