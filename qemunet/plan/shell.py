@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 
 from qemunet.facts import Facts
 from qemunet.model.lab import Lab
 from qemunet.model.nic import LinkState, MacvtapBackend, TapBackend
 from qemunet.model.vm import Accel, DirectBoot, Vm
-from qemunet.plan import disks, qemu
+from qemunet.plan import disks, elsewhere, qemu
 from qemunet.plan.ways import SHELL_DESCRIPTORS, VHOST_DEVICE, Layer, Named
 from qemunet.plan.words import by_option, option, option_if, quoted, word
 from qemunet.steps import (
@@ -119,6 +119,12 @@ end() { # the program whose directory is $1, by force after five seconds
 }
 """
 
+_ENTERING = """
+enter() { # run a command where QEMU is to be: in namespace $netns, if there is one
+    if [ "$netns" ]; then ip netns exec "$netns" "$@"; else "$@"; fi
+}
+"""
+
 _MOVING = """
 left() { # the seconds until second $1 after boot
     now=$(cut -d. -f1 /proc/uptime)
@@ -169,7 +175,7 @@ def script(lab: Lab, plan: Plan) -> str:
     up: list[str] = ['mkdir -p "$run/done"']
     down: list[str] = []
     number = 0
-    for part in _joined(plan):
+    for part in _joined(elsewhere.ordered(lab, plan)):
         up += _introduction(lab, part)
         for step in part.steps:
             number += 1
@@ -177,6 +183,11 @@ def script(lab: Lab, plan: Plan) -> str:
             down = [*_undoing(number, part, step), *down]
     down.append('rm -rf "$run"')
     head = _HEAD.replace("@lab@", lab.name)
+    if any(vm.netns for vm in lab.vms):
+        head = head.replace("    setpriv --reuid", "    enter setpriv --reuid").replace(
+            '    $lowered "$@"', '    ${lowered:-enter} "$@"'
+        )
+        head += _ENTERING
     if any(isinstance(step, PutAddress | PutRoute) for part in plan.parts() for step in part.steps):
         head += _MOVING
     return f"{head}\n{_function('up', up)}\n{_function('down', down)}{_TAIL}"
@@ -217,7 +228,7 @@ def _argv(file: str, vm: Vm, facts: Facts, way: Named) -> Iterator[Word]:
 def _program(vm: Vm, facts: Facts) -> str:
     """Return the program, behind what lowers its rights if it is not to be the calling user's."""
     if vm.run_as is None:
-        return qemu.PROGRAM
+        return line("enter", qemu.PROGRAM) if vm.netns else qemu.PROGRAM
     used = [("-w" if layer.writable else "-r", layer.path) for layer in _files(vm, facts)]
     if any(isinstance(nic.backend, TapBackend) for nic in vm.nics):
         used.append(("-w", TUN))
@@ -271,10 +282,10 @@ def _closed(way: Named) -> Iterator[str]:
         yield "exec " + " ".join(f"{number}>&-" for number in numbers)
 
 
-def _joined(plan: Plan) -> Iterator[Part]:
-    """Yield the plan with neighbouring parts of one scope as one: which card they are about is a journal's concern."""
-    for scope, parts in groupby(plan.parts(), key=lambda part: part.scope):
-        yield Part(scope, tuple(step for part in parts for step in part.steps))
+def _joined(parts: Iterable[Part]) -> Iterator[Part]:
+    """Yield neighbouring parts of one scope as one: which card they are about is a journal's concern."""
+    for scope, several in groupby(parts, key=lambda part: part.scope):
+        yield Part(scope, tuple(step for part in several for step in part.steps))
 
 
 def _introduction(lab: Lab, part: Part) -> Iterator[str]:
@@ -286,7 +297,8 @@ def _introduction(lab: Lab, part: Part) -> Iterator[str]:
         yield f"# {part.scope}"
     if steps and kind == "vm":
         run_as = lab.vm(name).run_as
-        yield f"user={run_as.uid} group={run_as.gid}" if run_as else "user=$(id -u)"
+        where = f" netns={shlex.quote(lab.vm(name).netns)}" if any(vm.netns for vm in lab.vms) else ""
+        yield (f"user={run_as.uid} group={run_as.gid}" if run_as else "user=$(id -u)") + where
 
 
 def _doing(number: int, part: Part, step: Step) -> Iterator[str]:

@@ -30,7 +30,7 @@ class AddNetns:
         return DelNetns(self.name)
 
     def shell(self) -> tuple[str, ...]:
-        return (line("ip", "netns", "add", self.name),)
+        return (line("ip", "netns", "add", self.name), line("ip", "-n", self.name, "link", "set", "dev", "lo", "up"))
 
 
 @frozen

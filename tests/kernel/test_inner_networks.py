@@ -167,3 +167,60 @@ def test_qemu_itself_may_be_in_a_namespace(world: World) -> None:
     os.kill(world.pid("vm1"), signal.SIGTERM)
     until(lambda: world.vms() == [], "its end was noticed", 20)
     assert users(number) == []
+
+
+SCRIPTED = (
+    LAB
+    + machine("vm1", card='network = "lan"\nrate = { in = "10mbit", out = "10mbit" }\nguard = "mac"')
+    + '[[vm.vm1.nic]]\nnetwork = "outside"\n'
+    + machine("vm2", 'netns = "sw1"', card='network = "lan"')
+    + '[[vm.vm2.nic]]\naddress = ["10.6.0.1/24"]\nroutes = ["10.7.0.0/24"]\n'
+)
+
+
+def picture() -> dict[str, object]:
+    """What the namespaces and the host show of interfaces, addresses, routes, rules and limits."""
+    spots = {"host": [], "sw1": ["ip", "netns", "exec", "sw1"], "netns1": ["ip", "netns", "exec", "netns1"]}
+    return {name: _picture(words) for name, words in spots.items()}
+
+
+def _picture(where: list[str]) -> dict[str, object]:
+    def shown(*words: str) -> str:
+        return subprocess.run([*where, *words], capture_output=True, text=True, check=True).stdout
+
+    known = ("ifname", "address", "mtu", "master", "altnames", "group")
+    links = [{key: link.get(key) for key in known} for link in json.loads(shown("ip", "-json", "link"))]
+    qdiscs = sorted(" ".join(line.split()[:5]) for line in shown("tc", "qdisc").splitlines() if "tbf" in line)
+    return {
+        "links": sorted(links, key=str),
+        "addresses": sorted(line.split(maxsplit=1)[1] for line in shown("ip", "-4", "-o", "address").splitlines()),
+        "routes": sorted(shown("ip", "route").replace(" linkdown", "").splitlines()),
+        "tables": sorted(shown("nft", "list", "tables").splitlines()),
+        "limits": qdiscs,
+    }
+
+
+def test_a_script_makes_the_same(world: World) -> None:
+    """Its taps are where their networks are, though its QEMUs have opened them where they are; and all goes again."""
+    file = world.write(SCRIPTED)
+    script = world.folder / "lab.sh"
+    script.write_text(world.succeeds("plan", "--shell", file))
+    world.succeeds("run", "-d", file)
+    made = picture()
+    assert space_of(world.pid("vm2")) == inode(world, "sw1")
+    world.succeeds("stop", "--force", "vm1", "vm2")
+    until(lambda: not world.left(0), "all is gone", 20)
+    environment = {**world.environment, "run": str(world.folder / "sh")}
+    done = subprocess.run(["sh", script, "up"], env=environment, capture_output=True, text=True, timeout=60)
+    try:
+        assert done.returncode == 0, done.stderr
+        assert picture() == made
+        pids = {name: int((world.folder / "sh" / name / "pid").read_text()) for name in ("vm1", "vm2")}
+        assert space_of(pids["vm1"]) == space_of(os.getpid()) != space_of(pids["vm2"])
+    finally:
+        down = subprocess.run(["sh", script, "down"], env=environment, capture_output=True, text=True, timeout=60)
+    assert down.returncode == 0, down.stderr
+    assert "failed" not in down.stderr
+    assert os.listdir("/run/netns") == []
+    subprocess.run(["umount", "/run/netns"], check=True)
+    os.rmdir("/run/netns")

@@ -82,12 +82,14 @@ up() {
     # netns/netns1
     ip netns add netns1
     did 1
+    ip -n netns1 link set dev lo up
     ip netns exec netns1 sysctl -qw net.ipv4.ip_forward=1
     ip -n netns1 address add 10.77.0.1/32 dev lo
 
     # netns/netns2
     ip netns add netns2
     did 5
+    ip -n netns2 link set dev lo up
 
     # net/lan
     ip link add name qn-lan address 52:54:00:ef:db:64 mtu 1501 group 1753111487 type bridge forward_delay 0 ageing_time 30000 stp_state 0 no_linklocal_learn 1
