@@ -41,11 +41,35 @@ address = { lo = "10.77.0.1/32" }
 sysctls = { "net.ipv4.ip_forward" = 1 }
 [netns.there]
 named = false
+[network.inner]
+netns = "there"
+address = ["10.8.1.254/24"]
 [[cable]]
 a = "netns:here"
 b = "netns:there"
 a-address = "10.8.0.1/24"
 a-routes = ["default via 10.8.0.2"]
+[[cable]]
+a = "network:inner"
+b = "netns:here"
+b-address = "10.8.1.1/24"
+"""
+GUEST = """
+[lab]
+name = "wired"
+[netns.sw1]
+named = false
+[network.inner]
+mode = "private"
+netns = "sw1"
+[vm.one]
+memory = "64M"
+accel = "tcg"
+netns = "sw1"
+[[vm.one.nic]]
+network = "inner"
+guard = "mac"
+rate = { out = "10mbit" }
 """
 DONE = 77  # the exit status of a child that met no fault
 
@@ -82,6 +106,13 @@ class Scene:
     def up(self, host: LinuxHost) -> None:
         nets.up(self.runtime, host, Source.read(str(self.folder / "wired.toml")), [], lambda text: None)
 
+    def run(self, host: LinuxHost) -> None:
+        source = Source.read(str(self.folder / "wired.toml"))
+        session.start(self.runtime, host, source, [], tethered=True, tell=lambda text: None)
+
+    def stop(self, host: LinuxHost) -> None:
+        session.take_back(self.runtime, host, ["one"])
+
     def down(self, host: LinuxHost) -> None:
         nets.down(self.runtime, host, nets.of_file(self.runtime, str(self.folder / "wired.toml")), lambda text: None)
 
@@ -114,6 +145,19 @@ class Scene:
 
 @pytest.fixture(params=[CABLES, SPACES], ids=["cables", "namespaces"])
 def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
+    with made(tmp_path, request.param) as found:
+        yield found
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Iterator[Scene]:
+    """A lab with a guest, whose QEMU and card are in a namespace."""
+    with made(tmp_path, GUEST) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def made(tmp_path: Path, lab: str) -> Iterator[Scene]:
     if why := namespace.lack():
         pytest.skip(why)
     folder = tmp_path / "wired"
@@ -122,7 +166,7 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
         namespace.ip("link add br0 address 02:00:00:00:00:01 type bridge")
         Path("/proc/sys/net/ipv6/conf/br0/disable_ipv6").write_text("1")
         namespace.ip("link set br0 up")
-        found = Scene(folder, request.param)
+        found = Scene(folder, lab)
         found.before = dump(folder)
         yield found
 
@@ -157,3 +201,33 @@ def test_a_taking_down_that_dies_at_any_step_is_finished(scene: Scene, fault: st
         assert not scene.left(), f"{fault} at step {number}"
     assert number > 5
     assert not scene.left()
+
+
+@pytest.mark.parametrize("fault", ["kill-after", "fail"])
+def test_a_start_in_a_namespace_that_dies_at_any_step_is_taken_back(guest: Scene, fault: str) -> None:
+    """QEMU and tap among it; then nothing keeps the namespace."""
+    for number in range(1, 200):
+        status = guest.victim(number, fault, guest.run)
+        if status == DONE:
+            break
+        if fault != "fail":
+            assert status == -signal.SIGKILL
+            guest.gc()
+        assert not guest.left(), f"{fault} at step {number}"
+    assert number > 20
+    with contextlib.closing(LinuxHost(guest.runtime.path)) as host:
+        guest.stop(host)
+    assert not guest.left()
+
+
+def test_a_taking_back_in_a_namespace_that_dies_at_any_step_is_finished(guest: Scene) -> None:
+    """By whoever comes next."""
+    for number in range(1, 200):
+        with contextlib.closing(LinuxHost(guest.runtime.path)) as host:
+            guest.run(host)
+        status = guest.victim(number, "kill-before", guest.stop)
+        guest.gc()
+        assert not guest.left(), f"at step {number}"
+        if status == DONE:
+            break
+    assert number > 10
