@@ -254,9 +254,7 @@ class FakeHost(FakeNetwork, FakeServices):
                 typing.assert_never(step)
 
     def _release(self, handle: str) -> None:
-        tap = self.handles.pop(handle)
-        if tap in self.links:
-            self.remove_link(tap)
+        self._lose(self.handles.pop(handle))
 
     def _must_exist(self, path: str) -> None:
         if path not in self.files:
@@ -322,6 +320,8 @@ class FakeHost(FakeNetwork, FakeServices):
         return [name for name in self.handles if name.startswith(f"{vm}:")]
 
     def _start(self, step: StartQemu) -> None:
+        if step.netns:
+            self.place(step.netns)
         if any(guest.directory == step.directory for guest in self.guests.values()):
             raise refused(errno.EADDRINUSE)
         sockets = {f"{step.vm}:{name}.sock" for name in ("qmp", "monitor", "serial")}
@@ -350,8 +350,13 @@ class FakeHost(FakeNetwork, FakeServices):
 
     def _close(self, guest: FakeGuest, netdev: str) -> None:
         for tap in guest.taps.pop(netdev, ()):
-            if tap in self.links:
-                self.remove_link(tap)
+            self._lose(tap)
+
+    def _lose(self, tap: str) -> None:
+        """Remove a tap of which the last descriptor was closed, wherever it is."""
+        for there in (self, *self.places.values()):
+            if tap in there.links:
+                there.remove_link(tap)
 
     def _guest(self, vm: str) -> FakeGuest:
         if vm not in self.guests:

@@ -11,6 +11,7 @@ import pytest
 
 from qemunet.errors import Gone, Taken
 from qemunet.facts import Facts, Wanted
+from qemunet.frozen import replace
 from qemunet.steps import (
     AddAddress,
     AddLink,
@@ -22,6 +23,7 @@ from qemunet.steps import (
     In,
     Mark,
     NameNetns,
+    OpenTap,
     SetLink,
     SetMaster,
     SetSysctl,
@@ -134,6 +136,32 @@ def test_what_is_done_in_a_namespace_is_seen_there_alone(spaces: World) -> None:
     assert spaces.sysctl("net.ipv4.conf.br0.forwarding") == "0"
     spaces.do(DelLink("qn-a", CABLE.mark))
     assert "qn-b" not in there(spaces, "two").links
+
+
+def test_a_tap_in_a_namespace_is_held_by_whoever_opened_it(spaces: World) -> None:
+    """It is nowhere else, on the bridge there, and gone with its descriptor, or when it is deleted."""
+    bridge = AddLink("br0", BridgeLink("02:00:00:00:00:08", 1500), Mark("net/x", "bridge", GROUP + 1))
+    tap = OpenTap("vm:net0", "qn-a", Mark("vm/vm", "net0", GROUP), "fe:54:00:00:00:05", 1400, master="br0")
+    spaces.do(In("two", bridge), In("two", tap))
+    found = there(spaces, "two").links["qn-a"]
+    assert (found.kind, found.master, found.mac, found.mtu, found.group) == (
+        "tun",
+        "br0",
+        "fe:54:00:00:00:05",
+        1400,
+        GROUP,
+    )
+    assert (spaces.link("qn-a"), there(spaces, "one").links.get("qn-a")) == (None, None)
+    with pytest.raises(Taken):
+        spaces.do(In("two", replace(tap, handle="vm:net1")))
+    spaces.host.close()
+    assert "qn-a" not in there(spaces, "two").links
+    spaces.do(In("two", tap))
+    undo = In("two", tap).inverse(spaces.host.photograph(Wanted(places=frozenset({"two"}))))
+    assert undo == In("two", DelLink("qn-a", tap.mark))
+    spaces.do(undo)
+    assert "qn-a" not in there(spaces, "two").links
+    spaces.host.close()
 
 
 def test_a_cable_goes_with_a_namespace(spaces: World) -> None:
