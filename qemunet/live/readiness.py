@@ -23,6 +23,7 @@ from qemunet.model.ready import ConsoleReady, LeaseReady, Ready, ScriptReady, Tc
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from qemunet.host.netns import Place
     from qemunet.records import VmRecord
     from qemunet.state import Runtime
 
@@ -144,18 +145,24 @@ class _Port(Watch):
         addresses = list(self._addresses())
         if not addresses:
             self.seen = "no address of it is known"
-        return any(self._takes(address) for address in addresses)
+        return any(self._takes(place, address) for place, address in addresses)
 
-    def _addresses(self) -> Iterator[str]:
+    def _addresses(self) -> Iterator[tuple[Place, str]]:
+        """Yield addresses, and from where to try them: from the host, and from the namespace that a card is in."""
+        from qemunet.host import spaces
+
         with contextlib.suppress(NotFound, TimedOut, Lost):  # it has ended, which whoever waits sees by himself
             known = learn(self.here, self.vm.lab, "nics", vm=self.vm.name)["known"]
             assert isinstance(known, dict), "what is known, by MAC"
-            for one in known.values():
-                yield from (ip["address"].partition("/")[0] for ip in one["ip"])
+            inside = {nic.mac: nic.netns for nic in self.vm.nics if nic.netns}
+            for mac, one in known.items():
+                for netns in dict.fromkeys((None, inside.get(mac))):
+                    place = spaces.place(self.here.path, netns)
+                    yield from ((place, ip["address"].partition("/")[0]) for ip in one["ip"])
 
-    def _takes(self, address: str) -> bool:
+    def _takes(self, place: Place, address: str) -> bool:
         try:
-            socket.create_connection((address, self._port), timeout=_ATTEMPT).close()
+            place.inside(lambda: socket.create_connection((address, self._port), timeout=_ATTEMPT)).close()
         except OSError as error:
             why = "no answer" if isinstance(error, TimeoutError) else errno.errorcode.get(error.errno or 0, str(error))
             self.seen = f"port {self._port} of {address}: {why}"

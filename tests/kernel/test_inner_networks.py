@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from qemunet.host import spaces
 from tests.kernel.places import inode, inside, pings, users, world_of_spaces
 from tests.world import World, kill, machine, until
 
@@ -224,3 +226,13 @@ def test_a_script_makes_the_same(world: World) -> None:
     assert os.listdir("/run/netns") == []
     subprocess.run(["umount", "/run/netns"], check=True)
     os.rmdir("/run/netns")
+
+
+def test_whether_a_port_of_a_guest_answers_is_tried_from_the_namespace(world: World) -> None:
+    """The host is not on the network; here somebody else answers for the guest, which has no system."""
+    file = world.write(LAB + machine("vm1", 'ready = "tcp=7777"', card='network = "lan"\nip = ["10.5.0.1/24"]'))
+    world.succeeds("net", "up", file)
+    with spaces.place(str(world.runtime), "netns1").inside(lambda: socket.create_server(("", 7777))):
+        world.succeeds("up", file)
+    world.succeeds("stop", "--force", "vm1")
+    world.succeeds("net", "down", file)

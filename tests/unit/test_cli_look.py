@@ -33,7 +33,7 @@ TAP = NicRecord(
 KALI = VmRecord("kali2", "pentest", "/labs/pentest.toml", "q35", "tcg", (USER, TAP), 4242, 1, started=True)
 NIC_KEYS = {
     *("id", "mode", "model", "mac", "ifname", "host_mac", "network", "bridge", "link", "ip"),
-    *("port_isolation", "vlan", "guard", "dropped", "guest_ifname", "slot", "state"),
+    *("port_isolation", "vlan", "guard", "dropped", "guest_ifname", "slot", "state", "netns"),
 }
 
 
@@ -201,7 +201,7 @@ def test_networks_are_those_that_guests_are_on(running: Runtime, capsys: Output)
     shown = parsed(capsys, "net", "show", "lab")
     assert isinstance(shown, dict)
     assert {key: shown[key] for key in network} == network
-    tap = {"vm": "kali2", "nic": "net1", "mac": TAP.mac, "ifname": TAP.ifname, "ips": list(TAP.ips)}
+    tap = {"vm": "kali2", "nic": "net1", "mac": TAP.mac, "ifname": TAP.ifname, "netns": None, "ips": list(TAP.ips)}
     assert shown["cards"] == [tap]
     assert main(["net", "show", "no"]) == 4
     assert "(up: lab)" in capsys.readouterr().err
