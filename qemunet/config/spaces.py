@@ -47,19 +47,13 @@ def known(spec: LabSpec, path: str, name: str) -> None:
 
 
 def _check_network(spec: LabSpec, network: NetworkSpec) -> None:
-    """What the host does for a network it does in a namespace of its own, and not in this one."""
-    if served.has_dhcp(network) or served.has_dns(network):
-        key = "dhcp" if served.has_dhcp(network) else "dns"
-        problem = f'its switch is in namespace "{network.netns}", where nothing serves it'
-        hint = f"leave it out; what runs there by `qemunet exec {network.netns}` may serve it"
-        raise spec.error(f"{network.path}.{key}", problem, hint)
     if served.is_auto(network):
         problem = "of what is free in a namespace nobody knows"
         raise spec.error(f"{network.path}.address", f'"auto": {problem}', "name the address")
     if modes.host_place(network) is HostSide.VETH:
         problem = f'its switch is in namespace "{network.netns}", and the host is not'
         hint = f'a [[cable]] with a = "network:{network.name}" and b = "host" joins the two'
-        raise spec.error(f"{network.path}.host", problem, hint)
+        raise spec.error(f"{network.path}.{'host' if network.host else 'dhcp.server'}", problem, hint)
 
 
 def expanded(spec: LabSpec) -> LabSpec:

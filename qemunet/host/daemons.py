@@ -25,7 +25,7 @@ import typing
 from qemunet import interrupts
 from qemunet.errors import Failed, Taken, TimedOut, command_line, describe_status
 from qemunet.frozen import replace
-from qemunet.host import cells, processes, programs
+from qemunet.host import cells, processes, programs, spaces
 from qemunet.host.links import Vanished
 from qemunet.journal import from_json, to_json
 from qemunet.locks import Lock, is_locked
@@ -76,7 +76,8 @@ def start(step: StartDaemon) -> None:
 def again(directory: str, name: str) -> tuple[int, bool] | None:
     """Start one that has died once more; return its number and whether it had. None: there is nothing to start.
 
-    What it had begun, and may still have its lock, is ended first. Raises as `start`.
+    It is started where it was to serve, and what it had begun, and may still have its lock, is ended first. Raises as
+    `start`.
     """
     try:
         with open(os.path.join(directory, f"{name}.json")) as file:
@@ -88,7 +89,7 @@ def again(directory: str, name: str) -> tuple[int, bool] | None:
     if known is not None and processes.holds(known, _log(step)):
         return known, False
     _kill(list(processes.holders(_log(step))))
-    start(step)
+    spaces.place(os.path.dirname(os.path.dirname(directory)), step.netns).inside(lambda: start(step))
     known = processes.written(os.path.join(directory, f"{name}.pid"))
     assert known is not None, "it was written at its start"
     return known, True

@@ -297,6 +297,9 @@ class LinuxHost:
                 self.place.inside(lambda: offload.set_checksums(step.name, on=step.on))
             case EndDaemon():
                 daemons.end(step)
+            case StartDaemon(netns=netns) if netns:
+                with self.within(netns) as there:
+                    there.place.inside(lambda: daemons.begin(step))
             case StartDaemon() | Reconfigure():
                 self.place.inside(lambda: daemons.begin(step))
             case Reserve():

@@ -156,7 +156,7 @@ def photograph(runtime: Runtime, wanted: Wanted, host: LinuxHost) -> Facts:
 def _obstacles(lab: Lab, facts: Facts, host: LinuxHost | None) -> list[str]:
     """Return what of the host's own rules is in the way of networks that are about to be made, or used."""
     new = [one for one in lab.networks if plan.links.network_scope(one.name) not in facts.scopes]
-    asked = [one for one in new if one.mode not in (NetworkMode.PRIVATE, NetworkMode.MACVTAP)]
+    asked = [one for one in new if one.mode not in (NetworkMode.PRIVATE, NetworkMode.MACVTAP) and not one.netns]
     if not asked or host is None or facts.programs.get("nft") is None:
         return []
     from qemunet.host import rulesets
@@ -172,7 +172,8 @@ def _obstacles(lab: Lab, facts: Facts, host: LinuxHost | None) -> list[str]:
 
 def _unnamed(lab: Lab, facts: Facts) -> Iterator[str]:
     """Yield which networks serve no names, because somebody else has the port of name servers everywhere."""
-    named = [one.name for one in lab.networks if one.services is not None and one.services.dns is not None]
+    serving = [one for one in lab.networks if one.services is not None and not one.netns]
+    named = [one.name for one in serving if one.services is not None and one.services.dns is not None]
     if named:
         from qemunet.plan import dhcp
 

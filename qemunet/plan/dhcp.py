@@ -31,6 +31,7 @@ from qemunet.steps import (
     line,
     sysctl_name,
 )
+from qemunet.steps.spaces import inside
 
 NAME = "dnsmasq"
 CONF, HOSTS, NAMES, LEASES = "dnsmasq.conf", "hosts", "names", "leases"
@@ -53,7 +54,7 @@ def steps(network: Network, switch: OwnBridge, facts: Facts) -> Iterator[Step]:
         return
     yield from heard(switch, services)
     text = conf(network, dns_taken=bool(dns_holder(facts)))
-    yield from started(f"net/{network.name}", f"network.{network.name}", text, (services,), facts)
+    yield from started(f"net/{network.name}", f"network.{network.name}", text, (services,), facts, network.netns)
 
 
 def heard(switch: OwnBridge, services: Services) -> Iterator[Step]:
@@ -64,8 +65,13 @@ def heard(switch: OwnBridge, services: Services) -> Iterator[Step]:
         yield SetSysctl(f"net.ipv6.conf.{sysctl_name(switch.addressed)}.accept_dad", "0")
 
 
-def started(scope: str, where: str, text: str, services: Sequence[Services], facts: Facts) -> Iterator[Step]:
-    """Yield what starts a dnsmasq with that text as its configuration, which knows whom these services know."""
+def started(
+    scope: str, where: str, text: str, services: Sequence[Services], facts: Facts, netns: str = ""
+) -> Iterator[Step]:
+    """Yield what starts a dnsmasq with that text as its configuration, which knows whom these services know.
+
+    It serves in a namespace of the lab, if one is given.
+    """
     directory = f"{facts.runtime}/{scope}"
     known = "".join(_known(host) for one in services for host in _reserved(one))
     files = {CONF: text, NAMES: "".join(map(known_names, services)), f"{HOSTS}/{_KNOWN}": known}
@@ -79,7 +85,8 @@ def started(scope: str, where: str, text: str, services: Sequence[Services], fac
         ready=_READY,
         uid=uid(scope, facts),
         writes=(LEASES,),
-        script=tuple(_script(scope, files)),
+        script=tuple(_script(scope, files, netns)),
+        netns=netns,
     )
 
 
@@ -137,14 +144,15 @@ _PATHS = (
 )
 
 
-def _script(scope: str, files: Mapping[str, str]) -> Iterator[str]:
+def _script(scope: str, files: Mapping[str, str], netns: str) -> Iterator[str]:
     """Yield the same for a shell: there it goes to the background itself, as the user whom its package has for it."""
     folder = f'"$run"/{shlex.quote(scope.rpartition("/")[2])}.{NAME}'
     yield f"mkdir -p {folder}/{HOSTS}"
     for name, content in files.items():
         yield f"cat >{folder}/{name} <<'{_END}'\n{content}{_END}"
     words = [f"--conf-file={folder}/{CONF}", *(f"{option}{folder}{rest}" for option, rest in _PATHS)]
-    yield " ".join([line(NAME), *words, f"--pid-file={folder}/pid"])
+    start = " ".join([line(NAME), *words, f"--pid-file={folder}/pid"])
+    yield inside(netns, start) if netns else start
 
 
 # ---------------------------------------------------------------- whom it knows

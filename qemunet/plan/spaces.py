@@ -9,7 +9,10 @@ from qemunet.facts import Facts
 from qemunet.frozen import replace
 from qemunet.model import names
 from qemunet.model.netns import Netns
-from qemunet.steps import AddAddress, AddNetns, Claim, In, NameNetns, Part, SetSysctl, Step
+from qemunet.steps import AddAddress, AddNetns, Claim, In, NameNetns, Part, SetSysctl, StartDaemon, Step, WriteFile
+
+_EVERYWHERE = (Claim, WriteFile, StartDaemon)  # the last one says itself where it is
+_OF_A_PLACE = ("links", "addresses", "routes", "sysctls", "wires", "stp", "macs_on_bridge")
 
 
 def scope(netns: str) -> str:
@@ -34,15 +37,17 @@ def at(netns: str, step: Step) -> Step:
 
 
 def all_at(netns: str, steps: Iterable[Step]) -> tuple[Step, ...]:
-    """Return steps as they are done in a namespace of the lab; claims are everywhere the same."""
-    return tuple(step if isinstance(step, Claim) else at(netns, step) for step in steps)
+    """Return steps as they are done in a namespace of the lab; files are everywhere the same."""
+    return tuple(step if isinstance(step, _EVERYWHERE) else at(netns, step) for step in steps)
 
 
 def seen(netns: str, facts: Facts) -> Facts:
     """Return what a photograph shows of a namespace; one that is not there yet is empty."""
     if not netns:
         return facts
-    return facts.places.get(netns) or replace(facts, links={}, addresses={}, routes=(), sysctls={}, wires=())
+    there = facts.places.get(netns) or Facts(facts.runtime, "", facts.uid, can_switch_user=False)
+    own = {key: getattr(there, key) for key in _OF_A_PLACE}
+    return replace(facts, **own, ports={}, listeners={}, carried={})
 
 
 def _steps(netns: Netns, facts: Facts) -> Iterator[Step]:

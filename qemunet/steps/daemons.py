@@ -22,7 +22,8 @@ class StartDaemon:
 
     It has ``NAME.log``, which is locked as long as it lives, and ``NAME.pid``; what it reads lies in ``NAME/``, by
     `FILES` in its `argv`, where only the files that it `writes` are its own. With a `uid` it is that user, with the
-    rights over networks and no others. `script` is the same for a shell, `where` whom errors are about.
+    rights over networks and no others. `script` is the same for a shell, `where` whom errors are about. `netns`: the
+    namespace of the lab that it serves in, empty for the host's own.
     """
 
     name: str
@@ -33,10 +34,11 @@ class StartDaemon:
     uid: int | None = None
     writes: tuple[str, ...] = ()
     script: tuple[str, ...] = ()
+    netns: str = ""
 
     def describe(self) -> str:
         who = f" as uid {self.uid}" if self.uid else ""
-        return f"start {self.name} of {self.where}{who}"
+        return f"start {self.name} of {self.where}{who}{f' in {self.netns}' if self.netns else ''}"
 
     def inverse(self, before: Facts) -> Step | None:
         return EndDaemon(self.name, self.directory)

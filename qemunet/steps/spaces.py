@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qemunet.steps import Step
 
 _IP = re.compile(r"^ip (?=\w)")
+_IF, _THEN = "if ", "; then "
 
 
 @frozen
@@ -109,4 +110,7 @@ def inside(netns: str, text: str) -> str:
     """Return a line of shell that does the same in a namespace."""
     if _IP.match(text):
         return _IP.sub(f"ip -n {shlex.quote(netns)} ", text)
-    return f"ip netns exec {shlex.quote(netns)} {text}"
+    there = f"ip netns exec {shlex.quote(netns)}"
+    if text.startswith(_IF):
+        return text.replace(_THEN, f"{_THEN}{there} ", 1)
+    return f"{there} {text}"

@@ -236,3 +236,41 @@ def test_whether_a_port_of_a_guest_answers_is_tried_from_the_namespace(world: Wo
         world.succeeds("up", file)
     world.succeeds("stop", "--force", "vm1")
     world.succeeds("net", "down", file)
+
+
+SERVED = """
+[lab]
+name = "served"
+[netns.sw1]
+[netns.client]
+[network.lan]
+netns = "sw1"
+address = ["10.5.0.254/24"]
+dhcp = { range = ["10.5.0.100", "10.5.0.110"] }
+dns = { domain = "lab.test", hosts = { db = "10.5.0.7" } }
+[[cable]]
+a = "network:lan"
+b = "netns:client"
+b-name = "eth0"
+"""
+
+
+def test_addresses_and_names_are_served_in_the_namespace(world: World) -> None:
+    """By a dnsmasq there, which is started there again when it dies, and does not keep the namespace."""
+    file = world.write(SERVED + machine("vm1", card='network = "lan"\nip = ["10.5.0.50/24"]'))
+    world.succeeds("run", "-d", file)
+    number = inode(world, "sw1")
+    pid = world.runtime / "net" / "lan" / "dnsmasq.pid"
+    first = int(pid.read_text())
+    assert space_of(first) == number
+    ask = ("busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-f", "-t", "10", "-T", "1", "-s", "/bin/true")
+    assert "10.5.0.1" in world.qemunet("exec", "client", "--", *ask).stderr
+    (lease,) = json.loads(world.succeeds("net", "leases", "lan", "--json"))
+    assert lease["ip"].startswith("10.5.0.1")
+    inside(world, "client", "ip", "address", "add", "10.5.0.99/24", "dev", "eth0")
+    assert "10.5.0.7" in inside(world, "client", "busybox", "nslookup", "db.lab.test", "10.5.0.254")
+    kill(first)
+    until(lambda: pid.read_text().strip() not in ("", str(first)), "it is there again", 30)
+    assert space_of(int(pid.read_text())) == number
+    world.succeeds("stop", "--force", "vm1")
+    assert users(number) == []
