@@ -136,7 +136,19 @@ def _vm_json_seen(vm: VmRecord) -> dict[str, Any]:
 def _foreign_json(card: dict[str, Any]) -> dict[str, Any]:
     """Return a card that somebody else has plugged in, in the shape of one of ours."""
     nothing = dict.fromkeys(
-        ("mode", "ifname", "host_mac", "network", "bridge", "netns", "link", "port_isolation", "vlan", "guard", "guest_ifname")
+        (
+            "mode",
+            "ifname",
+            "host_mac",
+            "network",
+            "bridge",
+            "netns",
+            "link",
+            "port_isolation",
+            "vlan",
+            "guard",
+            "guest_ifname",
+        )
     )
     return {"id": card["id"] or None, **nothing, **card, "ip": [], "dropped": {}, "state": "foreign"}
 

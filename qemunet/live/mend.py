@@ -24,7 +24,7 @@ from qemunet.model.names import altname, group
 from qemunet.model.network import OwnBridge
 from qemunet.plan import mend, uplinks
 from qemunet.plan.links import network_scope
-from qemunet.steps import DelLink, Mark, SetMaster, bare
+from qemunet.steps import DelLink, Mark, bare
 
 if typing.TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -147,30 +147,28 @@ def _as_it_is(lab: Lab, name: str, scope: Scope) -> Lab:
 def _plug_again(runtime: Runtime, host: LinuxHost, scope: Scope, netns: str, bridge: str) -> None:
     """Plug the cables of a network into its bridge again, and cards in a namespace, where nobody watches."""
     network = scope.name.removeprefix("net/")
-    marks = {mark for name in scope.cables() for mark in _ends(runtime.scope(plan.cables.scope(name)), network)}
-    marks |= {
-        altname(f"vm/{vm.name}", nic.id)
-        for vm in runtime.vms()
-        for nic in vm.nics
-        if netns and nic.network == network and nic.netns == netns
-    }
-    if not marks:
+    ports = {mark: port for name in scope.cables() for mark, port in _ends(runtime, name, network)}
+    for vm in runtime.vms() if netns else ():
+        taps = (_tap(vm.name, nic) for nic in vm.nics if (nic.network, nic.netns) == (network, netns))
+        ports |= {tap.altname: (tap.mac, tap.isolated, tap.vlans) for tap in taps}
+    if not ports:
         return
-    wanted = Wanted(links=frozenset({bridge, *marks}), places=frozenset({netns} if netns else ()))
-    there = plan.spaces.seen(netns, host.photograph(wanted)).links
-    for link in (there[mark] for mark in sorted(marks) if mark in there and bridge in there):
-        if link.master is None:
-            with contextlib.suppress(Gone):  # it ended just now
-                host.perform(plan.spaces.at(netns, SetMaster(link.name, bridge)))
+    wanted = Wanted(links=frozenset({bridge, *ports}), places=frozenset({netns} if netns else ()))
+    there = plan.spaces.seen(netns, host.photograph(wanted))
+    loose = [mend.Loose(there.links[mark], *port) for mark, port in sorted(ports.items()) if mark in there.links]
+    for step in mend.plug(there.links[bridge], [one for one in loose if one.tap.master is None], there):
+        with contextlib.suppress(Gone):  # it ended just now
+            host.perform(plan.spaces.at(netns, step))
 
 
-def _ends(cable: Scope, network: str) -> Iterator[str]:
-    """Yield the marks of a cable's ends that are ports of a network."""
+def _ends(runtime: Runtime, cable: str, network: str) -> Iterator[tuple[str, tuple[str, bool, Vlans | None]]]:
+    """Yield the marks of a cable's ends that are ports of a network, and what they are there."""
+    scope = runtime.scope(plan.cables.scope(cable))
     with contextlib.suppress(ConfigError):  # it is being made, or taken away
-        found = cables.as_written(read.load(cable.path("cable.toml")))
+        found = cables.as_written(read.load(scope.path("cable.toml")))
         for side, end in (("a", found.a), ("b", found.b)):
             if isinstance(end.where, OnSwitch) and end.where.network == network:
-                yield altname(cable.name, side)
+                yield altname(scope.name, side), (end.mac, False, end.vlans)
 
 
 def _remembered(scope: Scope, facts: Facts) -> Facts:
