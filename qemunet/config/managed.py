@@ -29,6 +29,7 @@ if typing.TYPE_CHECKING:
 
     from qemunet.config.scene import Scene
     from qemunet.config.spec import LabSpec, NetworkSpec
+    from qemunet.facts import Facts
     from qemunet.model.network import Boot, Network
 
 NFT, DNSMASQ = "nft", "dnsmasq"
@@ -65,7 +66,10 @@ def files(spec: LabSpec) -> Iterator[str]:
 
 def asks_others(spec: LabSpec) -> bool:
     """Tell whether it matters what the networks that are up already are like."""
-    return any(served.is_auto(one) or one.external or one.forward for one in spec.networks)
+    return any(
+        served.is_auto(one) or one.external or one.forward or modes.network_mode(one) in served.OUTWARD
+        for one in spec.networks
+    )
 
 
 def _has_services(network: NetworkSpec) -> bool:
@@ -96,7 +100,7 @@ def is_up(scene: Scene, spec: NetworkSpec) -> bool:
 
 
 def _external(scene: Scene, spec: NetworkSpec) -> NetworkSpec:
-    known = _as_it_is(scene, spec.name)
+    known = as_it_is(scene.facts, spec.name)
     if known is None and scene.strict:
         hint = f"`qemunet net up FILE {spec.name}` brings it up, with the file of the lab that makes it"
         raise NotFound(f'network "{spec.name}" is not up', where=f"{scene.spec.file}: {spec.path}", hint=hint)
@@ -107,13 +111,13 @@ def _external(scene: Scene, spec: NetworkSpec) -> NetworkSpec:
     return known
 
 
-def _as_it_is(scene: Scene, name: str) -> NetworkSpec | None:
+def as_it_is(facts: Facts, name: str) -> NetworkSpec | None:
     """Return a network that is up as it was made."""
-    text = scene.facts.networks.get(name)
+    text = facts.networks.get(name)
     if text is None:
         return None
     try:
-        file = f"{scene.facts.runtime}/net/{name}/net.toml"
+        file = f"{facts.runtime}/net/{name}/net.toml"
         return reader.Reader(file, file).lab(reader.parse(text, file)).network(name)
     except ConfigError:  # of another version, or damaged
         return None
@@ -121,14 +125,17 @@ def _as_it_is(scene: Scene, name: str) -> NetworkSpec | None:
 
 def _worked_out(scene: Scene, spec: NetworkSpec) -> tuple[str, ...]:
     """Return the addresses with an automatic one: that which it has if it is up, else a free one."""
-    before = _as_it_is(scene, spec.name)
+    before = as_it_is(scene.facts, spec.name)
     own = spec.address or ()
     if before is not None and len(before.address or ()) == len(own):
         return tuple(was if one == "auto" else one for one, was in zip(own, before.address or (), strict=True))
     given = [one for other in scene.spec.networks for one in other.address or () if one != "auto"]
     given += scene.subnets.values()
     given += [
-        one for name in scene.facts.networks for one in (_as_it_is(scene, name) or spec).address or () if one != "auto"
+        one
+        for name in scene.facts.networks
+        for one in (as_it_is(scene.facts, name) or spec).address or ()
+        if one != "auto"
     ]
     try:
         found = subnets.free(scene.facts, spec.name, given)
@@ -238,17 +245,38 @@ def firewall(scene: Scene, spec: NetworkSpec) -> Firewall | None:
         scene.lack(f"{NFT}, for the rules of mode {modes.network_mode(spec)}", "Debian has it in nftables")
     if not served.has_firewall(spec):
         return None
-    if spec.uplink is not None and scene.link(spec.uplink) is None:
-        scene.lack(f"the interface {spec.uplink}", f"`ip link` lists those there are ({spec.path}.uplink)")
+    uplink = _uplink(scene, spec)
     forwards = tuple(_forwards(scene.spec, spec))
     if scene.strict and not up:
         _ports_free(scene, spec, forwards)
     return Firewall(
-        uplink=spec.uplink,
+        uplink=uplink,
         masquerade=_masquerade(scene, spec) if modes.network_mode(spec) is NetworkMode.NAT else None,
         forwards=forwards,
         host_services=spec.host_services or tuple(_reachable(spec)),
     )
+
+
+def _uplink(scene: Scene, spec: NetworkSpec) -> str | None:
+    """Return the interface by which guests get out; the bridge that has what it had, as long as it is a port of that.
+
+    Raises Taken if that bridge leads nowhere.
+    """
+    link = scene.link(spec.uplink) if spec.uplink is not None else None
+    if link is None:
+        if spec.uplink is not None:
+            scene.lack(f"the interface {spec.uplink}", f"`ip link` lists those there are ({spec.path}.uplink)")
+        return spec.uplink
+    from qemunet.config import ports
+
+    bridge = ports.moved(scene.facts).get(link.name) if link.master is not None else None
+    if bridge == link.master:
+        return bridge or spec.uplink
+    if scene.strict and not is_up(scene, spec):
+        problem = f'"{spec.uplink}" is a port of the bridge {link.master}: packets come and go by that'
+        hint = f'if the host is on it, uplink = "{link.master}"'
+        raise Taken(problem, where=f"{spec.path}.uplink", hint=hint)
+    return spec.uplink
 
 
 def _reachable(spec: NetworkSpec) -> Iterator[str]:
@@ -288,7 +316,7 @@ def _ports_free(scene: Scene, spec: NetworkSpec, forwards: Iterable[PortForward]
                 raise Taken(f"{one.protocol} port {port} is in use by {holder}", where=where, hint=hint)
     mine = [*listeners.of_network(spec)]
     for name in scene.facts.networks:
-        other = _as_it_is(scene, name) if name != spec.name else None
+        other = as_it_is(scene.facts, name) if name != spec.name else None
         for theirs in listeners.of_network(other) if other is not None else ():
             for ours in mine:
                 if listeners.collide(ours, theirs):

@@ -135,6 +135,18 @@ def _check_loop(scene: Scene, spec: NetworkSpec, links: Sequence[LinkFact]) -> N
             raise scene.spec.error(path, problem, "leave out one of them, or stp = true on both bridges")
 
 
+def moved(facts: Facts) -> dict[str, str]:
+    """Return the ports of networks that are up and have what one of them carried, to the bridge that has it now."""
+    found: dict[str, str] = {}
+    for name, text in facts.networks.items():
+        if "move-address" not in text:
+            continue
+        known = managed.as_it_is(facts, name)
+        if known is not None and known.move_address:
+            found |= dict.fromkeys(known.ports or (), modes.bridge_name(known))
+    return found
+
+
 def _uplinks(scene: Scene, spec: NetworkSpec) -> list[LinkFact]:
     """Return the ports that carry addresses of the host, or routes."""
     links = [link for one in spec.ports or () if (link := scene.link(one))]

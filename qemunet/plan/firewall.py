@@ -8,7 +8,7 @@ the names of interfaces, so the table may be there before the bridge is, and aft
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from qemunet.errors import Failed
 from qemunet.facts import Facts
@@ -48,7 +48,8 @@ def load(network: Network, switch: OwnBridge, facts: Facts) -> Iterator[Step]:
         rules = ISOLATION
     if rules is not None:
         mark = table_mark(network.name, facts.runtime)
-        yield LoadTable(table_name(network.name, mark), mark, ruleset(network, switch, rules, mark))
+        text = ruleset(network, switch, rules, mark, uplinks.moved_to(facts))
+        yield LoadTable(table_name(network.name, mark), mark, text)
 
 
 def notes(network: Network, facts: Facts) -> tuple[str, ...]:
@@ -95,9 +96,12 @@ def table_name(network: str, mark: Mark) -> str:
     return f"qemunet-{network[:40]}-{mark.group:08x}"
 
 
-def ruleset(network: Network, switch: OwnBridge, firewall: Firewall, mark: Mark) -> str:
-    """Return the table as nft reads it (nft(8)), without what replaces one that is there."""
-    chains = _Chains(network.mode, switch, firewall)
+def ruleset(network: Network, switch: OwnBridge, firewall: Firewall, mark: Mark, outward: Collection[str] = ()) -> str:
+    """Return the table as nft reads it (nft(8)), without what replaces one that is there.
+
+    `outward` are bridges of qemunet that lead to others: they have what an uplink had.
+    """
+    chains = _Chains(network.mode, switch, firewall, outward)
     bodies = [block for block in chains.all() if block]
     text = "\n".join(bodies)
     return f'table inet {table_name(network.name, mark)} {{\n    comment "{mark.altname}"\n\n{text}}}\n'
@@ -106,9 +110,10 @@ def ruleset(network: Network, switch: OwnBridge, firewall: Firewall, mark: Mark)
 class _Chains:
     """The chains of one table. `inside` is the interface by which the guests' packets reach the host."""
 
-    def __init__(self, mode: NetworkMode, switch: OwnBridge, firewall: Firewall) -> None:
+    def __init__(self, mode: NetworkMode, switch: OwnBridge, firewall: Firewall, outward: Collection[str] = ()) -> None:
         self.mode = mode
         self.firewall = firewall
+        self.outward = f"oifname != {{ {', '.join(map(quoted, sorted(outward)))} }} " if outward else ""
         self.bridge = quoted(switch.ifname)
         self.inside = quoted(switch.addressed or switch.ifname)
         self.bare = switch.host is not HostSide.BRIDGE
@@ -198,7 +203,7 @@ class _Chains:
         if self.firewall.masquerade is None:
             return
         yield f"oifname {self.inside} accept"
-        yield f"oifgroup {OURS} accept"  # the networks of qemunet know each other's addresses
+        yield f"oifgroup {OURS} {self.outward}accept"  # the networks of qemunet know each other's addresses
         for version in dict.fromkeys(subnet.version for subnet in self.subnets):
             yield f"{_FAMILIES[version]} daddr {_EVERYBODY[version]} accept"
         for subnet in self.subnets:

@@ -6,7 +6,7 @@ came. IPv6 asks the global switch; since Linux 6.17 an interface may say that it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from qemunet.facts import Facts, LinkFact
 from qemunet.steps import Part, SetSysctl, sysctl_name
@@ -42,18 +42,31 @@ def is_ours(link: LinkFact) -> bool:
 
 
 def _switches(scope: str, key: str, sign: str, facts: Facts, only: str | None) -> Iterator[Part]:
+    moved = moved_to(facts)
     for name in sorted(facts.addresses):
         found = key.format(sysctl_name(name))
         off = facts.sysctls.get(found) == "0"
-        wanted = only in (None, name) and _is_uplink(name, sign, facts)
+        wanted = only in (None, name) and _is_uplink(name, sign, moved, facts)
         if wanted and (off or scope + name in facts.scopes):
             yield Part(scope + name, (SetSysctl(found, "1"),), "1")
 
 
-def _is_uplink(name: str, sign: str, facts: Facts) -> bool:
-    """Whose an interface is has to be known: forwarding on a network of ours would open it to the world."""
+def moved_to(facts: Facts) -> Collection[str]:
+    """Return the bridges of ours that have what an uplink had."""
+    if not facts.networks:
+        return ()
+    from qemunet.config import ports  # only where it is needed
+
+    return ports.moved(facts).values()
+
+
+def _is_uplink(name: str, sign: str, moved: Collection[str], facts: Facts) -> bool:
+    """Whose an interface is has to be known: forwarding on a network of ours would open it to the world.
+
+    Not on one that has what an uplink had.
+    """
     link = facts.links.get(name)
-    foreign = link is not None and not is_ours(link)
+    foreign = link is not None and (not is_ours(link) or name in moved)
     known = (address for address in facts.addresses[name] if sign in address)
     return foreign and name != "lo" and any(not _is_local(address) for address in known)
 

@@ -14,6 +14,7 @@ from typing import Self
 import pytest
 
 from tests.dump import program
+from tests.kernel.lan import plugged
 from tests.wires import Machine, machine, ping, tcp, wire
 from tests.world import World, until
 
@@ -350,3 +351,36 @@ def test_a_port_that_was_renamed_gets_its_own_back(world: World, lan: Machine) -
     for sock in lan.sockets:
         sock.close()
     world.mark()
+
+
+NAT = '[network.lab]\nmode = "nat"\naddress = ["192.168.50.1/24"]\n{}\n'
+
+
+@pytest.mark.parametrize("uplink", ["", 'uplink = "eth0"', 'uplink = "qn-lan"'])
+def test_guests_of_another_network_get_out_by_the_bridge_that_has_what_their_uplink_had(
+    world: World, lan: Machine, uplink: str
+) -> None:
+    """Whether they are bound to the uplink, or to the bridge, or to nothing. It passes packets on as long as that."""
+    world.succeeds("net", "up", world.write(MOVED, "lan.toml"))
+    switch = Path("/proc/sys/net/ipv4/conf/qn-lan/forwarding")
+    was = switch.read_text()
+    world.succeeds("net", "up", world.write(NAT.format(uplink)))
+    with plugged(world.folder, "a", "52:54:00:00:00:0a", "qn-lab") as guest:
+        guest.run("ip", "address", "add", "192.168.50.9/24", "dev", "eth0", check=True)
+        guest.run("ip", "route", "add", "default", "via", "192.168.50.1", check=True)
+        until(lambda: not guest.run("busybox", "ping", "-c1", "-W1", BEYOND).returncode, "the way out")
+    world.succeeds("net", "down", "lab")
+    assert switch.read_text() == was
+    world.succeeds("net", "down", "lan")
+
+
+def test_an_uplink_that_is_a_port_without_addresses_of_the_host_is_none(world: World) -> None:
+    """What comes there is the bridge's, which the host is not on."""
+    with machine("lan") as lan:
+        bare_uplink(lan)
+        ip("address", "flush", "dev", "eth0")
+        world.succeeds("net", "up", world.write(PORTS.format('"eth0"', ""), "lan.toml"))
+        said = world.fails(6, "net", "up", world.write(NAT.format('uplink = "eth0"')))
+        assert 'network.lab.uplink: "eth0" is a port of the bridge qn-lan' in said
+        world.succeeds("net", "down", "lan")
+        ip("link", "del", "eth0")
