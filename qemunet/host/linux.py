@@ -203,20 +203,11 @@ class LinuxHost:
     def _spaces(self, step: AddNetns | DelNetns | NameNetns | UnnameNetns | In) -> None:
         from qemunet.host import spaces
 
-        match step:
-            case In(netns=netns, step=inner):
-                with self.within(netns) as there:
-                    there.perform(inner)
-            case AddNetns():
-                spaces.make(step, self.runtime)
-            case DelNetns():
-                spaces.delete(step.name, self.runtime)
-            case NameNetns():
-                spaces.show(step.name, self.runtime)
-            case UnnameNetns():
-                spaces.hide(step.name, self.runtime)
-            case _:
-                typing.assert_never(step)
+        if isinstance(step, In):
+            with self.within(step.netns) as there:
+                there.perform(step.step)
+        else:
+            spaces.perform(step, self.runtime)
 
     def _add(self, step: AddLink) -> None:
         """Make an interface, of a cable perhaps with its other end in another namespace."""

@@ -17,12 +17,10 @@ from qemunet.errors import Taken, TimedOut
 from qemunet.host import links, netns, processes
 from qemunet.host import netlink as nl
 from qemunet.host.links import Vanished
-from qemunet.steps import SetLink
+from qemunet.steps import AddNetns, DelNetns, NameNetns, SetLink, UnnameNetns
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from qemunet.steps import AddNetns
 
 NAMED = "/run/netns"  # where ip-netns(8) looks
 _CLONE_NEWNET, _CLONE_NEWUTS = 0x40000000, 0x04000000
@@ -46,6 +44,21 @@ def named(name: str) -> str:
 def is_there(runtime: str, name: str) -> bool:
     """Tell whether a namespace is there: its file may be left, without being one."""
     return _is_mounted(path(runtime, name))
+
+
+def perform(step: AddNetns | DelNetns | NameNetns | UnnameNetns, runtime: str) -> None:
+    """Do a step about a namespace; raises as what it comes to."""
+    match step:
+        case AddNetns():
+            make(step, runtime)
+        case DelNetns():
+            delete(step.name, runtime)
+        case NameNetns():
+            show(step.name, runtime)
+        case UnnameNetns():
+            hide(step.name, runtime)
+        case _:
+            typing.assert_never(step)
 
 
 def make(step: AddNetns, runtime: str) -> None:
