@@ -104,6 +104,7 @@ class Wanted:
     guest: bool = False
     wires: bool = False  # what joins bridges, and which of them have a spanning tree
     shaping: bool = False  # whether the kernel can limit rates
+    impairing: bool = False  # whether it can impair what is sent, as well
     guards: bool = False  # whether the kernel can look at what guests send
     vlans: bool = False  # whether bridges of the kernel can tell VLANs apart
     networks: bool = False  # what the networks that are up were made from

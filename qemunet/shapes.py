@@ -93,6 +93,7 @@ class NicKeys(typing.TypedDict, total=False):
     ip: Sequence[str] | None
     gateway: Sequence[str] | None
     rate: Mapping[str, str] | None
+    impair: Mapping[str, str] | None
     guard: str | None
     port_isolation: bool | None
     vlan: Mapping[str, object] | None

@@ -58,8 +58,10 @@ _NUMBERS = {
     "acpi-index": "firmware's number of it, by which guests name it",
     "boot-index": "its place in the boot order of the next reset",
 }
+_IMPAIR = "what a bad network does, each way: delay=20ms,jitter=5ms,loss=1%%,duplicate=1%%; none: nothing"
 _VLAN = "the VLANs that it is in: 10, or trunk=10,20-29,native=1; none: as every new port of its bridge"
 _ISOLATION = "on: cards of its bridge that have it, too, do not reach each other"
+_OWN_WAY = ("id", "queues", "rate", "impair", "vlan", "host-macvlan", "restrict")
 _ONLY_NEW = {
     "model": ("MODEL", "virtio, e1000, e1000e, rtl8139, vmxnet3 … (default: the profile's)"),
     "mac-prefix": ("PREFIX", "the beginning of a generated address"),
@@ -81,6 +83,7 @@ def _card_arguments(parser: Parser) -> None:
         parser.add_argument(f"--{name}", metavar="N", type=number, help=text)
     parser.add_argument("--queues", metavar="N|auto", help="queue pairs of a virtio card")
     parser.add_argument("--rate", metavar="in=RATE,out=RATE", help="limits, as the guest sees it; none: no limit")
+    parser.add_argument("--impair", metavar="delay=TIME,loss=SHARE,…", help=_IMPAIR)
     parser.add_argument("--vlan", metavar="VLAN", type=vlans, help=_VLAN)
     parser.add_argument("--port-isolation", metavar="on|off", choices=("on", "off"), help=_ISOLATION)
     parser.add_argument("--host-macvlan", action="store_true", default=None, help="let the host talk to a macvtap")
@@ -123,7 +126,19 @@ def _set_arguments(parser: Parser) -> None:
 
 def _keys(args: Namespace) -> Keys:
     """Return what the options say, by the keys of a ``[[vm.NAME.nic]]``."""
-    names = (*_TEXTS, *_LISTS, *_NUMBERS, *_ONLY_NEW, "id", "queues", "rate", "vlan", "host-macvlan", "restrict")
+    names = (
+        *_TEXTS,
+        *_LISTS,
+        *_NUMBERS,
+        *_ONLY_NEW,
+        "id",
+        "queues",
+        "rate",
+        "impair",
+        "vlan",
+        "host-macvlan",
+        "restrict",
+    )
     found = {name: getattr(args, name.replace("-", "_"), None) for name in names}
     keys: Keys = {name: one for name, one in found.items() if one is not None}
     keys |= {name: _list(name, keys[name]) for name in _LISTS if name in keys}
@@ -133,6 +148,8 @@ def _keys(args: Namespace) -> Keys:
         keys["queues"] = int(args.queues)
     if "rate" in keys:
         keys["rate"] = _rate(args.rate)
+    if "impair" in keys:
+        keys["impair"] = _impair(args.impair)
     if getattr(args, "no_forward", False):
         keys["forward"] = []
     return keys_of(keys)
@@ -155,6 +172,16 @@ def _rate(text: str) -> dict[str, str]:
     wrong = [name for name, equals, _ in pairs if name not in ("in", "out") or not equals]
     if wrong:
         raise UsageError(f'--rate: "{text}" is not a rate', hint="as in --rate in=100mbit,out=20mbit, or none")
+    return {name: value for name, _, value in pairs}
+
+
+def _impair(text: str) -> dict[str, str]:
+    """Return ``delay=20ms,loss=1%`` as the table of a file, for others to check; none is an empty one."""
+    if text == "none":
+        return {}
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(name and equals for name, equals, _ in pairs):
+        raise UsageError(f'--impair: "{text}" is no impairment', hint="as in --impair delay=20ms,loss=1%, or none")
     return {name: value for name, _, value in pairs}
 
 

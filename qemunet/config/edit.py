@@ -7,6 +7,7 @@ import typing
 from qemunet.config import check, modes, read, units
 from qemunet.config.scene import absolute
 from qemunet.frozen import as_dict, replace
+from qemunet.model.impair import Impairment
 from qemunet.model.nic import Rate
 from qemunet.model.vlan import Vlans
 
@@ -18,7 +19,7 @@ if typing.TYPE_CHECKING:
 # What says where a card is plugged in: with one of them in a change, the old ones are over.
 _PLACE = ("mode", "network", "bridge", "parent", "macvtap", "host_macvlan", "address", "routes")
 _CABLE = ("address", "routes")
-_NOTHING = {"rate": Rate(), "vlan": Vlans()}
+_NOTHING = {"rate": Rate(), "impair": Impairment(), "vlan": Vlans()}
 _FILES = ("ifup", "ifdown", "tftp")
 
 

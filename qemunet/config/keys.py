@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qemunet.config import kinds, vlankinds
+from qemunet.config import impairkinds, kinds, vlankinds
 from qemunet.config.cablekeys import CABLE, NETNS
 from qemunet.config.netkeys import DHCP, DHCP_SERVER, DNS, HOSTS, NAT_TABLE, NETWORK
 from qemunet.config.spec import NicMode, Switch
@@ -243,6 +243,13 @@ NIC = Table(
         Key("ip", kinds.INTERFACES, "addresses that the guest is known to use; the built-in guest sets them", "none"),
         Key("gateway", kinds.IPS, "the guest's way out, likewise", "none"),
         Key("rate", kinds.RATE, "the most that passes it, as the guest sees it", "none", (TAP, MACVTAP)),
+        Key(
+            "impair",
+            impairkinds.IMPAIR,
+            "what a bad network does to its packets, each way: delay and jitter, and shares that are lost and so on",
+            "none",
+            (TAP, MACVTAP),
+        ),
         Key(
             "guard",
             kinds.choice(GuardLevel, "level"),

@@ -12,6 +12,7 @@ from qemunet.config.scene import Scene, absolute, first
 from qemunet.config.spec import AUTO, NicMode, NicSpec, Switch, VmSpec
 from qemunet.errors import ConfigError, Taken
 from qemunet.model import mac, names
+from qemunet.model.impair import Impairment
 from qemunet.model.nic import (
     Backend,
     Hook,
@@ -37,6 +38,7 @@ if typing.TYPE_CHECKING:
 
 MAX_QUEUES = 8
 SHAPING = ("sch_tbf",)  # parts of the kernel
+NETEM = "sch_netem"
 DIVERTING = ("ifb", "sch_ingress", "cls_u32", "act_mirred")
 RIGHTS = 'run it with sudo; mode = "user" needs no rights'
 
@@ -121,6 +123,7 @@ class _Card:
             gateways=self.spec.gateway or (),
             hook=Hook(self.program("ifup", self.spec.ifup), self.program("ifdown", self.spec.ifdown)),
             rate=self.rate(),
+            impair=self.impair(),
             guard=guards.guard(self.scene, self.spec, address, backend, networks),
             port_isolation=self.isolation(backend, networks),
             vlans=vlans.of_card(self.scene, self.spec, backend, networks),
@@ -315,11 +318,21 @@ class _Card:
         rate = self.spec.rate or Rate()
         diverted = rate.outbound if self.mode is NicMode.TAP else rate.inbound
         needed = () if rate == Rate() else SHAPING if diverted is None else (*SHAPING, *DIVERTING)
+        self.needs_modules(needed, "rate", "to limit a rate")
+        return rate
+
+    def impair(self) -> Impairment | None:
+        """Return what is done to its packets, and note what the kernel lacks for that: one of the ways is diverted."""
+        if self.spec.impair is None or self.spec.impair == Impairment():
+            return None
+        self.needs_modules((NETEM, *DIVERTING), "impair", "to impair what passes a card")
+        return self.spec.impair
+
+    def needs_modules(self, needed: Collection[str], key: str, what: str) -> None:
         for module in needed:
             if module in self.scene.facts.shaping_lacks:
-                hint = f"`modprobe` finds a module that is there; without it leave out {self.spec.path}.rate"
-                self.scene.lack(f"{module} in the kernel, to limit a rate", hint)
-        return rate
+                hint = f"`modprobe` finds a module that is there; without it leave out {self.spec.path}.{key}"
+                self.scene.lack(f"{module} in the kernel, {what}", hint)
 
     # ---------------------------------------------------------------- programs of the user's
 

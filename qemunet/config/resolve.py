@@ -64,7 +64,7 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
             links |= {nics.macvlan_name(nic.parent)} if nic.parent and nic.host_macvlan else set()
             if modes.nic_mode(nic) is not NicMode.USER:
                 links |= {check.ifname(vm, index, nic), altname(f"vm/{vm.name}", check.nic_id(index, nic))}
-            links |= {ifb(vm.name, check.nic_id(index, nic))} if nic.rate else set()
+            links |= {ifb(vm.name, check.nic_id(index, nic))} if nic.rate or nic.impair else set()
     every = [nic for vm in spec.vms for nic in check.nics(vm)]
     for cable in spec.cables:
         links |= {name for end in cables.ends(cable) for name in (cables.ifname(cable, end), *_marks(cable, end))}
@@ -77,7 +77,8 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
         routes=any(network.address for network in spec.networks)
         or any(modes.is_point_to_point(nic) or nic.host_macvlan for nic in every),
         guest=any(vm.boot.guest is not None for vm in spec.vms),
-        shaping=any(nic.rate for nic in every),
+        shaping=any(nic.rate or nic.impair for nic in every),
+        impairing=any(nic.impair for nic in every),
         wires=bool(spec.cables),
         guards=any(map(guards.is_guarded, every)),
         vlans=vlans.is_asked(spec, every),

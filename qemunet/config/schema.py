@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import cablekeys, keys, kinds, netkinds, vlankinds
+from qemunet.config import cablekeys, impairkinds, keys, kinds, netkinds, vlankinds
 from qemunet.model.names import NAME
 
 if typing.TYPE_CHECKING:
@@ -39,6 +39,10 @@ _WRITTEN = (
     (
         kinds.RATE,
         '`{ in = "100mbit", out = "20mbit" }` or one of the two; kbit, mbit, gbit, or bytes: kbps, mbps, gbps',
+    ),
+    (
+        impairkinds.IMPAIR,
+        '`{ delay = "20ms", jitter = "5ms", loss = "1%", duplicate = "1%", corrupt = "0.1%", reorder = "5%" }` or some',
     ),
     (vlankinds.VLAN, '`{ access = 10 }`, or `{ trunk = [10, "20-29"], native = 1 }` with native or without'),
     (kinds.IPS, "one address or a list of them"),

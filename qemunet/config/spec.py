@@ -8,6 +8,7 @@ from qemunet.errors import ConfigError, Duplicate
 from qemunet.frozen import frozen
 from qemunet.model.cable import Route
 from qemunet.model.guard import GuardLevel
+from qemunet.model.impair import Impairment
 from qemunet.model.network import Boot, HostSide, NetworkMode
 from qemunet.model.nic import Forward, LinkState, MacvtapMode, Rate
 from qemunet.model.vlan import Vlans
@@ -95,6 +96,7 @@ class NicSpec:
     ip: tuple[str, ...] | None = None
     gateway: tuple[str, ...] | None = None
     rate: Rate | None = None
+    impair: Impairment | None = None
     guard: GuardLevel | None = None
     port_isolation: bool | None = None
     vlan: Vlans | None = None

@@ -8,7 +8,7 @@ from qemunet.config import ready, units, wiring
 from qemunet.config.cards import USUAL_MTU, is_virtio
 from qemunet.config.hints import dotted, quoted
 from qemunet.frozen import replace
-from qemunet.model import vlan
+from qemunet.model import impair, vlan
 from qemunet.model.network import (
     Boot,
     DhcpServer,
@@ -336,6 +336,7 @@ def _nic(nic: Nic, isolating: AbstractSet[str]) -> Pairs:
     yield "ip", nic.ips or None
     yield "gateway", nic.gateways or None
     yield "rate", _rate(nic.rate) or None
+    yield "impair", None if nic.impair is None else impair.words(nic.impair)
     yield "guard", None if isinstance(nic.backend, UserBackend) else str(nic.guard.level)
     # What is its network's is left to that: the card may go to another one.
     yield "port-isolation", nic.port_isolation if nic.port_isolation != (nic.network in isolating) else None

@@ -31,13 +31,11 @@ from qemunet.steps import (
     DelNetdev,
     DelNetns,
     DelRoute,
-    Divert,
     DropTable,
     EndDaemon,
     EndQemu,
     FilterVlans,
     In,
-    Limit,
     LoadFile,
     LoadTable,
     NameNetns,
@@ -69,8 +67,6 @@ from qemunet.steps import (
     TakeAddress,
     TakeRoute,
     Unclaim,
-    Undivert,
-    Unlimit,
     UnnameNetns,
     UnplugPort,
     Unreserve,
@@ -85,10 +81,11 @@ if typing.TYPE_CHECKING:
     from qemunet.host.cards import CardStep, Monitor
     from qemunet.host.guests import RunningQemu
     from qemunet.host.ports import PortStep
-    from qemunet.steps import Step
+    from qemunet.steps import Divert, Impair, Limit, Step, Undivert, Unimpair, Unlimit
 
     FileStep = Claim | Unclaim | WriteFile | RemoveFile | CreateImage | RemoveImage
-    RuleStep = Limit | Unlimit | Divert | Undivert | LoadTable | DropTable | FilterVlans | SetVlans
+    RateStep = Limit | Unlimit | Impair | Unimpair | Divert | Undivert
+    RuleStep = RateStep | LoadTable | DropTable | FilterVlans | SetVlans
     LinkStep = AddLink | DelLink | DelGroup | SetLink | SetMaster | SetPort | PinBridge | SetCarrier
 
 
@@ -136,8 +133,6 @@ class LinuxHost:
                 self._ports(step)
             case AddAddress() | DelAddress() | AddRoute() | DelRoute() | AddNeighbour() | DelNeighbour() | SetSysctl():
                 self._addresses(step)
-            case Limit() | Unlimit() | Divert() | Undivert() | LoadTable() | DropTable() | FilterVlans() | SetVlans():
-                self._rules(step)
             case OpenTap() | OpenMacvtap() | OpenFile() | LoadFile() | OpenOverlay():
                 self._open(step)
             case Claim() | Unclaim() | WriteFile() | RemoveFile() | CreateImage() | RemoveImage():
@@ -155,7 +150,7 @@ class LinuxHost:
             case AddNetns() | DelNetns() | NameNetns() | UnnameNetns() | In():
                 self._spaces(step)
             case _:
-                typing.assert_never(step)
+                self._rules(step)
 
     def close(self) -> None:
         """Close every descriptor and socket; processes stay."""

@@ -62,7 +62,7 @@ def photograph(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Fact
         carried=carried,
         listeners=ports,
         netns=frozenset(name for name in wanted.places if os.path.lexists(f"/run/netns/{name}")),
-        shaping_lacks=_shaping_lacks() if wanted.shaping and root else frozenset(),
+        shaping_lacks=_shaping_lacks(impairing=wanted.impairing) if wanted.shaping and root else frozenset(),
         guard_lacks=_guard_lacks() if wanted.guards and root and "nft" in programs else frozenset(),
         vlans=_vlans() if wanted.vlans and root else True,
     )
@@ -180,10 +180,10 @@ def _program(name: str, folders: Iterable[str]) -> str | None:
     return next((path for path in candidates if os.path.isfile(path) and os.access(path, os.X_OK)), None)
 
 
-def _shaping_lacks() -> frozenset[str]:
+def _shaping_lacks(*, impairing: bool) -> frozenset[str]:
     from qemunet.host import qdiscs
 
-    return qdiscs.lacking()
+    return qdiscs.lacking() | (qdiscs.lacking_netem() if impairing else frozenset())
 
 
 def _guard_lacks() -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Limits what the kernel sends by links of ours, and finds out whether a kernel can."""
+"""Limits and impairs what the kernel sends by links of ours, and finds out whether a kernel can."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from qemunet.errors import Taken
 from qemunet.host import links, netns
 from qemunet.host import netlink as nl
 from qemunet.host.links import Vanished
-from qemunet.steps import Divert, Limit, Undivert, Unlimit
+from qemunet.model.impair import ALL, Impairment
+from qemunet.steps import Divert, Impair, Limit, Undivert, Unimpair, Unlimit
+from qemunet.steps.rates import WAITING
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +25,9 @@ _NEWQDISC, _DELQDISC, _NEWTFILTER, _NEWACTION = 36, 37, 44, 48
 _KIND, _OPTIONS = 1, 2
 _ROOT, _INGRESS_PARENT = 0xFFFF_FFFF, 0xFFFF_FFF1
 _OURS, _INGRESS = 0x1_0000, 0xFFFF_0000  # the handles 1: and ffff:
+_BELOW, _CLASS, _TRIAL = 0x2_0000, 0x1_0001, 0x3_0000  # the handles 2:, 1:1 and 3:
+_NETEM_REORDER, _NETEM_CORRUPT, _NETEM_LATENCY64, _NETEM_JITTER64 = 3, 4, 10, 11
+_NETEM = struct.Struct("=IIIIII")  # struct tc_netem_qopt: latency, limit, loss, gap, duplicate, jitter
 _TBF_PARAMETERS, _TBF_RATE64, _TBF_BURST = 1, 4, 6
 _U32_SELECTOR, _U32_ACTION = 5, 7
 _ACTIONS, _ACTION_KIND, _ACTION_OPTIONS, _MIRRED_PARAMETERS = 1, 1, 2, 2
@@ -38,13 +43,17 @@ _LOOPBACK = 1  # the index of lo, in every namespace
 _MODPROBE = ("/usr/sbin/modprobe", "/sbin/modprobe", "/usr/bin/modprobe")
 
 
-def perform(net: Netlink, step: Limit | Unlimit | Divert | Undivert) -> None:
-    """Do a step about rates."""
+def perform(net: Netlink, step: Limit | Unlimit | Impair | Unimpair | Divert | Undivert) -> None:
+    """Do a step about rates and impairments."""
     match step:
         case Limit():
             limit(net, step)
         case Unlimit():
             unlimit(net, step)
+        case Impair():
+            impair(net, step)
+        case Unimpair():
+            _remove(net, step.name, _OURS, _ROOT)
         case Divert():
             divert(net, step)
         case Undivert():
@@ -55,12 +64,17 @@ def perform(net: Netlink, step: Limit | Unlimit | Divert | Undivert) -> None:
 
 def limit(net: Netlink, step: Limit) -> None:
     """Put a bucket on a link, or change the one that it has. Raises Vanished if no link of ours has that name."""
-    net.do(_bucket(_ours(net, step.name), step.bucket))
+    net.do(_bucket(_ours(net, step.name), step.bucket, below=step.below))
 
 
 def unlimit(net: Netlink, step: Unlimit) -> None:
     """Take the bucket from a link; raises Vanished if there is none of ours."""
-    _remove(net, step.name, _OURS, _ROOT)
+    _remove(net, step.name, *((_BELOW, _CLASS) if step.below else (_OURS, _ROOT)))
+
+
+def impair(net: Netlink, step: Impair) -> None:
+    """Impair what a link sends, or otherwise than until now. Raises Vanished if no link of ours has that name."""
+    net.do(_impairment(_ours(net, step.name), step.impairment, _OURS))
 
 
 def divert(net: Netlink, step: Divert) -> None:
@@ -104,7 +118,7 @@ def _remove(net: Netlink, name: str, handle: int, parent: int) -> None:
 # ---------------------------------------------------------------- messages
 
 
-def _bucket(index: int, bucket: Bucket) -> nl.Request:
+def _bucket(index: int, bucket: Bucket, *, below: bool = False) -> nl.Request:
     """Return what makes the bucket or changes it: a qdisc that has the handle already is changed while it works."""
     rate = bucket.rate // 8
     parameters = _RATE.pack(_ETHERNET, min(rate, 0xFFFF_FFFF)) + bytes(_RATE.size)  # the second would be a peak's
@@ -112,8 +126,25 @@ def _bucket(index: int, bucket: Bucket) -> nl.Request:
     options += nl.number(_TBF_BURST, bucket.burst)
     if rate > 0xFFFF_FFFF:
         options += nl.raw(_TBF_RATE64, struct.pack("=Q", rate))
-    body = _TCMSG.pack(0, index, _OURS, _ROOT, 0) + nl.text(_KIND, "tbf") + nl.nested(_OPTIONS, options)
+    place = (_BELOW, _CLASS) if below else (_OURS, _ROOT)
+    body = _TCMSG.pack(0, index, *place, 0) + nl.text(_KIND, "tbf") + nl.nested(_OPTIONS, options)
     return nl.Request(_NEWQDISC, nl.CREATE | nl.REPLACE, body)
+
+
+def _impairment(index: int, one: Impairment, handle: int) -> nl.Request:
+    """Return what makes the impairment or changes it; its times are in nanoseconds, of the root's own children."""
+    gap = 1 if one.reorder else 0  # without one, nothing is reordered
+    options = _NETEM.pack(0, WAITING, _share(one.loss), gap, _share(one.duplicate), 0)
+    for kind, time in ((_NETEM_LATENCY64, one.delay), (_NETEM_JITTER64, one.jitter)):
+        options += nl.raw(kind, struct.pack("=q", time * 1000))
+    for kind, share in ((_NETEM_REORDER, one.reorder), (_NETEM_CORRUPT, one.corrupt)):
+        options += nl.raw(kind, struct.pack("=II", _share(share), 0))  # without correlation
+    body = _TCMSG.pack(0, index, handle, _ROOT, 0) + nl.text(_KIND, "netem") + nl.raw(_OPTIONS, options)
+    return nl.Request(_NEWQDISC, nl.CREATE | nl.REPLACE, body)
+
+
+def _share(share: int) -> int:
+    return share * 0xFFFF_FFFF // ALL
 
 
 def _ingress(index: int) -> nl.Request:
@@ -150,6 +181,25 @@ def lacking() -> frozenset[str]:
         if error.errno not in (errno.EPERM, errno.ENOSPC, errno.EINVAL):
             raise
         return frozenset()
+
+
+def lacking_netem() -> frozenset[str]:
+    """Return the module that impairs, if this kernel does not have it, likewise."""
+    try:
+        able = netns.in_fresh_namespace(_impairs)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOSPC, errno.EINVAL):
+            raise
+        return frozenset()
+    return frozenset() if able else frozenset({"sch_netem"})
+
+
+def _impairs() -> bool:
+    net = nl.Netlink(nl.open_socket())
+    try:
+        return _takes(net, _impairment(_LOOPBACK, Impairment(delay=1), _TRIAL))
+    finally:
+        net.close()
 
 
 def _load_ifb() -> None:

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from qemunet.frozen import frozen
 from qemunet.model.guard import Guard
+from qemunet.model.impair import Impairment
 from qemunet.model.vlan import Vlans
 
 RATE_UNITS = (("tbit", 10**12), ("gbit", 10**9), ("mbit", 10**6), ("kbit", 10**3), ("bit", 1))
@@ -162,6 +163,7 @@ class Nic:
     gateways: tuple[str, ...] = ()
     hook: Hook = Hook()
     rate: Rate = Rate()  # of a card with a host side
+    impair: Impairment | None = None  # of a card with a host side
     guard: Guard = Guard()  # of a card with a host side
     port_isolation: bool = False  # of a card on a bridge: none of the others there that have it reaches it
     vlans: Vlans | None = None  # of a card on a bridge; None: as its bridge puts every new port

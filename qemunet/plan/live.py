@@ -202,7 +202,7 @@ def _in_place(nic: Nic) -> Nic:
         case _:
             pass
     used = nic.guest_mtu or _USUAL_MTU
-    plain = replace(nic, link=LinkState.UP, ips=(), gateways=(), hook=Hook(), rate=Rate(), guard=Guard())
+    plain = replace(nic, link=LinkState.UP, ips=(), gateways=(), hook=Hook(), rate=Rate(), impair=None, guard=Guard())
     return replace(plain, backend=backend, guest_mtu=used, port_isolation=False, vlans=None)
 
 
@@ -223,7 +223,7 @@ def _differences(old: Nic, new: Nic) -> Iterator[str]:
         yield "forwards"
     if old.guard.level is not new.guard.level:
         yield "guard"
-    for key in ("rate", "port_isolation", "vlans", "ips", "gateways", "hook"):
+    for key in ("rate", "impair", "port_isolation", "vlans", "ips", "gateways", "hook"):
         if getattr(old, key) != getattr(new, key):
             yield _NAMED.get(key, key)
 

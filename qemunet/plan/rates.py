@@ -1,4 +1,4 @@
-"""Rates of cards: which bucket limits which direction, at the start and while a guest runs.
+"""Rates and impairments of cards: what is done to which direction, at the start and while a guest runs.
 
 The kernel limits what it sends by a link, and the two kinds of cards look at it from different ends. By a tap it sends
 what the guest receives; by a macvtap it sends what the guest sends. The other direction is diverted through an ifb.
@@ -19,12 +19,15 @@ from qemunet.steps import (
     DelLink,
     Divert,
     IfbLink,
+    Impair,
+    Impairment,
     Limit,
     Mark,
     SetLink,
     SetSysctl,
     Step,
     Undivert,
+    Unimpair,
     Unlimit,
     sysctl_name,
 )
@@ -36,12 +39,14 @@ _WAIT = 20  # of a second: how long a packet may wait; more is delay, and less l
 
 
 def limit(vm: Vm, nic: Nic, facts: Facts) -> tuple[Step, ...]:
-    """Return what limits a card whose host side is there; nothing for one without a rate."""
-    return change(replace(nic, rate=Rate()), nic, vm, facts) if nic.rate != Rate() else ()
+    """Return what limits and impairs a card whose host side is there; nothing for one that has nothing of that."""
+    return change(replace(nic, rate=Rate(), impair=None), nic, vm, facts)
 
 
 def change(old: Nic, new: Nic, vm: Vm, facts: Facts) -> tuple[Step, ...]:
-    """Return what takes a card of a vm that may run from its old rate to its new one, with the same host side.
+    """Return what takes a card of a vm that may run from its old rate and impairment to its new ones.
+
+    Its host side is the same.
 
     The photograph from before, that makes their inverses, has to show the links of `links_of`. When an ifb is deleted
     that is the last step: nothing would bring it back.
@@ -50,7 +55,7 @@ def change(old: Nic, new: Nic, vm: Vm, facts: Facts) -> tuple[Step, ...]:
         return ()
     was, now = _shape(old), _shape(new)
     return (
-        *_direct(new.backend.ifname, was.direct, now.direct),
+        *_queued(new.backend.ifname, was.direct, now.direct),
         *_diverted(new, vm, facts, was.diverted, now.diverted),
     )
 
@@ -61,21 +66,32 @@ def links_of(vm: Vm, nic: Nic) -> frozenset[str]:
 
 
 @frozen
+class _Queue:
+    """What is done to packets before a link sends them: first they are impaired, then limited."""
+
+    bucket: Bucket | None = None
+    impairment: Impairment | None = None
+
+
+@frozen
 class _Shape:
     """What is on a card's link itself, and what is on the ifb beside it."""
 
-    direct: Bucket | None
-    diverted: Bucket | None
+    direct: _Queue
+    diverted: _Queue
 
 
 def _shape(nic: Nic) -> _Shape:
+    def queue(rate: int | None, mtu: int) -> _Queue:
+        return _Queue(bucket(rate, mtu), nic.impair)
+
     match nic.backend:
         case UserBackend():
-            return _Shape(None, None)
+            return _Shape(_Queue(), _Queue())
         case TapBackend(mtu=mtu):
-            return _Shape(bucket(nic.rate.inbound, mtu), bucket(nic.rate.outbound, mtu))
+            return _Shape(queue(nic.rate.inbound, mtu), queue(nic.rate.outbound, mtu))
         case MacvtapBackend(mtu=mtu):
-            return _Shape(bucket(nic.rate.outbound, mtu), bucket(nic.rate.inbound, mtu))
+            return _Shape(queue(nic.rate.outbound, mtu), queue(nic.rate.inbound, mtu))
 
 
 def bucket(rate: int | None, mtu: int) -> Bucket | None:
@@ -86,25 +102,33 @@ def bucket(rate: int | None, mtu: int) -> Bucket | None:
     return Bucket(rate, burst, burst + rate // 8 // _WAIT)
 
 
-def _direct(name: str, was: Bucket | None, now: Bucket | None) -> Iterator[Step]:
-    if now is not None and now != was:
-        yield Limit(name, now, was)
-    elif was is not None and now is None:
-        yield Unlimit(name, was)
+def _queued(name: str, was: _Queue, now: _Queue) -> Iterator[Step]:
+    """Yield what takes a link from one queue to another; a bucket that comes below an impairment is another one."""
+    under, below = was.impairment is not None, now.impairment is not None
+    old = was.bucket
+    if old is not None and (now.bucket is None or under != below):
+        yield Unlimit(name, old, under)
+        old = None
+    if now.impairment is not None and now.impairment != was.impairment:
+        yield Impair(name, now.impairment, was.impairment)
+    elif was.impairment is not None and now.impairment is None:
+        yield Unimpair(name, was.impairment)
+    if now.bucket is not None and now.bucket != old:
+        yield Limit(name, now.bucket, old, below)
 
 
-def _diverted(nic: Nic, vm: Vm, facts: Facts, was: Bucket | None, now: Bucket | None) -> Iterator[Step]:
+def _diverted(nic: Nic, vm: Vm, facts: Facts, was: _Queue, now: _Queue) -> Iterator[Step]:
     assert not isinstance(nic.backend, UserBackend), "it has no link"
     name, mark = _ifb(vm, nic), _mark(vm, nic, facts)
-    if was is not None and now is None:
+    if was != _Queue() and now == _Queue():
         yield Undivert(nic.backend.ifname, name)
         yield DelLink(name, mark)
-    elif was is not None:
-        yield from _direct(name, was, now)
-    elif now is not None:
+    elif was != _Queue():
+        yield from _queued(name, was, now)
+    elif now != _Queue():
         yield AddLink(name, IfbLink(mac.host_twin(nic.mac), nic.backend.mtu), mark)
         yield SetSysctl(f"net.ipv6.conf.{sysctl_name(name)}.disable_ipv6", "1")
-        yield Limit(name, now)
+        yield from _queued(name, was, now)
         yield SetLink(name, up=True)
         yield Divert(nic.backend.ifname, name)
 

@@ -11,6 +11,7 @@ until the plan is done; in an argument vector `Handle` marks where the descripto
 from __future__ import annotations
 
 from qemunet.frozen import frozen
+from qemunet.model.impair import Impairment
 from qemunet.model.routing import IpAddress, IpRoute, Way
 from qemunet.model.vlan import Vlans
 from qemunet.steps.addresses import (
@@ -54,7 +55,7 @@ from qemunet.steps.links import (
     VethLink,
 )
 from qemunet.steps.ports import ChangePort, PlugPort, PutAddress, PutRoute, TakeAddress, TakeRoute, UnplugPort
-from qemunet.steps.rates import Bucket, Divert, Limit, Undivert, Unlimit
+from qemunet.steps.rates import Bucket, Divert, Impair, Limit, Undivert, Unimpair, Unlimit
 from qemunet.steps.spaces import AddNetns, DelNetns, In, NameNetns, UnnameNetns, bare
 from qemunet.steps.tables import DropTable, LoadTable
 from qemunet.steps.vlans import FilterVlans, SetVlans
@@ -100,6 +101,8 @@ Step = (
     | OpenMacvtap
     | Limit
     | Unlimit
+    | Impair
+    | Unimpair
     | Divert
     | Undivert
     | AddAddress
@@ -207,6 +210,8 @@ __all__ = [
     "FilterVlans",
     "Handle",
     "IfbLink",
+    "Impair",
+    "Impairment",
     "IpAddress",
     "IpRoute",
     "Limit",
@@ -246,6 +251,7 @@ __all__ = [
     "TakeRoute",
     "Unclaim",
     "Undivert",
+    "Unimpair",
     "Unlimit",
     "UnplugPort",
     "Unreserve",

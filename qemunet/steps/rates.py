@@ -1,4 +1,4 @@
-"""Steps about rates: buckets that limit what leaves by a link, and links led through another one to be limited there.
+"""Steps about rates and impairments of what leaves by a link, and links led through another one to have these there.
 
 The kernel limits what it sends. What it receives by a link is diverted to an ifb, which sends it back to where it was.
 """
@@ -6,6 +6,7 @@ The kernel limits what it sends. What it receives by a link is diverted to an if
 from __future__ import annotations
 
 from qemunet.frozen import frozen
+from qemunet.model.impair import SHARES, Impairment, share_text, text
 from qemunet.model.nic import rate_text
 from qemunet.steps.words import line
 
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
     from qemunet.steps import Step
 
 HANDLE = "1:"  # of our qdiscs; the kernel's own begin at 8001:
+BELOW = "2:"  # of a bucket below an impairment
+_ROOT = ("root", "handle", HANDLE)
+_BELOW = ("parent", "1:1", "handle", BELOW)
 INGRESS = "ffff:"
+WAITING = 10_000  # packets that may be under way in an impaired network
 
 
 @frozen
@@ -29,11 +34,15 @@ class Bucket:
 
 @frozen
 class Limit:
-    """Limit what the kernel sends by a link of ours; while packets flow, if there `was` a bucket already."""
+    """Limit what the kernel sends by a link of ours; while packets flow, if there `was` a bucket already.
+
+    `below`: the link has an impairment as well, after which packets are limited.
+    """
 
     name: str
     bucket: Bucket
     was: Bucket | None = None
+    below: bool = False
 
     def describe(self) -> str:
         before = f", no longer {rate_text(self.was.rate)}" if self.was else ""
@@ -42,12 +51,14 @@ class Limit:
     def inverse(self, before: Facts) -> Step | None:
         if self.name not in before.links:  # a bucket goes with its link
             return None
-        return Unlimit(self.name, self.bucket) if self.was is None else Limit(self.name, self.was, self.bucket)
+        if self.was is None:
+            return Unlimit(self.name, self.bucket, self.below)
+        return Limit(self.name, self.was, self.bucket, self.below)
 
     def shell(self) -> tuple[str, ...]:
         sizes = ("burst", f"{self.bucket.burst}b", "limit", f"{self.bucket.queue}b")
         bucket = ("tbf", "rate", rate_text(self.bucket.rate), *sizes)
-        return (line("tc", "qdisc", "replace", "dev", self.name, "root", "handle", HANDLE, *bucket),)
+        return (line("tc", "qdisc", "replace", "dev", self.name, *(_BELOW if self.below else _ROOT), *bucket),)
 
 
 @frozen
@@ -56,15 +67,60 @@ class Unlimit:
 
     name: str
     was: Bucket
+    below: bool = False
 
     def describe(self) -> str:
         return f"send by {self.name} as fast as it goes, no longer at {rate_text(self.was.rate)}"
 
     def inverse(self, before: Facts) -> Step | None:
-        return Limit(self.name, self.was) if self.name in before.links else None
+        return Limit(self.name, self.was, below=self.below) if self.name in before.links else None
 
     def shell(self) -> tuple[str, ...]:
-        return (line("tc", "qdisc", "del", "dev", self.name, "root", "handle", HANDLE),)
+        return (line("tc", "qdisc", "del", "dev", self.name, *(_BELOW if self.below else _ROOT)),)
+
+
+@frozen
+class Impair:
+    """Impair what the kernel sends by a link of ours, which has no bucket yet; or otherwise than it `was`."""
+
+    name: str
+    impairment: Impairment
+    was: Impairment | None = None
+
+    def describe(self) -> str:
+        before = f", no longer {text(self.was)}" if self.was else ""
+        return f"impair what is sent by {self.name}: {text(self.impairment)}{before}"
+
+    def inverse(self, before: Facts) -> Step | None:
+        if self.name not in before.links:  # it goes with its link
+            return None
+        if self.was is None:
+            return Unimpair(self.name, self.impairment)
+        return Impair(self.name, self.was, self.impairment)
+
+    def shell(self) -> tuple[str, ...]:
+        one = self.impairment
+        delay = ("delay", f"{one.delay}us", *((f"{one.jitter}us",) if one.jitter else ())) if one.delay else ()
+        shares = (word for key in SHARES if getattr(one, key) for word in (key, share_text(getattr(one, key))))
+        netem = ("netem", "limit", str(WAITING), *delay, *shares)
+        return (line("tc", "qdisc", "replace", "dev", self.name, *_ROOT, *netem),)
+
+
+@frozen
+class Unimpair:
+    """Take from a link of ours what it `was` impaired by."""
+
+    name: str
+    was: Impairment
+
+    def describe(self) -> str:
+        return f"impair what is sent by {self.name} no more ({text(self.was)})"
+
+    def inverse(self, before: Facts) -> Step | None:
+        return Impair(self.name, self.was) if self.name in before.links else None
+
+    def shell(self) -> tuple[str, ...]:
+        return (line("tc", "qdisc", "del", "dev", self.name, *_ROOT),)
 
 
 @frozen

@@ -9,7 +9,7 @@ import typing
 from qemunet.errors import Taken
 from qemunet.facts import Facts, LinkFact, RouteFact, WireFact
 from qemunet.frozen import replace
-from qemunet.host.links import OURS, Vanished, holder, is_ours
+from qemunet.host.links import Vanished, holder, is_ours
 from qemunet.model.names import is_ifname
 from qemunet.model.nic import MacvtapMode
 from qemunet.steps import (
@@ -17,17 +17,14 @@ from qemunet.steps import (
     AddLink,
     AddNeighbour,
     AddRoute,
-    Bucket,
     DelAddress,
     DelGroup,
     DelLink,
     DelNeighbour,
     DelRoute,
-    Divert,
     DropTable,
     FilterVlans,
     IfbLink,
-    Limit,
     LoadTable,
     MacvlanLink,
     MacvtapLink,
@@ -38,26 +35,26 @@ from qemunet.steps import (
     SetPort,
     SetSysctl,
     SetVlans,
-    Undivert,
-    Unlimit,
     VethLink,
     sysctl_name,
 )
 from qemunet.testing.kernel import defaults, refused
 from qemunet.testing.ports import FakePorts
+from qemunet.testing.queues import FakeQueues
 from qemunet.testing.vlans import FakeVlans
 
 if typing.TYPE_CHECKING:
     from qemunet.steps import OpenTap
+    from qemunet.testing.queues import QueueStep
 
-    ShapeStep = Limit | Unlimit | Divert | Undivert | LoadTable | DropTable | FilterVlans | SetVlans
+    ShapeStep = QueueStep | LoadTable | DropTable | FilterVlans | SetVlans
     LinkStep = AddLink | DelLink | DelGroup | SetLink | SetMaster | SetPort | PinBridge | SetCarrier
 
 MIN_MTU, MAX_MTU = 68, 65535
 NO_MAC, ETHERNET_MTU = "00:00:00:00:00:00", 1500
 
 
-class FakeNetwork(FakePorts, FakeVlans):
+class FakeNetwork(FakePorts, FakeVlans, FakeQueues):
     """A network as a few dictionaries, filled from a photograph.
 
     `parents`: of each macvtap, with its mode. `unpinned`: the bridges that take their address and MTU from their ports.
@@ -76,8 +73,7 @@ class FakeNetwork(FakePorts, FakeVlans):
         self.routes: list[RouteFact] = list(facts.routes)
         self.remember(facts)
         self.neighbours: dict[tuple[str, str, bool], str | None] = {}  # by interface, address and whether it is a proxy
-        self.buckets: dict[str, Bucket] = {}  # by interface
-        self.diverted: dict[str, str] = {}  # interface to the ifb that has what arrives
+        self.begin_queues()
         self.tables: dict[str, tuple[str, str]] = {}  # name to comment and rules
         self.sysctls: dict[str, str] = {}
         for name in self.links:
@@ -218,8 +214,7 @@ class FakeNetwork(FakePorts, FakeVlans):
         self.parents.pop(name, None)
         self.carriers.pop(name, None)
         self.forget_vlans(name)
-        self.buckets.pop(name, None)
-        self.diverted.pop(name, None)
+        self.forget_queues(name)
         self.addresses.pop(name, None)
         self.routes = [route for route in self.routes if route.device != name]
         self.neighbours = {key: mac for key, mac in self.neighbours.items() if key[0] != name}
@@ -351,32 +346,6 @@ class FakeNetwork(FakePorts, FakeVlans):
             self.vlan_step(step)
         else:
             self.rate_step(step)
-
-    def rate_step(self, step: Limit | Unlimit | Divert | Undivert) -> None:
-        """Do a step about rates."""
-        name = self._get_own(step.name).name
-        match step:
-            case Limit(bucket=bucket):
-                self.buckets[name] = bucket
-            case Unlimit():
-                if self.buckets.pop(name, None) is None:
-                    raise Vanished(errno.ENOENT, f"{name} has no bucket")
-            case Divert(through=through):
-                other = self._get_own(through).name
-                if name in self.diverted:
-                    raise Taken(f"somebody has a qdisc for what arrives by {name}")
-                self.diverted[name] = other
-            case Undivert():
-                if self.diverted.pop(name, None) is None:
-                    raise Vanished(errno.ENOENT, f"{name} is not diverted")
-            case _:
-                typing.assert_never(step)
-
-    def _get_own(self, name: str) -> LinkFact:
-        link = self.get(name)
-        if link.group < OURS:
-            raise Vanished(errno.ENODEV, f"there is no interface {name} of ours")
-        return link
 
     def _add_address(self, name: str, address: str) -> None:
         off = self.sysctls.get(f"net.ipv6.conf.{sysctl_name(name)}.disable_ipv6") == "1"

@@ -61,6 +61,14 @@ def test_vlans_are_given_as_in_a_file(text: str, table: dict[str, object]) -> No
     assert keys("--vlan", text) == {"vlan": table}
 
 
+def test_an_impairment_is_given_as_in_a_file() -> None:
+    assert keys("--impair", "delay=20ms,loss=1%") == {"impair": {"delay": "20ms", "loss": "1%"}}
+    assert keys("--impair", "none") == {"impair": {}}
+    for text in ("", "delay", "20ms,loss=1%"):
+        with pytest.raises(UsageError, match="is no impairment"):
+            keys("--impair", text)
+
+
 @pytest.mark.parametrize("text", ["", "ten", "10,20", "access=", "vlan=10", "access=1,access=2", "native=1,20", "-1"])
 def test_what_is_no_vlan_is_told(text: str) -> None:
     with pytest.raises(UsageError, match="is no VLAN"):

@@ -6,6 +6,7 @@ import pytest
 
 from qemunet.frozen import fields, replace
 from qemunet.model.guard import Guard, GuardLevel
+from qemunet.model.impair import Impairment
 from qemunet.model.nic import (
     Backend,
     Forward,
@@ -76,6 +77,7 @@ OF_A_CARD: dict[str, tuple[object, type[Difference]]] = {
     "gateways": (("10.0.0.1",), Change),
     "hook": (Hook("/up"), Change),
     "rate": (Rate(8_000_000), Change),
+    "impair": (Impairment(delay=1000), Change),
     "port_isolation": (True, Change),
     "vlans": (Vlans(10), Change),
     "guard": (Guard(GuardLevel.MAC), Change),

@@ -40,6 +40,8 @@ from qemunet.steps import (
     FilterVlans,
     Handle,
     IfbLink,
+    Impair,
+    Impairment,
     In,
     IpAddress,
     IpRoute,
@@ -80,6 +82,7 @@ from qemunet.steps import (
     TakeRoute,
     Unclaim,
     Undivert,
+    Unimpair,
     Unlimit,
     UnnameNetns,
     UnplugPort,
@@ -111,6 +114,7 @@ IFB = AddLink("ifb0", IfbLink("fe:54:00:00:00:01", 1400), MARK)
 CABLE = AddLink(
     "h0", VethLink("p0", "52:54:00:00:00:03", "fe:54:00:00:00:03", 1400, "port"), replace(MARK, part="host")
 )
+BAD, WORSE = Impairment(delay=20_000, loss=10_000), Impairment(1_500_000, 500_000, 1, 2, 3, 500)
 SLOW, FAST = Bucket(8_000_000, 15_000, 65_000), Bucket(1_500_000_000, 1_875_000, 11_250_000)
 HOOK = RunHook("/up", "/down", "t0", (("QEMUNET_VM", "a b"),))
 START = StartQemu(
@@ -157,6 +161,9 @@ EVERY: list[Step] = [
     Limit("br0", SLOW),
     Limit("br0", SLOW, FAST),
     Unlimit("br0", SLOW),
+    Impair("br0", BAD),
+    Impair("br0", BAD, WORSE),
+    Unimpair("br0", BAD),
     Divert("br0", "ifb0"),
     Undivert("br0", "ifb0"),
     AddAddress("br0", "10.0.0.2/24"),
@@ -333,6 +340,12 @@ def test_what_was_so_before_is_not_taken_back(step: Step) -> None:
         (Limit("br0", SLOW), Unlimit("br0", SLOW)),
         (Limit("br0", FAST, SLOW), Limit("br0", SLOW, FAST)),
         (Unlimit("br0", SLOW), Limit("br0", SLOW)),
+        (Limit("br0", SLOW, below=True), Unlimit("br0", SLOW, below=True)),
+        (Limit("br0", FAST, SLOW, below=True), Limit("br0", SLOW, FAST, below=True)),
+        (Unlimit("br0", SLOW, below=True), Limit("br0", SLOW, below=True)),
+        (Impair("br0", BAD), Unimpair("br0", BAD)),
+        (Impair("br0", BAD, WORSE), Impair("br0", WORSE, BAD)),
+        (Unimpair("br0", BAD), Impair("br0", BAD)),
         (Divert("br0", "ifb0"), Undivert("br0", "ifb0")),
         (Undivert("br0", "ifb0"), Divert("br0", "ifb0")),
         (
@@ -384,6 +397,7 @@ def test_what_was_made_is_removed(step: Step, undo: Step) -> None:
         FilterVlans("t0"),
         SetVlans("t0", Vlans(10)),
         Limit("t0", SLOW),
+        Impair("t0", BAD),
         Divert("t0", "ifb0"),
     ],
     ids=of,
@@ -552,3 +566,15 @@ def test_a_shell_changes_a_bucket_in_place() -> None:
     bucket = "tc qdisc replace dev t0 root handle 1: tbf rate 1500mbit burst 1875000b limit 11250000b"
     assert Limit("t0", FAST).shell() == Limit("t0", FAST, SLOW).shell() == (bucket,)
     assert Unlimit("t0", FAST).shell() == ("tc qdisc del dev t0 root handle 1:",)
+
+
+def test_a_shell_impairs_in_the_words_of_tc_and_limits_below_that() -> None:
+    assert Impair("t0", BAD).shell() == (
+        "tc qdisc replace dev t0 root handle 1: netem limit 10000 delay 20000us loss 1%",
+    )
+    shares = "loss 0.0001% duplicate 0.0002% corrupt 0.0003% reorder 0.05%"
+    (line,) = Impair("t0", WORSE).shell()
+    assert line.endswith(f"netem limit 10000 delay 1500000us 500000us {shares}")
+    assert Limit("t0", SLOW, below=True).shell()[0].startswith("tc qdisc replace dev t0 parent 1:1 handle 2: tbf ")
+    assert Unlimit("t0", SLOW, below=True).shell() == ("tc qdisc del dev t0 parent 1:1 handle 2:",)
+    assert Unimpair("t0", BAD).shell() == ("tc qdisc del dev t0 root handle 1:",)
