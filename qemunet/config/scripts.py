@@ -56,6 +56,15 @@ def steps(scene: Scene, vm: VmSpec, nics: Sequence[Nic]) -> Iterator[ScriptStep]
         )
 
 
+def written(step: ScriptStep) -> Iterator[tuple[str, str | bool | None]]:
+    """Yield the keys of a step as a file has them; what is None is left out."""
+    yield "expect", step.expect
+    yield "fail", step.fail
+    yield "send", step.send
+    yield "enter", None if step.send is None else step.enter
+    yield "timeout", None if step.expect is None else f"{step.timeout}s"
+
+
 def _known(vm: VmSpec, nics: Sequence[Nic]) -> dict[str, str]:
     """Return what a place holder can stand for."""
     found = {"vm.name": vm.name}

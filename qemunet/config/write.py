@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import ready, units, wiring
+from qemunet.config import ready, scripts, units, wiring
 from qemunet.config.cards import USUAL_MTU, is_virtio
 from qemunet.config.hints import dotted, quoted
 from qemunet.frozen import replace
@@ -44,7 +44,6 @@ if typing.TYPE_CHECKING:
     from qemunet.model.cable import Cable
     from qemunet.model.lab import Lab
     from qemunet.model.netns import Netns
-    from qemunet.model.script import ScriptStep
 
     Item = str | int
     Value = Item | tuple[Item, ...] | Mapping[str, Item | tuple[Item, ...]] | None
@@ -148,7 +147,7 @@ def _vm_tables(vm: Vm, isolating: AbstractSet[str], origins: Mapping[str, str]) 
     for index, nic in enumerate(vm.nics):
         yield _table(f"[[{path}.nic]]", f"{path}.nic[{index}]", _nic(nic, isolating), origins)
     for index, step in enumerate(vm.script):
-        yield _table(f"[[{path}.script]]", f"{path}.script[{index}]", _script_step(step), origins)
+        yield _table(f"[[{path}.script]]", f"{path}.script[{index}]", scripts.written(step), origins)
 
 
 def _network_tables(network: Network, origins: Mapping[str, str]) -> Iterator[str]:
@@ -303,14 +302,6 @@ def _boot(vm: Vm) -> Pairs:
         case boot:
             yield "order", boot.order
     yield "firmware", str(vm.firmware)
-
-
-def _script_step(step: ScriptStep) -> Pairs:
-    yield "expect", step.expect
-    yield "fail", step.fail
-    yield "send", step.send
-    yield "enter", None if step.send is None else step.enter
-    yield "timeout", None if step.expect is None else f"{step.timeout}s"
 
 
 def _disk(disk: Disk) -> Pairs:

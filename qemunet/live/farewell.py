@@ -6,12 +6,12 @@ What a keeper looks at, while there are any: the files of leases, once a second.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 import typing
 
 from qemunet.errors import QemunetError
 from qemunet.host import leases
+from qemunet.live.leases import stamp
 
 if typing.TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine
@@ -72,7 +72,7 @@ class Farewell:
             return
         now = time.time()
         past = [until for several in known.values() for until in several.values() if until is not None and until <= now]
-        seen = (known, past, [_stamp(leases.file_of(self._runtime.scope(f"net/{name}").directory)) for name in known])
+        seen = (known, past, [stamp(leases.file_of(self._runtime.scope(f"net/{name}").directory)) for name in known])
         if seen == self._seen:
             self._later(_LOOK)
             return
@@ -97,11 +97,3 @@ class Farewell:
     def _known(self) -> dict[str, dict[str, int | None]]:
         found = {name: self._runtime.scope(f"net/{name}").leaving() for name in self._networks()}
         return {name: several for name, several in found.items() if several}
-
-
-def _stamp(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size

@@ -112,10 +112,11 @@ class LeaseWatch:
 
     def _files(self) -> dict[str, tuple[int, int]]:
         paths = ((name, leases.file_of(self._runtime.scope(f"net/{name}").directory)) for name in self._networks())
-        return {name: found for name, path in paths if (found := _stamp(path))}
+        return {name: found for name, path in paths if (found := stamp(path))}
 
 
-def _stamp(path: str) -> tuple[int, int] | None:
+def stamp(path: str) -> tuple[int, int] | None:
+    """Return what is another when a file has changed; None if there is none."""
     try:
         status = os.stat(path)
     except OSError:

@@ -30,13 +30,6 @@ b-name = "vmw2"
 SECOND = '\n[[cable]]\nname = "second"\na = "network:four"\nb = "network:six"\na-name = "wireb1"\nb-name = "wireb2"\n'
 
 
-@pytest.fixture(scope="module")
-def turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turns]:
-    found = Turns(tmp_path_factory)
-    yield found
-    found.end()
-
-
 @contextlib.contextmanager
 def two_switches(folder: Path, *options: str, more: str = FREE) -> Iterator[Stage]:
     with empty_stage(folder) as stage:

@@ -47,13 +47,6 @@ WEB = "192.168.122.80"
 # ---------------------------------------------------------------- behind the host's address
 
 
-@pytest.fixture(scope="module")
-def turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turns]:
-    found = Turns(tmp_path_factory)
-    yield found
-    found.end()
-
-
 @contextlib.contextmanager
 def behind_the_host(folder: Path) -> Iterator[Site]:
     """The example, and a network more, that nobody is on yet."""

@@ -45,13 +45,6 @@ STP = ("stp_state", "1", "forward_delay", "200", "max_age", "600", "ageing_time"
 DHCP_AGAIN = 25.0  # seconds after which a guest that had no answer has asked again
 
 
-@pytest.fixture(scope="module")
-def turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turns]:
-    found = Turns(tmp_path_factory)
-    yield found
-    found.end()
-
-
 # ---------------------------------------------------------------- bridges of others
 
 
