@@ -17,6 +17,7 @@ from tests.dump import program
 from tests.kernel.lan import plugged
 from tests.wires import Machine, machine, ping, tcp, wire
 from tests.world import World, until
+from tests.world import machine as vm
 
 from .conftest import ip
 
@@ -384,3 +385,23 @@ def test_an_uplink_that_is_a_port_without_addresses_of_the_host_is_none(world: W
         assert 'network.lab.uplink: "eth0" is a port of the bridge qn-lan' in said
         world.succeeds("net", "down", "lan")
         ip("link", "del", "eth0")
+
+
+def test_the_keeper_gives_the_host_back_what_went_with_a_bridge_that_somebody_deletes(
+    world: World, lan: Machine
+) -> None:
+    """Nobody has to be at the machine, which would be hard to reach; twice as well as once, and then back."""
+    guest = vm("one", card='network = "lan"')
+    before = picture()
+    world.succeeds("run", "-d", world.write(f'[lab]\nname = "home"\n{MOVED}{guest}'))
+    moved = plain(picture())
+    for _ in range(2):
+        ip("link", "del", "qn-lan")
+        assert not ping(lan, HOST)
+        until(lambda: ping(lan, HOST), "the host is there again")
+        until(lambda: ping(lan, HOST6), "by IPv6 too")
+        until(lambda: plain(picture()) == moved, "all of it, and the guest's tap")
+        until(lambda: ping(Machine("host"), BEYOND), "its default route leads out")
+    world.succeeds("stop", "--force", "one")
+    assert picture() == before
+    assert ping(lan, HOST, 5)
