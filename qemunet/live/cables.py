@@ -14,6 +14,7 @@ from qemunet.facts import Wanted
 from qemunet.frozen import frozen
 from qemunet.live import nets, session
 from qemunet.live.source import Source
+from qemunet.model.cable import OnSwitch
 from qemunet.model.names import altname
 
 if typing.TYPE_CHECKING:
@@ -69,6 +70,28 @@ def plug(runtime: Runtime, host: LinuxHost, name: str) -> None:
             journal.compact()
 
 
+def again(runtime: Runtime, host: LinuxHost, bridge: str) -> list[str]:
+    """Plug the ends of cables into a bridge of the host's that was made again; return the cables.
+
+    The runtime directory's lock must be held. Raises any QemunetError.
+    """
+    plugged = []
+    for scope in runtime.scopes("cable"):
+        if scope.fingerprint() is None:
+            continue
+        cable = _cable(scope)
+        for end in cable.ends:
+            if not isinstance(end.where, OnSwitch) or end.where.netns or end.where.bridge != bridge:
+                continue
+            facts = _photograph(host, cable)
+            steps = tuple(plan.cables.loose(end, facts)) if end in _there(cable, facts) else ()
+            if steps:
+                with session.working(scope) as journal:
+                    runner.apply(steps, facts, host, journal)
+                plugged.append(cable.name)
+    return plugged
+
+
 def add(runtime: Runtime, host: LinuxHost, text: str) -> str:
     """Make the cable that a lab file of this text has, and hold it; return its name. Raises any QemunetError."""
     spec = read.loads(text, "cable add")
@@ -114,6 +137,7 @@ def _cable(scope: Scope) -> Cable:
 def _photograph(host: LinuxHost, cable: Cable) -> Facts:
     marks = {altname(plan.cables.scope(cable.name), side) for side in ("a", "b")}
     names = {end.ifname for end in cable.ends}
+    names |= {end.where.bridge for end in cable.ends if isinstance(end.where, OnSwitch) and not end.where.netns}
     return host.photograph(Wanted(links=frozenset(names | marks), routes=True, places=frozenset(cable.namespaces)))
 
 

@@ -219,9 +219,18 @@ def _mended(runtime: Runtime, host: LinuxHost, name: str, taps: list[Tap]) -> Fo
     for step in mend.plug(link, ports, facts):
         with contextlib.suppress(Gone):  # it ended just now
             host.perform(step)
+    _cables(runtime, host, name)
     if not loose:
         return Found(name, link.index)
     return found(name, link.index, loose, How.HEALED, _story(link, loose, made=made, ours=scope is not None))
+
+
+def _cables(runtime: Runtime, host: LinuxHost, bridge: str) -> None:
+    """Plug in the ends of cables that are loose, also in a bridge that is somebody else's."""
+    if runtime.scopes("cable"):
+        from qemunet.live import cables as ends
+
+        ends.again(runtime, host, bridge)
 
 
 def _story(link: LinkFact, taps: list[Tap], *, made: bool, ours: bool) -> str:

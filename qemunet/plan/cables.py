@@ -85,6 +85,7 @@ def plug(end: End, facts: Facts) -> Iterator[Step]:
 
 def _lost(end: End, there: Facts) -> Iterator[Step]:
     link = there.links.get(end.ifname)
+    yield from loose(end, there)
     if link is None or not link.up:
         yield SetLink(end.ifname, up=True)
     known = there.addresses.get(end.ifname, ())
@@ -93,6 +94,23 @@ def _lost(end: End, there: Facts) -> Iterator[Step]:
     for one in end.routes:
         if (one.destination, end.ifname) not in ways:
             yield AddRoute(one.destination, end.ifname, one.gateway)
+
+
+def loose(end: End, there: Facts) -> Iterator[Step]:
+    """Yield what plugs an end into its bridge again, if that is there and the end is on none."""
+    link, where = there.links.get(end.ifname), end.where
+    bridge = _bridge(where.bridge, there) if isinstance(where, OnSwitch) else None
+    if link is None or link.master is not None or bridge is None or bridge.kind != "bridge":
+        return
+    if not uplinks.is_ours(bridge):
+        yield from links.pin(bridge, end.mac, there)
+    yield from _plugged(end, bridge.name)
+
+
+def _plugged(end: End, bridge: str) -> Iterator[Step]:
+    yield SetMaster(end.ifname, bridge)
+    if end.vlans is not None:
+        yield SetVlans(end.ifname, end.vlans)
 
 
 # ---------------------------------------------------------------- parts of a cable
@@ -150,7 +168,5 @@ def _settings(end: End) -> Iterator[Step]:
     else:
         yield from (SetSysctl(links.ipv6(end.ifname, key), "0") for key in ("accept_ra", "autoconf"))
     if isinstance(end.where, OnSwitch):
-        yield SetMaster(end.ifname, end.where.bridge)
-        if end.vlans is not None:
-            yield SetVlans(end.ifname, end.vlans)
+        yield from _plugged(end, end.where.bridge)
     yield from (AddAddress(end.ifname, address) for address in end.addresses)

@@ -256,3 +256,72 @@ def test_a_card_that_comes_later_is_watched_from_then_on(world: World) -> None:
     until(lambda: is_on("qn-lab", "qn-one-net1"), "the tap is back", 10)
     world.succeeds("stop", "--force", "one")
     assert not world.left()
+
+
+CABLE = '[[cable]]\nname = "plug"\na = "network:lab"\nb = "host"\na-name = "in"\nb-name = "out"\n'
+CABLED = f'{CABLE}b-address = "10.9.9.9/24"\n'
+
+
+def test_the_cables_of_a_bridge_are_plugged_into_the_new_one(world: World) -> None:
+    """One that was pulled is in its place, and stays pulled."""
+    other = '[[cable]]\nname = "pulled"\na = "network:lab"\nb = "free"\na-name = "in2"\nb-name = "out2"\n'
+    world.succeeds("run", "-d", world.write(HOSTED + CABLED + other + machine("one")))
+    world.succeeds("cable", "pull", "pulled")
+    world.keeper()
+    for _ in range(2):
+        ip("link", "del", "qn-lab")
+        until(lambda: is_on("qn-lab") and is_on("qn-lab", "in") and is_on("qn-lab", "in2"), "all are on it again")
+        until(lambda: link("out")["operstate"] == "UP", "the cable has its carrier")
+        assert addresses("out") == ["10.9.9.9"]
+        assert [one["state"] for one in json.loads(world.succeeds("cable", "list", "--json"))] == ["plugged", "pulled"]
+    world.succeeds("stop", "--force", "one")
+    assert not world.left()
+
+
+def test_the_cables_of_a_bridge_that_net_up_makes_again_are_plugged_in(world: World) -> None:
+    world.succeeds("net", "up", world.write(HOSTED + CABLED))
+    ip("link", "del", "qn-lab")
+    world.succeeds("net", "up", "lab")
+    assert is_on("qn-lab", "in")
+    world.succeeds("net", "down", str(world.folder / "lab.toml"))
+    assert not world.left()
+
+
+def test_cable_plug_plugs_an_end_in_that_is_on_no_bridge(world: World) -> None:
+    """One that somebody has plugged in elsewhere stays there; where the bridge is gone, the rest is done."""
+    file = world.write(HOSTED + CABLED)
+    world.succeeds("net", "up", file)
+    ip("link", "set", "in", "nomaster")
+    world.succeeds("cable", "plug", "plug")
+    assert is_on("qn-lab", "in")
+    ip("link", "add", "br-else", "type", "bridge")
+    ip("link", "set", "in", "master", "br-else")
+    world.succeeds("cable", "plug", "plug")
+    assert is_on("br-else", "in")
+    ip("link", "del", "br-else")
+    ip("link", "del", "qn-lab")
+    world.succeeds("cable", "plug", "plug")
+    assert link("in").get("master") is None
+    world.succeeds("net", "down", file)
+    assert not world.left()
+
+
+def addresses(name: str) -> list[str]:
+    return [one["local"] for one in link(name)["addr_info"] if one["scope"] == "global"]
+
+
+def test_a_cable_into_somebody_elses_bridge_is_in_it_again_when_that_is_there_again(world: World) -> None:
+    def made() -> None:
+        ip("link", "add", "br0", "type", "bridge")
+        ip("link", "set", "br0", "up")
+
+    made()
+    cable = CABLE.replace("network:lab", "bridge:br0").replace('b = "host"', 'b = "free"')
+    world.succeeds("run", "-d", world.write(f'[lab]\nname = "home"\n{cable}' + machine("one", card='bridge = "br0"')))
+    world.keeper()
+    ip("link", "del", "br0")
+    made()
+    until(lambda: is_on("br0") and is_on("br0", "in"), "both are on it again")
+    world.succeeds("stop", "--force", "one")
+    ip("link", "del", "br0")
+    assert not world.left()
