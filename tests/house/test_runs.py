@@ -119,7 +119,7 @@ def test_skips_that_are_listed_fail_nothing(tree: Tree, way: tuple[str, ...]) ->
 def test_a_warning_is_an_error_and_a_test_that_hangs_is_ended(tree: Tree, way: tuple[str, ...]) -> None:
     """Those of files that nobody closed as well; the tests after it are run."""
     tree.write("unit/test_some.py", WRONG)
-    status, lines = tree.run("-o", "timeout=1", *way)
+    status, lines = tree.run("-o", "timeout=5", *way)
     assert status == 1
     assert "3 failed, 1 passed" in lines[-1]
     assert any("Timeout" in line for line in lines)
