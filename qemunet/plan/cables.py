@@ -9,6 +9,8 @@ from qemunet.facts import Facts, LinkFact
 from qemunet.model import loops, names
 from qemunet.model.cable import AtHost, Cable, End, InNetns, OnSwitch
 from qemunet.model.lab import Lab
+from qemunet.model.network import OwnBridge
+from qemunet.model.routing import Carried
 from qemunet.plan import links, spaces, uplinks
 from qemunet.steps import (
     AddAddress,
@@ -48,7 +50,11 @@ def part(cable: Cable, facts: Facts) -> Part:
 
 def refuse_loops(lab: Lab, facts: Facts) -> None:
     """Raise Taken if a cable that is to be made closes a loop with others, or with veth pairs that are there."""
-    there = [*_wires("", facts), *(wire for name, one in facts.places.items() for wire in _wires(name, one))]
+    there = [
+        *_wires("", facts),
+        *_ports(lab, facts),
+        *(wire for name, one in facts.places.items() for wire in _wires(name, one)),
+    ]
     ours = [end.where for cable in lab.cables for end in cable.ends if isinstance(end.where, OnSwitch)]
     stp = facts.stp | {where.key for where in ours if where.stp}
     stp |= {OnSwitch(name, netns=netns).key for netns, one in facts.places.items() for name in one.stp}
@@ -65,6 +71,22 @@ def _wires(netns: str, facts: Facts) -> Iterator[loops.Wire]:
     for wire in facts.wires:
         one, other = (OnSwitch(bridge, netns=netns).key for bridge in wire.bridges)
         yield loops.Wire(one, other, "-".join(wire.ends) + (f", {wire.whose}" if wire.whose else ""))
+
+
+def _ports(lab: Lab, facts: Facts) -> Iterator[loops.Wire]:
+    """Yield what joins bridges that are not up yet with others, as one of their ports is an end of a cable there."""
+    new = {
+        port: OnSwitch(one.switch.ifname, one.name).key
+        for one in lab.networks
+        if isinstance(one.switch, OwnBridge) and links.network_scope(one.name) not in facts.scopes
+        for port in one.switch.ports
+    }
+    for port, bridge in new.items():
+        carried = facts.carried.get(port, Carried())
+        if carried.beyond:
+            yield loops.Wire(bridge, OnSwitch(carried.beyond).key, f"port {port}")
+        elif carried.peer in new and port < carried.peer:
+            yield loops.Wire(bridge, new[carried.peer], f"port {port}")
 
 
 def _refuse_loop(wire: loops.Wire, there: Sequence[loops.Wire], stp: frozenset[str]) -> None:

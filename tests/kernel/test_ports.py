@@ -64,6 +64,8 @@ def lan(world: World) -> Iterator[Machine]:
             f"-6 route add default via {LAN6} dev eth0",
         ):
             ip(*words.split())
+        local = [f"local {address} dev eth0" for address in (HOST6, "fe80::5")]  # the kernel makes them a moment later
+        until(lambda: all(one in program("ip", "-6", "route", "show", "table", "local") for one in local), "its routes")
         world.mark()
         yield lan
         for sock in lan.sockets:
@@ -405,3 +407,33 @@ def test_the_keeper_gives_the_host_back_what_went_with_a_bridge_that_somebody_de
     world.succeeds("stop", "--force", "one")
     assert picture() == before
     assert ping(lan, HOST, 5)
+
+
+JOINED = """
+[network.lab]
+mode = "bridge"
+ports = [{}]
+[network.lan]
+mode = "bridge"
+ports = ["x"]
+[[cable]]
+name = "second"
+a = "network:lab"
+b = "network:lan"
+"""
+
+
+@pytest.mark.parametrize("other", ["", '"y"'])
+def test_a_cable_between_networks_that_a_port_joins_already_is_a_loop(world: World, other: str) -> None:
+    """Its other end is in the bridge of one of them, or a port of that."""
+    ip("link", "add", "x", "type", "veth", "peer", "name", "y")
+    file = world.write(JOINED.format(other) if other else JOINED.format("").replace('mode = "bridge"\nports = []', ""))
+    if not other:
+        world.succeeds("net", "up", file, "lab")
+        ip("link", "set", "y", "master", "qn-lab")
+    said = world.fails(6, "net", "up", file)
+    assert "it closes a loop: second (qn-lab to qn-lan), port x (qn-lan to qn-lab)" in said.replace("network ", "")
+    if not other:
+        world.succeeds("net", "down", "lab")
+    ip("link", "del", "x")
+    assert not world.left()
