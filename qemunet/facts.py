@@ -20,6 +20,22 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @frozen
+class TunFact:
+    """How a tun device was made (tuntap(4)): `tap` frames with Ethernet headers, `pi` more before them.
+
+    `many`: for several queues, of which `used` are open, where the kernel tells. `owner`: who may open it beside root.
+    """
+
+    tap: bool
+    pi: bool = False
+    vnet_hdr: bool = True
+    many: bool = False
+    used: int = 0
+    owner: int | None = None
+    group: int | None = None
+
+
+@frozen
 class LinkFact:
     """One interface, as RTM_GETLINK tells it (rtnetlink(7))."""
 
@@ -33,6 +49,7 @@ class LinkFact:
     group: int = 0
     altnames: tuple[str, ...] = ()
     vlan_filtering: bool = False  # of a bridge: it tells VLANs apart
+    tun: TunFact | None = None
 
     def describe(self, name: str) -> str:
         """Say what has a name: ``qn-lab is a bridge already, of qemunet.net-lab.bridge``."""
@@ -81,6 +98,26 @@ class FileFact:
 
 
 @frozen
+class SocketFact:
+    """A socket in the file system: whose it is, and whether somebody is at it.
+
+    `passable`: everybody may go through all directories above it.
+    """
+
+    path: str
+    answered: bool
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o777
+    passable: bool = True
+
+    def lets_in(self, uid: int, gid: int) -> bool:
+        """Tell whether a user without any rights of root may connect to it."""
+        bits = 0o200 if uid == self.uid else 0o020 if gid == self.gid else 0o002
+        return self.passable and bool(self.mode & bits)
+
+
+@frozen
 class GuestFact:
     """Where the built-in guest lies, the kernel arguments it always wants, and whether every user may read it."""
 
@@ -99,6 +136,7 @@ class Wanted:
     bridges: frozenset[str] = frozenset()  # whose forwarding databases matter
     sysctls: frozenset[str] = frozenset()
     files: frozenset[str] = frozenset()  # backing files that headers name are followed
+    sockets: frozenset[str] = frozenset()
     programs: frozenset[str] = frozenset()
     routes: bool = False  # all routes, and all interfaces that carry addresses, with their forwarding
     guest: bool = False
@@ -129,6 +167,7 @@ class Facts:
     stp: frozenset[str] = frozenset()  # bridges that take part in a spanning tree
     ports: Mapping[str, frozenset[str]] = _NOTHING  # bridge to the addresses of its ports
     files: Mapping[str, FileFact] = _NOTHING
+    sockets: Mapping[str, SocketFact] = _NOTHING
     programs: Mapping[str, str] = _NOTHING  # name to path
     users: Mapping[str, tuple[int, int]] = _NOTHING  # name to uid, gid
     kvm_gid: int | None = None

@@ -81,6 +81,12 @@ class NicKeys(typing.TypedDict, total=False):
     parent: str | None
     macvtap: str | None
     host_macvlan: bool | None
+    adopt: bool | None
+    listen: str | None
+    connect: str | None
+    group: str | None
+    local: str | None
+    path: Path | None
     model: str | None
     mac: str | None
     mac_prefix: str | None

@@ -30,9 +30,14 @@ _HEADER = ("NIC", "GUEST", "MAC", "HOST", "SLOT")
 _TEXTS = {
     "network": ("NETWORK", "plug it into this network, of the lab or one that is up"),
     "bridge": ("IFNAME", "plug it into this existing bridge"),
-    "mode": ("MODE", "what is behind it: user, tap or macvtap"),
+    "mode": ("MODE", "what is behind it: user, tap, macvtap, stream, dgram, mcast or vde"),
     "parent": ("IFNAME", "mode macvtap: the interface below"),
     "macvtap": ("MODE", "bridge, vepa, private or passthru"),
+    "listen": ("ADDR:PORT", "mode stream: where the other end finds it; mode dgram: its own address"),
+    "connect": ("ADDR:PORT", "modes stream and dgram: the other end"),
+    "group": ("ADDR:PORT", "mode mcast: the multicast group"),
+    "local": ("ADDR", "mode mcast: an address of the interface by which the group is reached"),
+    "path": ("DIR", "mode vde: the directory of the vde_switch"),
     "mac": ("MAC", "its address (default: one that stays the same)"),
     "link": ("up|down", "whether its cable is plugged in"),
     "guard": ("LEVEL", "what its guest may not send: off, mac, clean or strict"),
@@ -87,6 +92,7 @@ def _card_arguments(parser: Parser) -> None:
     parser.add_argument("--vlan", metavar="VLAN", type=vlans, help=_VLAN)
     parser.add_argument("--port-isolation", metavar="on|off", choices=("on", "off"), help=_ISOLATION)
     parser.add_argument("--host-macvlan", action="store_true", default=None, help="let the host talk to a macvtap")
+    parser.add_argument("--adopt", action="store_true", default=None, help="use the tap --ifname that is there")
     parser.add_argument("--restrict", action="store_true", default=None, help="mode user: no way out")
 
 
@@ -137,6 +143,7 @@ def _keys(args: Namespace) -> Keys:
         "impair",
         "vlan",
         "host-macvlan",
+        "adopt",
         "restrict",
     )
     found = {name: getattr(args, name.replace("-", "_"), None) for name in names}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qemunet.config import cables, listeners, modes, ports, ready, scripts, served, spaces, units, vlans
 from qemunet.config.hints import did_you_mean, listed
-from qemunet.config.spec import DiskSpec, LabSpec, NetworkSpec, NicMode, NicSpec, VmSpec
+from qemunet.config.spec import DiskSpec, LabSpec, NetworkSpec, NicSpec, VmSpec
 from qemunet.model import names
 from qemunet.model.network import HostSide, NetworkMode
 
@@ -198,7 +198,7 @@ def _interfaces(spec: LabSpec) -> None:
             used.setdefault(port, f"{network.path}.ports")
     for vm in spec.vms:
         for index, nic in enumerate(nics(vm)):
-            if modes.nic_mode(nic) is not NicMode.USER:
+            if modes.has_link(nic):
                 plugged_into = spec.network(nic.network or "")
                 netns = plugged_into.netns if plugged_into is not None else None
                 made.take(modes.placed(netns, ifname(vm, index, nic)), f"{nic.path}.ifname", nic.path)

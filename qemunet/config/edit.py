@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import check, modes, read, units
+from qemunet.config import check, keys, modes, read, units
+from qemunet.config.remote import absolute_end
 from qemunet.config.scene import absolute
 from qemunet.frozen import as_dict, replace
 from qemunet.model.impair import Impairment
@@ -17,10 +18,11 @@ if typing.TYPE_CHECKING:
     from qemunet.config.spec import LabSpec, NicSpec
 
 # What says where a card is plugged in: with one of them in a change, the old ones are over.
-_PLACE = ("mode", "network", "bridge", "parent", "macvtap", "host_macvlan", "address", "routes")
+_ENDS = ("listen", "connect", "group", "local", "socket")
+_PLACE = (*_ENDS, "mode", "network", "bridge", "parent", "macvtap", "host_macvlan", "address", "routes")
 _CABLE = ("address", "routes")
 _NOTHING = {"rate": Rate(), "impair": Impairment(), "vlan": Vlans()}
-_FILES = ("ifup", "ifdown", "tftp")
+_FILES = ("ifup", "ifdown", "tftp", "socket")
 
 
 def given(keys: Mapping[str, object], file: str, path: str) -> NicSpec:
@@ -71,7 +73,7 @@ def removed_keys(text: str, vm: str, nic: str, values: dict[str, object], file: 
         return ()
     result = changed(old, given(values, file, f"vm.{vm}.nic {nic}"))
     gone = [field for field, value in as_dict(old).items() if value is not None and getattr(result, field) is None]
-    return tuple(field.replace("_", "-") for field in gone)
+    return tuple(key.name for key in keys.NIC.keys.values() if key.field in gone)
 
 
 def free_id(taken: Iterable[str]) -> str:
@@ -83,4 +85,5 @@ def free_id(taken: Iterable[str]) -> str:
 def with_absolute_paths(spec: LabSpec, nic: NicSpec) -> NicSpec:
     """Return a card of a file, whose paths are relative to that, for use in another one."""
     named = {key: getattr(nic, key) for key in _FILES if getattr(nic, key) is not None}
-    return replace(nic, **{key: absolute(spec, name) for key, name in named.items()})
+    ends = {key: absolute_end(spec, one) for key in ("listen", "connect") if (one := getattr(nic, key)) is not None}
+    return replace(nic, **{key: absolute(spec, name) for key, name in named.items()}, **ends)

@@ -8,7 +8,7 @@ from qemunet.config import units
 from qemunet.model import mac
 from qemunet.model.guard import Guard, GuardLevel
 from qemunet.model.network import HostSide, OwnBridge
-from qemunet.model.nic import MacvtapBackend, OnBridge, OnNetwork, PointToPoint, TapBackend, UserBackend
+from qemunet.model.nic import Linked, MacvtapBackend, OnBridge, OnNetwork, PointToPoint, TapBackend
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -41,7 +41,7 @@ def programs(every: Iterable[NicSpec]) -> Iterator[str]:
 def guard(scene: Scene, spec: NicSpec, address: str, backend: Backend, networks: Mapping[str, Network]) -> Guard:
     """Return the guard of a card with that MAC address, and note what this host lacks for it; raises ConfigError."""
     level = spec.guard or GuardLevel.OFF
-    if level is GuardLevel.OFF or isinstance(backend, UserBackend):
+    if level is GuardLevel.OFF or not isinstance(backend, Linked):
         return Guard()
     _able(scene, spec, backend)
     if level is GuardLevel.MAC:
@@ -79,7 +79,7 @@ def _reserved(network: Network | None, address: str) -> Iterator[str]:
     yield from (host.ip for host in (services.hosts if services is not None else ()) if host.mac == address)
 
 
-def _hosts(attach: OnNetwork | OnBridge | PointToPoint | None, network: Network | None) -> Iterator[str]:
+def _hosts(attach: object, network: Network | None) -> Iterator[str]:
     """Yield the addresses of the host where the card is, with that by which it is known as a router in IPv6."""
     if isinstance(attach, PointToPoint):
         yield from map(units.plain, attach.addresses)

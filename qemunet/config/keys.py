@@ -7,14 +7,19 @@ from qemunet.config.cablekeys import CABLE, NETNS
 from qemunet.config.netkeys import DHCP, DHCP_SERVER, DNS, HOSTS, NAT_TABLE, NETWORK
 from qemunet.config.spec import NicMode, Switch
 from qemunet.config.tables import (
+    ADOPTED,
+    DGRAM,
     DIRECT,
     FROM_FIRMWARE,
     MACVTAP,
+    MCAST,
     ON_BRIDGE,
     ON_NETWORK,
     POINT_TO_POINT,
+    STREAM,
     TAP,
     USER,
+    VDE,
     Key,
     Table,
     keyed,
@@ -172,6 +177,7 @@ DISK = Table(
     ),
 )
 
+_TAPS = (TAP, ADOPTED)
 NIC = Table(
     "[[vm.NAME.nic]]",
     "A network card.",
@@ -212,7 +218,7 @@ NIC = Table(
             kinds.QUEUES,
             "pairs of queues (virtio); auto: one per processor, at most 8",
             "1",
-            (TAP, MACVTAP),
+            (TAP, MACVTAP, ADOPTED),
             profile=True,
         ),
         Key(
@@ -220,7 +226,7 @@ NIC = Table(
             kinds.choice(Switch),
             "let the host's kernel move the packets (virtio)",
             "auto",
-            (TAP, MACVTAP),
+            (TAP, MACVTAP, ADOPTED),
             profile=True,
             derived=True,
         ),
@@ -272,9 +278,15 @@ NIC = Table(
             "that of every new port of the bridge: 1",
             (ON_BRIDGE,),
         ),
-        Key("ifname", kinds.IFNAME, "the name of its host side", "qn-VM-ID", (TAP, MACVTAP), derived=True),
-        Key("ifup", kinds.PATH, "program to run when the host side is ready", "none", (TAP, MACVTAP)),
-        Key("ifdown", kinds.PATH, "program to run before the host side goes", "none", (TAP, MACVTAP)),
+        Key("ifname", kinds.IFNAME, "the name of its host side", "qn-VM-ID", (TAP, MACVTAP, ADOPTED), derived=True),
+        Key("adopt", kinds.BOOL, "use the tap `ifname` that somebody else made, and leave it to him", "false", _TAPS),
+        Key("ifup", kinds.PATH, "program to run when the host side is ready", "none", (TAP, MACVTAP, ADOPTED)),
+        Key("ifdown", kinds.PATH, "program to run before the host side goes", "none", (TAP, MACVTAP, ADOPTED)),
+        Key("listen", kinds.END, "where the other end finds it; of dgram, its own address", "", (STREAM, DGRAM)),
+        Key("connect", kinds.END, "the other end, which listens", "", (STREAM, DGRAM)),
+        Key("group", kinds.GROUP, "the multicast group, of which every card hears every other", "", (MCAST,)),
+        Key("local", kinds.IP4, "an address of the interface by which the group is reached", "by the routes", (MCAST,)),
+        Key("path", kinds.PATH, "the control directory of the vde_switch", "", (VDE,)),
         Key("forward", kinds.FORWARDS, "ports of the host that lead into the guest", "none", (USER,)),
         Key("restrict", kinds.BOOL, "nothing gets out", "false", (USER,)),
         Key("subnet", kinds.SLIRP_SUBNET, "network inside QEMU", "10.0.2.0/24", (USER,)),

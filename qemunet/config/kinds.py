@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from enum import StrEnum
 
-from qemunet.config import ready, scripts, units
+from qemunet.config import ends, ready, scripts, units
 from qemunet.config.hints import Bad, listed, nearest
 from qemunet.config.spec import AUTO, NicMode
 from qemunet.frozen import frozen
@@ -361,4 +361,6 @@ SUBNETS = several(units.subnet, "a network", pattern=_ADDRESS)
 SLIRP_SUBNET = of_text(_slirp_subnet, pattern=_ADDRESS)
 HOSTNAME = of_text(hostname)
 FORWARDS = several(units.forward, "a forward", pattern="^(tcp|udp):")
+END = of_text(ends.address, pattern=r"^(unix:.+|.*:\d+)$")
+GROUP = of_text(ends.group, pattern=r"^\d+\.\d+\.\d+\.\d+:\d+$")
 ORDER = several(_order, "a source", enum=["disk", "network", "cdrom"])

@@ -6,6 +6,7 @@ import typing
 
 from qemunet.config import units
 from qemunet.frozen import frozen, replace
+from qemunet.model.remote import InetAddress
 from qemunet.model.vm import VncDisplay
 
 if typing.TYPE_CHECKING:
@@ -49,6 +50,9 @@ def _all_listeners(spec: LabSpec) -> Iterator[Listener]:
             port = units.VNC_PORT + screen.number
             yield Listener("tcp", screen.address, (port, port), f"{vm.path}.display", netns=vm.netns or "")
         for nic in vm.nic or ():
+            if isinstance(nic.listen, InetAddress):
+                protocol, port = ("tcp" if nic.mode == "stream" else "udp"), nic.listen.port
+                yield Listener(protocol, nic.listen.host, (port, port), f"{nic.path}.listen")
             for forward in nic.forward or ():
                 yield replace(_listener(forward, f"{nic.path}.forward"), netns=vm.netns or "")
 

@@ -7,6 +7,7 @@ import typing
 from qemunet.config import keys, tables
 from qemunet.config.hints import listed
 from qemunet.config.spec import BootSpec, LabSpec, NetworkSpec, NicMode, NicSpec
+from qemunet.config.tables import field_of
 from qemunet.frozen import as_dict, replace
 from qemunet.model import names
 from qemunet.model.network import HostSide, NetworkMode
@@ -32,19 +33,32 @@ _WITH_PORTS = {tables.PORTS, tables.OWN_BRIDGE}
 _OF_ITS_LAB = ("path", "name", "external")  # what an external network may have
 
 
+REMOTE = {
+    NicMode.STREAM: tables.STREAM,
+    NicMode.DGRAM: tables.DGRAM,
+    NicMode.MCAST: tables.MCAST,
+    NicMode.VDE: tables.VDE,
+}
+
+
 def nic_mode(nic: NicSpec) -> NicMode:
     """Return a card's mode; where the file leaves it out, its other keys tell."""
     if nic.mode is not None:
         return nic.mode
     if nic.parent is not None or nic.macvtap is not None:
         return NicMode.MACVTAP
-    tapped = (nic.network, nic.bridge, nic.address, nic.routes)
+    tapped = (nic.network, nic.bridge, nic.address, nic.routes, nic.adopt or None)
     return NicMode.TAP if any(one is not None for one in tapped) else NicMode.USER
+
+
+def has_link(nic: NicSpec) -> bool:
+    """Tell whether there is an interface of the host behind a card."""
+    return nic_mode(nic) in (NicMode.TAP, NicMode.MACVTAP)
 
 
 def is_point_to_point(nic: NicSpec) -> bool:
     """Tell whether a card is a cable to the host: a tap on nothing."""
-    return nic_mode(nic) is NicMode.TAP and nic.network is None and nic.bridge is None
+    return nic_mode(nic) is NicMode.TAP and nic.network is None and nic.bridge is None and not nic.adopt
 
 
 def network_mode(network: NetworkSpec) -> NetworkMode:
@@ -103,10 +117,26 @@ def check_nic(spec: LabSpec, nic: NicSpec) -> None:
     if nic_mode(nic) is NicMode.MACVTAP:
         _check_parent(spec, f"{nic.path}.parent", nic.parent)
     network = _macvtap_network(spec, nic)
+    if nic_mode(nic) in REMOTE:
+        from qemunet.config import remote
+
+        remote.check(spec, nic, nic_mode(nic))
+    if nic.adopt:
+        _check_adopted(spec, nic, network)
     if nic.host_macvlan:
         _check_host_macvlan(spec, nic)
     elif network is not None:
         _check_on_macvtaps(spec, nic, network)
+
+
+def _check_adopted(spec: LabSpec, nic: NicSpec, network: NetworkSpec | None) -> None:
+    if nic.ifname is None:
+        raise spec.error(f"{nic.path}.ifname", "a tap that is there has a name", 'as in ifname = "tap7"')
+    if network is not None:
+        raise spec.error(f"{nic.path}.adopt", f'the cards of network "{network.name}" are macvtaps, which we make')
+    if nic.rate is not None:
+        problem = "a rate would change the tap, which is somebody else's"
+        raise spec.error(f"{nic.path}.rate", problem, "leave out one of rate and adopt")
 
 
 def expanded(spec: LabSpec) -> LabSpec:
@@ -219,7 +249,7 @@ def _belong(spec: LabSpec, path: str, values: object, table: Table, actual: Abst
     belongs = {name: key.belongs for name, key in table.keys.items()}
     belongs |= {name: keys.SUB_TABLES[name].belongs for name in (*table.tables, *table.lists)}
     for name, places in belongs.items():
-        given = places and getattr(values, name.replace("-", "_")) is not None
+        given = places and getattr(values, field_of(name)) is not None
         if given and not actual & {*places}:
             raise spec.error(f"{path}.{name}", f"belongs to {listed(places, 'or')}, and {described}")
 
@@ -234,8 +264,12 @@ def _circumstances(nic: NicSpec) -> set[str]:
             return {tables.TAP, tables.ON_NETWORK, tables.ON_BRIDGE}
         case NicMode.TAP if nic.bridge is not None:
             return {tables.TAP, tables.ON_BRIDGE}
+        case NicMode.TAP if nic.adopt:
+            return {tables.ADOPTED}
         case NicMode.TAP:
             return {tables.TAP, tables.POINT_TO_POINT}
+        case other:
+            return {REMOTE[other]}
 
 
 def _described(nic: NicSpec) -> str:
@@ -243,4 +277,6 @@ def _described(nic: NicSpec) -> str:
         return f'is in mode "{nic_mode(nic)}"' + ("" if nic.mode else ", for it says no other")
     if nic.network is not None:
         return f'is on network "{nic.network}"'
+    if nic.adopt:
+        return "has the tap of somebody else"
     return f'is on bridge "{nic.bridge}"' if nic.bridge is not None else "is a point-to-point one"

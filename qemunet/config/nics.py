@@ -6,7 +6,7 @@ import re
 import typing
 from itertools import count
 
-from qemunet.config import cards, check, guards, modes, units, vlans
+from qemunet.config import adopted, cards, check, guards, modes, units, vlans
 from qemunet.config.hints import Bad
 from qemunet.config.scene import Scene, absolute, first
 from qemunet.config.spec import AUTO, NicMode, NicSpec, Switch, VmSpec
@@ -14,9 +14,11 @@ from qemunet.errors import ConfigError, Taken
 from qemunet.model import mac, names
 from qemunet.model.impair import Impairment
 from qemunet.model.nic import (
+    AsItIs,
     Backend,
     Hook,
     HostMacvlan,
+    Linked,
     LinkState,
     MacvtapBackend,
     MacvtapMode,
@@ -28,7 +30,7 @@ from qemunet.model.nic import (
     TapBackend,
     UserBackend,
 )
-from qemunet.model.vm import NicBus
+from qemunet.model.vm import NicBus, RunAs
 
 if typing.TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -52,6 +54,15 @@ def nics(scene: Scene, vm: VmSpec, bus: NicBus, cpus: int, networks: Mapping[str
             problem = f"profile {vm.profile} has no PCI, and so no acpi-index"
             raise scene.spec.error(f"{spec.path}.acpi-index", problem, "leave it out")
         yield _Card(scene, vm, index, spec).nic(bus, cpus, networks, indices[index])
+
+
+def check_users(scene: Scene, vm: VmSpec, found: tuple[Nic, ...], user: RunAs | None) -> None:
+    """Note what the cards of a vm need on this host for QEMU as that user."""
+    for spec, nic in zip(check.nics(vm), found, strict=True):
+        if not isinstance(nic.backend, Linked | UserBackend):
+            from qemunet.config import remote  # only where it is needed
+
+            remote.check_host(scene, spec, nic.backend, user)
 
 
 def files(scene: Scene, vm: VmSpec) -> Iterator[str]:
@@ -99,6 +110,7 @@ class _Card:
         self.id = check.nic_id(index, spec)
         self.ifname = check.ifname(vm, index, spec)
         self.mode = modes.nic_mode(spec)
+        self.linked = modes.has_link(spec)
 
     def error(self, key: str, problem: str, hint: str = "") -> ConfigError:
         return self.scene.spec.error(f"{self.spec.path}.{key}", problem, hint)
@@ -108,6 +120,10 @@ class _Card:
         backend = self.backend(networks)
         address = self.mac(backend)
         self.free(address, backend)
+        if self.spec.adopt:
+            attach = backend.attach if isinstance(backend, TapBackend) else None
+            bridge = attach.bridge if isinstance(attach, OnNetwork | OnBridge) else None
+            adopted.check(self.scene, self.spec, self.queues(model, cpus), address, bridge)
         return Nic(
             id=self.id,
             model=model,
@@ -143,11 +159,16 @@ class _Card:
             case NicMode.USER:
                 return self.user()
             case NicMode.TAP:
-                self.needs_rights("a tap")
+                if not self.spec.adopt:
+                    self.needs_rights("a tap")
                 return self.tap(networks)
             case NicMode.MACVTAP:
                 self.needs_rights("a macvtap")
                 return self.macvtap()
+            case other:
+                from qemunet.config import remote  # only where it is needed
+
+                return remote.backend(self.scene, self.spec, other)
 
     def needs_rights(self, what: str) -> None:
         facts = self.scene.facts
@@ -173,14 +194,21 @@ class _Card:
 
     def tap(self, networks: Mapping[str, Network]) -> TapBackend:
         spec = self.spec
+        is_there = bool(spec.adopt)
         if spec.network is not None:
             network = networks[spec.network]
             dhcp = network.services is not None and network.services.dhcp is not None
+            if is_there and network.netns is not None:
+                problem = f"the switch of network {spec.network} is in a namespace, where the tap is not"
+                raise self.error("adopt", problem, "leave out one of the two")
             attach = OnNetwork(spec.network, network.switch.ifname, dhcp, network.netns)
-            return TapBackend(self.ifname, network.switch.mtu, attach)
+            return TapBackend(self.ifname, network.switch.mtu, attach, is_there)
         if spec.bridge is not None:
             name, mtu = bridge(self.scene, f"{spec.path}.bridge", spec.bridge)
-            return TapBackend(self.ifname, mtu, OnBridge(name))
+            return TapBackend(self.ifname, mtu, OnBridge(name), is_there)
+        if is_there:
+            link = self.scene.link(self.ifname)
+            return TapBackend(self.ifname, link.mtu if link else cards.USUAL_MTU, AsItIs(), is_there)
         self.routes_free(self.spec.routes or (), self.ifname, "routes")
         mtu = first(spec.mtu, self.preset.mtu, otherwise=cards.USUAL_MTU)
         return TapBackend(self.ifname, mtu, PointToPoint(spec.address or (), spec.routes or ()))
@@ -280,7 +308,7 @@ class _Card:
 
     def queues(self, model: str, cpus: int) -> int:
         wanted = first(self.spec.queues, self.preset.queues, otherwise=1)
-        able = cards.is_virtio(model) and self.mode is not NicMode.USER
+        able = cards.is_virtio(model) and self.linked
         if wanted == AUTO:
             return min(cpus, MAX_QUEUES) if able else 1
         if wanted > 1 and not able and self.spec.queues is not None:
@@ -289,7 +317,7 @@ class _Card:
 
     def vhost(self, model: str) -> bool:
         wanted = first(self.spec.vhost, self.preset.vhost, otherwise=Switch.AUTO)
-        able = cards.is_virtio(model) and self.mode is not NicMode.USER
+        able = cards.is_virtio(model) and self.linked
         if wanted is Switch.ON and not able and self.spec.vhost is not None:
             raise self.error("vhost", f"model {model} cannot use vhost", 'only model = "virtio" can')
         if wanted is Switch.ON and able and not self.scene.facts.vhost_net:
@@ -299,7 +327,7 @@ class _Card:
     def mtu(self, model: str, backend: Backend) -> int | None:
         """Return the MTU to announce to the guest: what the file has, or that of its network if it is unusual."""
         given = self.spec.mtu
-        behind = cards.USUAL_MTU if isinstance(backend, UserBackend) else backend.mtu
+        behind = backend.mtu if isinstance(backend, Linked) else cards.USUAL_MTU
         if given is not None and given > behind:
             raise self.error("mtu", f"{given} is more than the {behind} of what is behind the card")
         if not cards.is_virtio(model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 
 from qemunet.model.network import OwnBridge
-from qemunet.model.nic import MacvtapBackend, MacvtapMode, Nic, PointToPoint, TapBackend, UserBackend
+from qemunet.model.nic import AsItIs, MacvtapBackend, MacvtapMode, Nic, PointToPoint, TapBackend, UserBackend
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +57,8 @@ def _nic(nic: Nic, facts: Facts) -> Iterator[str]:
     match nic.backend:
         case UserBackend():
             yield "in user mode ping may find nobody though TCP and UDP do"
+        case TapBackend(ifname=ifname, attach=AsItIs()) if (link := facts.links.get(ifname)) and not link.up:
+            yield f"{ifname} is down, which is left to whoever made it"
         case TapBackend(attach=PointToPoint(addresses=())):
             yield "no address: the host cannot talk to the guest by IP"
         case MacvtapBackend(parent=parent, mode=mode, host=host):

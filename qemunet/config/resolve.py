@@ -22,7 +22,7 @@ from qemunet.config import (
 )
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.scene import Scene, first
-from qemunet.config.spec import CableSpec, LabSpec, NetworkSpec, NicMode, Profile, VmSpec
+from qemunet.config.spec import CableSpec, LabSpec, NetworkSpec, NicSpec, Profile, VmSpec
 from qemunet.errors import NotFound
 from qemunet.facts import Facts, Wanted
 from qemunet.frozen import replace
@@ -31,6 +31,7 @@ from qemunet.model.names import altname, digest, ifb
 from qemunet.model.network import ForeignBridge, HostSide, Network, NetworkMode, OwnBridge, Parent
 from qemunet.model.nic import MacvtapMode
 from qemunet.model.vm import Accel, Firmware, Machine, NicBus, RunAs, Vm
+from qemunet.steps import sysctl_name
 
 if typing.TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -56,16 +57,19 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
     plugged = {name for network in spec.networks for name in network.ports or ()}
     links = bridges | {name for network in spec.networks for name in _links(network)}
     files: set[str] = {*managed.files(spec)}
+    sysctls: set[str] = set()
     for vm in spec.vms:
         files |= {*disks.files(scene, vm), *nics.files(scene, vm)}
         for index, nic in enumerate(check.nics(vm)):
             bridges |= {nic.bridge} if nic.bridge else set()
             links |= {nic.parent} if nic.parent else set()
             links |= {nics.macvlan_name(nic.parent)} if nic.parent and nic.host_macvlan else set()
-            if modes.nic_mode(nic) is not NicMode.USER:
+            if modes.has_link(nic):
                 links |= {check.ifname(vm, index, nic), altname(f"vm/{vm.name}", check.nic_id(index, nic))}
+            sysctls |= {f"net.ipv6.conf.{sysctl_name(nic.ifname)}.disable_ipv6"} if nic.adopt and nic.ifname else set()
             links |= {ifb(vm.name, check.nic_id(index, nic))} if nic.rate or nic.impair else set()
     every = [nic for vm in spec.vms for nic in check.nics(vm)]
+    remotes = [nic for nic in every if modes.nic_mode(nic) in modes.REMOTE]
     for cable in spec.cables:
         links |= {name for end in cables.ends(cable) for name in (cables.ifname(cable, end), *_marks(cable, end))}
     bridges |= {name for name, _ in cables.bridges(spec)}
@@ -73,6 +77,8 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
         links=frozenset(links | bridges),
         bridges=frozenset(bridges),
         files=frozenset(files),
+        sysctls=frozenset(sysctls),
+        sockets=_sockets(spec, remotes) if remotes else frozenset(),
         programs=frozenset({QEMU, *managed.programs(spec), *_programs_of(spec), *guards.programs(every)}),
         routes=any(network.address for network in spec.networks)
         or any(modes.is_point_to_point(nic) or nic.host_macvlan for nic in every),
@@ -87,6 +93,12 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
         uplinks=frozenset(plugged),
         ports=managed.ports(spec),
     )
+
+
+def _sockets(spec: LabSpec, nics: list[NicSpec]) -> frozenset[str]:
+    from qemunet.config import remote  # only where it is needed
+
+    return frozenset(path for nic in nics for path in remote.sockets(spec, nic))
 
 
 def _programs_of(spec: LabSpec) -> list[str]:
@@ -239,6 +251,8 @@ def _vm(scene: Scene, spec: VmSpec, networks: Mapping[str, Network]) -> Vm:
     if accel is Accel.KVM and (why := scene.facts.kvm.get(machine.cpu_kvm)):
         scene.lack(f"a KVM that runs {spec.path} ({why})", 'accel = "auto" takes tcg where KVM does not work')
     cards = tuple(nics.nics(scene, spec, machine.nic_bus, cpus, networks))
+    run_as = _run_as(scene, spec)
+    nics.check_users(scene, spec, cards, run_as)
     return Vm(
         name=spec.name,
         machine=machine,
@@ -250,7 +264,7 @@ def _vm(scene: Scene, spec: VmSpec, networks: Mapping[str, Network]) -> Vm:
         disks=tuple(disks.disk(scene, spec, one, machine.nic_bus) for one in spec.disk),
         nics=cards,
         display=units.display(first(spec.display, preset.display, otherwise="none")),
-        run_as=_run_as(scene, spec),
+        run_as=run_as,
         qemu_args=first(spec.qemu_args, preset.qemu_args, otherwise=()),
         depends=spec.depends or (),
         ready=ready.of(spec),

@@ -20,6 +20,8 @@ Schema = dict[str, object]
 _WRITTEN = (
     (kinds.NAME, "name: a letter, then up to 62 letters, digits and hyphens"),
     (kinds.PATH, "path, relative to the file"),
+    (kinds.END, '"ADDR:PORT", "[ADDR]:PORT" or "unix:PATH"'),
+    (kinds.GROUP, '"ADDR:PORT"'),
     (kinds.PATHS, "one path or a list of them"),
     (kinds.MACHINE, 'text, as in "pc,acpi=off"'),
     (kinds.IFNAME, "name of an interface, at most 15 bytes"),

@@ -11,6 +11,7 @@ from qemunet.model.guard import GuardLevel
 from qemunet.model.impair import Impairment
 from qemunet.model.network import Boot, HostSide, NetworkMode
 from qemunet.model.nic import Forward, LinkState, MacvtapMode, Rate
+from qemunet.model.remote import Address, InetAddress
 from qemunet.model.vlan import Vlans
 from qemunet.model.vm import Accel, Firmware, NicBus
 
@@ -23,6 +24,10 @@ class NicMode(StrEnum):
     USER = "user"
     TAP = "tap"
     MACVTAP = "macvtap"
+    STREAM = "stream"
+    DGRAM = "dgram"
+    MCAST = "mcast"
+    VDE = "vde"
 
 
 class Switch(StrEnum):
@@ -101,6 +106,12 @@ class NicSpec:
     port_isolation: bool | None = None
     vlan: Vlans | None = None
     ifname: str | None = None
+    adopt: bool | None = None
+    listen: Address | None = None
+    connect: Address | None = None
+    group: InetAddress | None = None
+    local: str | None = None
+    socket: str | None = None  # written `path`
     ifup: str | None = None
     ifdown: str | None = None
     forward: tuple[Forward, ...] | None = None

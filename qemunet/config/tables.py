@@ -9,6 +9,11 @@ from qemunet.frozen import frozen
 USER = 'mode "user"'
 TAP = 'mode "tap"'
 MACVTAP = 'mode "macvtap"'
+STREAM = 'mode "stream"'
+DGRAM = 'mode "dgram"'
+MCAST = 'mode "mcast"'
+VDE = 'mode "vde"'
+ADOPTED = "a tap that is there (adopt = true)"
 POINT_TO_POINT = 'a point-to-point card (mode "tap" without network or bridge)'
 ON_NETWORK = 'a card on a network (network = "…", without mode or with mode "tap")'
 ON_BRIDGE = 'a card on a bridge (network = "…" or bridge = "…")'
@@ -23,6 +28,14 @@ OWN_BRIDGE = 'a bridge of our own (every mode but "macvtap", and "bridge" withou
 HOST_ON_IT = 'a network that the host is on (mode "isolated", "nat", "routed" or "open")'
 DIRECT = "a boot with kernel"
 FROM_FIRMWARE = "a boot without kernel and guest"
+
+
+_FIELDS = {"path": "socket"}  # a table's own `path` is where it stands in its file
+
+
+def field_of(name: str) -> str:
+    """Return the name of the attribute that holds the value of a key."""
+    return _FIELDS.get(name, name.replace("-", "_"))
 
 
 @frozen
@@ -43,7 +56,7 @@ class Key:
     @property
     def field(self) -> str:
         """The name of the attribute that holds the value."""
-        return self.name.replace("-", "_")
+        return field_of(self.name)
 
 
 @frozen

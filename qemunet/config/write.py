@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import ready, scripts, units, wiring
+from qemunet.config import ready, remote, scripts, units, wiring
 from qemunet.config.cards import USUAL_MTU, is_virtio
 from qemunet.config.hints import dotted, quoted
 from qemunet.frozen import replace
@@ -25,10 +25,9 @@ from qemunet.model.network import (
 )
 from qemunet.model.nic import (
     Forward,
+    Linked,
     MacvtapBackend,
     Nic,
-    OnBridge,
-    OnNetwork,
     PointToPoint,
     Rate,
     TapBackend,
@@ -328,7 +327,7 @@ def _nic(nic: Nic, isolating: AbstractSet[str]) -> Pairs:
     yield "gateway", nic.gateways or None
     yield "rate", _rate(nic.rate) or None
     yield "impair", None if nic.impair is None else impair.words(nic.impair)
-    yield "guard", None if isinstance(nic.backend, UserBackend) else str(nic.guard.level)
+    yield "guard", str(nic.guard.level) if remote.is_guardable(nic) else None
     # What is its network's is left to that: the card may go to another one.
     yield "port-isolation", nic.port_isolation if nic.port_isolation != (nic.network in isolating) else None
     yield "vlan", None if nic.vlans is None else vlan.table(nic.vlans)
@@ -342,7 +341,7 @@ def _rate(rate: Rate) -> dict[str, str]:
 def _mtu(nic: Nic) -> int | None:
     """Return the MTU to write: what the guest is told, or what a point-to-point tap has without telling."""
     cable = isinstance(nic.backend, TapBackend) and isinstance(nic.backend.attach, PointToPoint)
-    if nic.guest_mtu is None and cable and not isinstance(nic.backend, UserBackend):
+    if nic.guest_mtu is None and cable and isinstance(nic.backend, Linked):
         untold = is_virtio(nic.model) and nic.backend.mtu == USUAL_MTU
         return None if untold else nic.backend.mtu
     return nic.guest_mtu
@@ -352,11 +351,12 @@ def _behind(nic: Nic) -> Pairs:
     match nic.backend:
         case UserBackend() as user:
             yield "mode", "user"
-            yield from _user(user)
+            yield from remote.user(user)
             return
-        case TapBackend(attach=attach):
+        case TapBackend(attach=attach, adopted=adopted):
             yield "mode", "tap"
-            yield from _attached(attach)
+            yield from remote.attached(attach)
+            yield "adopt", adopted or None
         case MacvtapBackend(network=str(network)):
             yield "network", network
         case MacvtapBackend(parent=parent, mode=mode, host=host):
@@ -364,29 +364,11 @@ def _behind(nic: Nic) -> Pairs:
             yield "parent", parent
             yield "macvtap", str(mode)
             yield "host-macvlan", host is not None
+        case other:
+            yield from remote.written(other)
+            return
     yield "ifname", nic.backend.ifname
     yield "queues", nic.queues
     yield "vhost", "on" if nic.vhost else "off"
     yield "ifup", nic.hook.up
     yield "ifdown", nic.hook.down
-
-
-def _attached(attach: OnNetwork | OnBridge | PointToPoint) -> Pairs:
-    match attach:
-        case OnNetwork(network=network):
-            yield "network", network
-        case OnBridge(bridge=bridge):
-            yield "bridge", bridge
-        case PointToPoint(addresses=addresses, routes=routes):
-            yield "address", addresses or None
-            yield "routes", routes or None
-
-
-def _user(user: UserBackend) -> Pairs:
-    yield "forward", tuple(units.format_forward(one, own=True) for one in user.forwards) or None
-    yield "restrict", user.restrict
-    yield "subnet", user.subnet
-    yield "hostname", user.hostname
-    yield "dns", user.dns
-    yield "tftp", user.tftp
-    yield "bootfile", user.bootfile

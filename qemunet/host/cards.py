@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import select
 import typing
@@ -29,8 +30,11 @@ class Monitor(typing.Protocol):
     def execute(self, command: str, **arguments: object) -> object:
         """Have a command done and return its answer. Raises Refused, NotFound when QEMU is gone, TimedOut."""
 
-    def give(self, fd: int) -> str:
-        """Hand over a copy of a descriptor; return the name by which QEMU knows it. Raises as `execute` does."""
+    def give(self, fd: int, name: str | None = None) -> str:
+        """Hand over a copy of a descriptor; return the name by which QEMU knows it. Raises as `execute` does.
+
+        With a `name` it is known by that for good, which must never be used again.
+        """
 
     def forget(self, name: str) -> None:
         """Have QEMU close what it was given under a name, if it still has it."""
@@ -39,7 +43,7 @@ class Monitor(typing.Protocol):
         """Ask the guest for a card until it has let go of it. Raises NotFound if there is none, TimedOut."""
 
 
-def perform(monitor: Monitor, step: CardStep, handles: Mapping[str, Sequence[int]]) -> None:
+def perform(monitor: Monitor, step: CardStep, handles: Mapping[str, Sequence[int]], runtime: str = "") -> None:
     """Do a step; what QEMU is to get open lies in `handles`, and is closed by whoever opened it.
 
     Raises Refused with QEMU's own words, Taken if somebody has a port that it wants, Gone if there is nothing to undo,
@@ -47,7 +51,7 @@ def perform(monitor: Monitor, step: CardStep, handles: Mapping[str, Sequence[int
     """
     match step:
         case AddNetdev():
-            _add_netdev(monitor, step, handles)
+            _add_netdev(monitor, step, handles, runtime)
         case DelNetdev(netdev=netdev):
             with _gone_if_missing():
                 monitor.execute("netdev_del", id=netdev)
@@ -63,14 +67,15 @@ def perform(monitor: Monitor, step: CardStep, handles: Mapping[str, Sequence[int
             _set_forwards(monitor, step)
 
 
-def _add_netdev(monitor: Monitor, step: AddNetdev, handles: Mapping[str, Sequence[int]]) -> None:
+def _add_netdev(monitor: Monitor, step: AddNetdev, handles: Mapping[str, Sequence[int]], runtime: str) -> None:
     wanted = [part.name for part in step.properties.parts if isinstance(part, Handle)]
     given: dict[str, list[str]] = {}
     try:
         for name in wanted:
             for fd in handles[name]:
-                given.setdefault(name, []).append(monitor.give(fd))
-        monitor.execute("netdev_add", **json.loads(_spelled(step.properties, given)))
+                given.setdefault(name, []).append(monitor.give(fd, _lasting(fd) if step.numbered else None))
+        known = {name: _numbers(step.vm, handles[name], runtime) for name in wanted} if step.numbered else given
+        monitor.execute("netdev_add", **json.loads(_spelled(step.properties, known)))
     except QemunetError as error:
         for name in (one for names in given.values() for one in names):
             with contextlib.suppress(QemunetError):
@@ -80,6 +85,30 @@ def _add_netdev(monitor: Monitor, step: AddNetdev, handles: Mapping[str, Sequenc
             if taken := complaints.taken(step.vm, error.message):
                 raise taken from error
         raise
+
+
+def _lasting(fd: int) -> str:
+    """Return a name that no other socket of this kernel has."""
+    return f"socket-{os.fstat(fd).st_ino}"
+
+
+def _numbers(vm: str, fds: Sequence[int], runtime: str) -> list[str]:
+    """Return the numbers under which QEMU has sockets (proc_pid_fd(5)).
+
+    It takes a stream's in a thread of its own, where it does not know names (seen in 7.2).
+    """
+    from qemunet.host import guests
+
+    pid = guests.find(f"{runtime}/vm/{vm}")
+    known = {_opened(f"/proc/{pid}/fd/{entry}"): entry for entry in os.listdir(f"/proc/{pid}/fd")}
+    return [known[os.readlink(f"/proc/self/fd/{fd}")] for fd in fds]
+
+
+def _opened(entry: str) -> str:
+    try:
+        return os.readlink(entry)
+    except OSError:  # it was closed meanwhile
+        return ""
 
 
 def _add_card(monitor: Monitor, vm: str, properties: Word) -> None:

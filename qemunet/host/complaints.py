@@ -156,6 +156,18 @@ def _who(socket: Socket) -> str:
     return f"a process of user {socket.uid}"
 
 
+def tap_user(name: str) -> str:
+    """Name who has a tap open, as far as one may see (proc_pid_fdinfo(5))."""
+    wanted = f"iff:\t{name}\n"
+    for pid in processes.all_pids():
+        with contextlib.suppress(OSError):
+            for entry in os.listdir(f"/proc/{pid}/fdinfo"):
+                with open(f"/proc/{pid}/fdinfo/{entry}") as file:
+                    if wanted in file.read():
+                        return _guest_or_program(pid)
+    return "somebody"
+
+
 def _guest_or_program(pid: int) -> str:
     """Name the guest of which a process is the QEMU, by its log; or else the program."""
     with contextlib.suppress(OSError):

@@ -7,7 +7,7 @@ import struct
 import typing
 
 from qemunet.errors import Gone, Taken
-from qemunet.facts import LinkFact
+from qemunet.facts import LinkFact, TunFact
 from qemunet.frozen import frozen
 from qemunet.host import netlink as nl
 from qemunet.model.names import is_ifname
@@ -26,6 +26,8 @@ _BR_FORWARD_DELAY, _BR_AGEING, _BR_STP = 1, 4, 5
 _BR_OPTIONS, _NO_LINKLOCAL_LEARN = 46, 1
 _MACVLAN_MODE = 1
 _VETH_PEER = 1
+_TUN, _TYPE_TAP = b"tun\0", 2
+_TUN_OWNER, _TUN_GROUP, _TUN_TYPE, _TUN_PI, _TUN_VNET_HDR, _TUN_MANY, _TUN_USED = 1, 2, 3, 4, 5, 7, 8  # IFLA_TUN_*
 _AF_BRIDGE, _PROTINFO, _PORT_ISOLATED = 7, 12, 33
 _NET_NS_FD = 28
 _SKIP_STATS = 8
@@ -96,6 +98,20 @@ def parse(net: Netlink, body: bytes) -> LinkFact:
         group=nl.integer(values.get(GROUP, b"")),
         altnames=tuple(nl.string(value) for kind, value in names if kind == _ALT_IFNAME),
         vlan_filtering=kind == "bridge" and _filters(info.get(_INFO_DATA, b"")),
+        tun=_tun(info.get(_INFO_DATA, b"")) if info.get(_INFO_KIND, b"") == _TUN else None,
+    )
+
+
+def _tun(data: bytes) -> TunFact:
+    values = {kind: nl.integer(value[:4].ljust(4, b"\0")) for kind, value in nl.attributes(data).items()}
+    return TunFact(
+        tap=values.get(_TUN_TYPE, _TYPE_TAP) == _TYPE_TAP,
+        pi=bool(values.get(_TUN_PI)),
+        vnet_hdr=bool(values.get(_TUN_VNET_HDR, 1)),
+        many=bool(values.get(_TUN_MANY)),
+        used=values.get(_TUN_USED, 0),
+        owner=values.get(_TUN_OWNER),
+        group=values.get(_TUN_GROUP),
     )
 
 

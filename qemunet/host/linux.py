@@ -8,7 +8,7 @@ import typing
 
 from qemunet.errors import Failed, Gone, NotFound
 from qemunet.frozen import replace
-from qemunet.host import addresses, files, links, netlink, sysctls, taps
+from qemunet.host import addresses, files, links, netlink, sysctls
 from qemunet.host.netns import Namespace, Place
 from qemunet.locks import is_locked
 from qemunet.steps import (
@@ -19,6 +19,7 @@ from qemunet.steps import (
     AddNetdev,
     AddNetns,
     AddRoute,
+    AdoptTap,
     AwaitQemu,
     ChangePort,
     Claim,
@@ -42,6 +43,7 @@ from qemunet.steps import (
     OpenFile,
     OpenMacvtap,
     OpenOverlay,
+    OpenSocket,
     OpenTap,
     PinBridge,
     PlugPort,
@@ -50,6 +52,7 @@ from qemunet.steps import (
     Reconfigure,
     RemoveFile,
     RemoveImage,
+    RemoveSocket,
     Reserve,
     Resume,
     RunHook,
@@ -80,6 +83,7 @@ if typing.TYPE_CHECKING:
     from qemunet.facts import Facts, Wanted
     from qemunet.host.cards import CardStep, Monitor
     from qemunet.host.guests import RunningQemu
+    from qemunet.host.openings import OpenStep
     from qemunet.host.ports import PortStep
     from qemunet.steps import Divert, Impair, Limit, Step, Undivert, Unimpair, Unlimit
 
@@ -133,7 +137,9 @@ class LinuxHost:
                 self._ports(step)
             case AddAddress() | DelAddress() | AddRoute() | DelRoute() | AddNeighbour() | DelNeighbour() | SetSysctl():
                 self._addresses(step)
-            case OpenTap() | OpenMacvtap() | OpenFile() | LoadFile() | OpenOverlay():
+            case OpenTap() | AdoptTap() | OpenMacvtap() | OpenFile() | LoadFile() | OpenOverlay():
+                self._open(step)
+            case OpenSocket() | RemoveSocket():
                 self._open(step)
             case Claim() | Unclaim() | WriteFile() | RemoveFile() | CreateImage() | RemoveImage():
                 self._files(step)
@@ -295,25 +301,17 @@ class LinuxHost:
             case _:
                 typing.assert_never(step)
 
-    def _open(self, step: OpenTap | OpenMacvtap | OpenFile | LoadFile | OpenOverlay) -> None:
-        if step.handle in self.handles:
-            raise Failed(f"the handle {step.handle} is in use")
-        match step:
-            case OpenTap():
-                opened = taps.open_tap(self.net, self.place, step)
-            case OpenMacvtap():
-                opened = taps.open_macvtap(self.place, step)
-            case OpenFile():
-                opened = [files.open_file(step)]
-            case LoadFile():
-                opened = [files.load(step)]
-            case OpenOverlay():
-                from qemunet.host import images
+    def _open(self, step: OpenStep | RemoveSocket) -> None:
+        from qemunet.host import openings
 
-                opened = [images.open_overlay(step, self.runtime)]
-            case _:
-                typing.assert_never(step)
-        self.handles[step.handle] = opened
+        if isinstance(step, RemoveSocket):
+            if step.handle in self.handles:  # as long as we have it, somebody listens
+                self.release(step.handle)
+            openings.remove_socket(step, in_use=is_locked(f"{self.runtime}/vm/{step.handle.partition(':')[0]}/lock"))
+        elif step.handle in self.handles:
+            raise Failed(f"the handle {step.handle} is in use")
+        else:
+            self.handles[step.handle] = openings.opened(self.net, self.place, step, self.runtime)
 
     def _files(self, step: FileStep) -> None:
         match step:
@@ -360,7 +358,7 @@ class LinuxHost:
         monitor = self.monitors.get(step.vm)
         if monitor is not None:
             try:
-                cards.perform(monitor, step, self.handles)
+                cards.perform(monitor, step, self.handles, self.runtime)
             except NotFound as error:
                 if is_locked(f"{self.runtime}/vm/{step.vm}/lock"):
                     raise  # it may have lost us, and have the card

@@ -6,7 +6,7 @@ import os
 import struct
 import typing
 
-from qemunet.facts import Facts, FileFact, LinkFact, RouteFact, Wanted
+from qemunet.facts import Facts, FileFact, LinkFact, RouteFact, SocketFact, Wanted
 from qemunet.frozen import frozen
 from qemunet.host import addresses, caller, links, sysctls, taps
 from qemunet.host import netlink as nl
@@ -54,6 +54,7 @@ def photograph(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Fact
         wires=wired.wires if wired else (),
         stp=wired.stp if wired else frozenset(),
         files=_files(wanted.files),
+        sockets=_sockets(wanted.sockets) if wanted.sockets else {},
         programs=programs,
         users=_users(),
         kvm_gid=_kvm_gid(),
@@ -168,6 +169,12 @@ def _files(names: Iterable[str]) -> dict[str, FileFact]:
     from qemunet.host import images
 
     return images.look_at(sorted(names))
+
+
+def _sockets(paths: Iterable[str]) -> dict[str, SocketFact]:
+    from qemunet.host import sockets
+
+    return {path: fact for path in paths if (fact := sockets.look_at(path)) is not None}
 
 
 def _programs(names: Iterable[str]) -> dict[str, str]:

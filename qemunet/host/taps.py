@@ -14,9 +14,10 @@ from qemunet.host import netlink as nl
 from qemunet.steps import SetPort, sysctl_name
 
 if typing.TYPE_CHECKING:
+    from qemunet.facts import TunFact
     from qemunet.host.netlink import Netlink
     from qemunet.host.netns import Place
-    from qemunet.steps import OpenMacvtap, OpenTap
+    from qemunet.steps import AdoptTap, OpenMacvtap, OpenTap
 
 TUN = "/dev/net/tun"
 _TUNSETIFF, _TUNGETIFF = 0x400454CA, 0x800454D2
@@ -39,6 +40,46 @@ def open_tap(net: Netlink, place: Place, step: OpenTap) -> list[int]:
             os.close(fd)
         raise
     return fds
+
+
+def adopt(net: Netlink, place: Place, step: AdoptTap) -> list[int]:
+    """Open a tap that is there with the flags that it has. Raises HostLacks if there is none, Taken if it is in use."""
+    link = links.find(net, step.name)
+    if link is None or link.tun is None or not link.tun.tap or step.index not in (0, link.index):
+        raise HostLacks([f"the tap {step.name}"], hint=f"ip tuntap add dev {step.name} mode tap vnet_hdr")
+    if link.tun.used:
+        raise _in_use(link.name)
+    fds: list[int] = []
+    try:
+        for _ in range(step.queues):
+            fds.append(place.inside(_open_tun))
+            _join(fds[-1], link.name, link.tun)
+        now = links.find(net, step.name)
+        if now is None or now.index != link.index:  # it went meanwhile, and the kernel has made another, which is ours
+            raise HostLacks([f"the tap {step.name}"], hint="it was deleted at this moment")
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return fds
+
+
+def _join(fd: int, name: str, tun: TunFact) -> None:
+    """Tie a descriptor to a tap of somebody else's. The kernel would take over other flags than it has."""
+    flags = _TAP | _NO_PI | (_VNET_HDR if tun.vnet_hdr else 0) | (_MULTI_QUEUE if tun.many else 0)
+    try:
+        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("=16sH22x", name.encode(), flags))
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        raise _in_use(name) from error
+
+
+def _in_use(name: str) -> Taken:
+    from qemunet.host import complaints
+
+    hint = "a tap has one user: end that one, or have another tap made"
+    return Taken(f"the tap {name} is in use by {complaints.tap_user(name)}", hint=hint)
 
 
 def open_macvtap(place: Place, step: OpenMacvtap) -> list[int]:

@@ -82,13 +82,14 @@ class Monitor:
             message = f"QEMU did not answer within {seconds:g} s"
             raise TimedOut(message, where=command, hint="is it stopped by a signal, or its disk stuck?") from None
 
-    async def give(self, fd: int) -> str:
+    async def give(self, fd: int, name: str | None = None) -> str:
         """Hand QEMU a copy of a descriptor; return the name by which it knows it, until something uses it up.
 
-        `fd` stays the caller's, who may close it at once. A name that no command used up is to be given to `forget`.
+        With a `name` it is known by that for good, which must never be used again. `fd` stays the caller's, who may
+        close it at once. A name that no command used up is to be given to `forget`.
         Raises as `execute` does; then QEMU has nothing.
         """
-        handing = asyncio.create_task(self._hand(os.dup(fd)))
+        handing = asyncio.create_task(self._hand(os.dup(fd), name))
         try:
             async with asyncio.timeout(COMMAND):
                 return await asyncio.shield(handing)
@@ -131,7 +132,7 @@ class Monitor:
             with contextlib.suppress(QMPError, EOFError, OSError):
                 await client.disconnect()
 
-    async def _hand(self, fd: int) -> str:
+    async def _hand(self, fd: int, name: str | None) -> str:
         """Send a descriptor and have it named, in one piece: QEMU keeps only the last that came, for the next name.
 
         Hence the lock is held until QEMU has answered, however long whoever wanted it is gone.
@@ -139,7 +140,9 @@ class Monitor:
         try:
             async with self._handing:
                 self._given += 1
-                name = f"fd{self._given % _NAMES}"  # of an earlier connection's names QEMU closes what has the same
+                name = (
+                    name or f"fd{self._given % _NAMES}"
+                )  # of an earlier connection's names QEMU closes what has the same
                 self._send(fd)
                 await self.execute("getfd", {"fdname": name}, None)
                 return name

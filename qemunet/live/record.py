@@ -9,10 +9,21 @@ from qemunet.facts import Facts
 from qemunet.frozen import replace
 from qemunet.model.lab import Lab
 from qemunet.model.mac import host_twin, normalize
-from qemunet.model.nic import MacvtapBackend, Nic, OnBridge, OnNetwork, PointToPoint, TapBackend, UserBackend
+from qemunet.model.nic import AsItIs, MacvtapBackend, Nic, OnBridge, OnNetwork, PointToPoint, TapBackend, UserBackend
+from qemunet.model.remote import DgramBackend, McastBackend, StreamBackend, VdeBackend
 from qemunet.model.vm import NicBus, Vm
 from qemunet.plan.qemu import acceleration, slot
 from qemunet.records import NicRecord, VmRecord
+
+_MODES: dict[type, str] = {
+    UserBackend: "user",
+    TapBackend: "tap",
+    MacvtapBackend: "macvtap",
+    StreamBackend: "stream",
+    DgramBackend: "dgram",
+    McastBackend: "mcast",
+    VdeBackend: "vde",
+}
 
 
 def record(lab: Lab, vm: Vm, facts: Facts) -> VmRecord:
@@ -34,17 +45,22 @@ def nic_record(nic: Nic) -> NicRecord:
     base = replace(plain, port_isolation=nic.port_isolation, guard=str(nic.guard.level), vlan=vlan)
     base = replace(base, netns=nic.netns or None)
     match nic.backend:
-        case UserBackend():
-            return base
         case MacvtapBackend(ifname=ifname, network=network):
             return replace(base, ifname=ifname, host_mac=nic.mac, network=network)
+        case TapBackend(ifname=ifname, attach=AsItIs()):
+            return replace(base, ifname=ifname)
+        case TapBackend(ifname=ifname, adopted=True, attach=OnNetwork(network=network, bridge=bridge)):
+            return replace(base, ifname=ifname, network=network, bridge=bridge)
+        case TapBackend(ifname=ifname, adopted=True, attach=OnBridge(bridge=bridge)):
+            return replace(base, ifname=ifname, bridge=bridge)
         case TapBackend(ifname=ifname, attach=OnNetwork(network=network, bridge=bridge)):
             return replace(base, ifname=ifname, host_mac=host_twin(nic.mac), network=network, bridge=bridge)
         case TapBackend(ifname=ifname, attach=OnBridge(bridge=bridge)):
             return replace(base, ifname=ifname, host_mac=host_twin(nic.mac), bridge=bridge)
         case TapBackend(ifname=ifname, attach=PointToPoint()):
             return replace(base, ifname=ifname, host_mac=host_twin(nic.mac))
-    raise AssertionError(nic.backend)
+        case _:
+            return base
 
 
 def _slot(vm: Vm, number: int) -> str | None:
@@ -56,7 +72,7 @@ def _slot(vm: Vm, number: int) -> str | None:
 
 
 def _mode(nic: Nic) -> str:
-    return {UserBackend: "user", TapBackend: "tap", MacvtapBackend: "macvtap"}[type(nic.backend)]
+    return _MODES[type(nic.backend)]
 
 
 def pick(rows: Sequence[NicRecord], vm: str, word: str) -> NicRecord:

@@ -28,9 +28,9 @@ class Talk:
         """Have a command done and return its answer. Raises Refused, NotFound when QEMU is gone, TimedOut."""
         return self._wait(self._guest.execute(command, arguments=arguments))
 
-    def give(self, fd: int) -> str:
+    def give(self, fd: int, name: str | None = None) -> str:
         """Hand over a copy of a descriptor; return the name by which QEMU knows it. Raises as `execute` does."""
-        return self._wait(self._guest.monitor.give(fd))
+        return self._wait(self._guest.monitor.give(fd, name))
 
     def forget(self, name: str) -> None:
         """Have QEMU close what it was given under a name, if it still has it."""

@@ -7,6 +7,7 @@ from enum import StrEnum
 from qemunet.frozen import frozen
 from qemunet.model.guard import Guard
 from qemunet.model.impair import Impairment
+from qemunet.model.remote import Remote
 from qemunet.model.vlan import Vlans
 
 RATE_UNITS = (("tbit", 10**12), ("gbit", 10**9), ("mbit", 10**6), ("kbit", 10**3), ("bit", 1))
@@ -76,6 +77,11 @@ class OnBridge:
 
 
 @frozen
+class AsItIs:
+    """Left in the place that whoever made it has given it."""
+
+
+@frozen
 class PointToPoint:
     """A cable from the guest to the host: the host's addresses on it, and what it routes through the guest."""
 
@@ -85,11 +91,15 @@ class PointToPoint:
 
 @frozen
 class TapBackend:
-    """A tap interface, opened by us and handed to QEMU as file descriptors (one per queue)."""
+    """A tap interface, opened by us and handed to QEMU as file descriptors (one per queue).
+
+    `adopted`: somebody else has made it, and keeps it.
+    """
 
     ifname: str
     mtu: int
-    attach: OnNetwork | OnBridge | PointToPoint
+    attach: OnNetwork | OnBridge | PointToPoint | AsItIs
+    adopted: bool = False
 
 
 @frozen
@@ -118,7 +128,8 @@ class MacvtapBackend:
     network: str | None = None  # of the lab, whose cards are all like this
 
 
-Backend = UserBackend | TapBackend | MacvtapBackend
+Linked = TapBackend | MacvtapBackend  # with an interface of the host behind the card
+Backend = UserBackend | Linked | Remote
 
 
 @frozen

@@ -9,6 +9,7 @@ from qemunet.facts import Facts
 from qemunet.model.lab import Lab
 from qemunet.model.network import Network, OwnBridge
 from qemunet.model.nic import LinkState, Nic, OnNetwork, TapBackend
+from qemunet.model.remote import StreamBackend
 from qemunet.model.vm import Accel, DirectBoot, Vm
 from qemunet.plan import cables, disks, links, qemu, spaces
 from qemunet.plan.ways import Passed
@@ -36,10 +37,15 @@ def build(lab: Lab, facts: Facts, vms: Sequence[str] = (), *, scripted: bool = T
         own=tuple(part for vm in chosen for part in _own(lab, vm, facts) if part.steps),
         start=(
             *(part for vm in chosen for part in _unhurried(lab, vm, facts) if part.steps),
-            *(Part(scope(vm), (_start(lab, vm, facts, scripted=scripted),)) for vm in chosen),
+            *(Part(scope(vm), (_start(lab, vm, facts, scripted=scripted),)) for vm in sorted(chosen, key=_calls)),
             *(Part(scope(vm), tuple(_release(vm))) for vm in chosen),
         ),
     )
+
+
+def _calls(vm: Vm) -> bool:
+    """Tell whether a vm connects to others: a script starts first those whose QEMUs listen."""
+    return any(isinstance(nic.backend, StreamBackend) and not nic.backend.listen for nic in vm.nics)
 
 
 def scope(vm: Vm) -> str:
@@ -146,7 +152,7 @@ def _unhurried(lab: Lab, vm: Vm, facts: Facts) -> Iterator[Part]:
     """Yield what may take its time, and may call qemunet itself: nobody else is to wait for it."""
     yield Part(scope(vm), (*disks.steps(vm, facts), *_kernel_files(vm)))
     for nic in vm.nics:
-        yield Part(scope(vm), tuple(links.hook(lab.name, vm, nic)), about=nic.id)
+        yield Part(scope(vm), (*links.hook(lab.name, vm, nic), *links.connected(vm, nic)), about=nic.id)
 
 
 def claims(lab: Lab, vm: Vm, nic: Nic, facts: Facts) -> Iterator[Step]:

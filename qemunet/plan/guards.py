@@ -20,7 +20,7 @@ from qemunet.facts import Facts
 from qemunet.frozen import frozen
 from qemunet.model import mac, names
 from qemunet.model.guard import GuardLevel
-from qemunet.model.nic import MacvtapBackend, Nic, OnBridge, OnNetwork, TapBackend, UserBackend
+from qemunet.model.nic import Linked, MacvtapBackend, Nic, OnBridge, OnNetwork, TapBackend
 from qemunet.model.vm import Vm
 from qemunet.plan.firewall import quoted
 from qemunet.steps import DropTable, LoadTable, Mark, Step
@@ -90,7 +90,7 @@ class _Table:
 
 
 def _tables(vm: Vm, nic: Nic, facts: Facts) -> dict[Family, _Table]:
-    if nic.guard.level is GuardLevel.OFF or isinstance(nic.backend, UserBackend):
+    if nic.guard.level is GuardLevel.OFF or not isinstance(nic.backend, Linked):
         return {}
     return {family: _table(family, vm, nic, nic.backend.ifname, facts) for family in _families(nic)}
 

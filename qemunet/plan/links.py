@@ -12,6 +12,7 @@ from qemunet.model.guard import GuardLevel
 from qemunet.model.network import HostSide, Network, NetworkMode, OwnBridge
 from qemunet.model.nic import (
     HostMacvlan,
+    Linked,
     MacvtapBackend,
     Nic,
     OnBridge,
@@ -21,7 +22,7 @@ from qemunet.model.nic import (
     UserBackend,
 )
 from qemunet.model.vm import Vm
-from qemunet.plan import rates, spaces, uplinks
+from qemunet.plan import adopted, rates, spaces, uplinks
 from qemunet.plan.ways import Passed, vhost_steps
 from qemunet.steps import (
     AddAddress,
@@ -192,12 +193,18 @@ def card(vm: Vm, nic: Nic, facts: Facts) -> tuple[Step, ...]:
     """Return the steps that make and open a card's host side. Raises Taken."""
     there = spaces.seen(nic.netns, facts)
     match nic.backend:
-        case UserBackend():
-            return ()
+        case TapBackend(adopted=True) as tap:
+            made = (*_guard(vm, nic, facts), *adopted.steps(vm, nic, tap, facts))
         case TapBackend() as tap:
             made = (*_guard(vm, nic, there), *_tap(vm, nic, tap, there))
         case MacvtapBackend() as macvtap:
             made = tuple(_macvtap(vm, nic, macvtap, there))
+        case UserBackend():
+            return ()
+        case _:
+            from qemunet.plan import remote  # only where it is needed
+
+            return tuple(remote.opened(vm, nic))
     return (*spaces.all_at(nic.netns, (*made, *rates.limit(vm, nic, there))), *vhost_steps(vm, nic))
 
 
@@ -208,7 +215,7 @@ def cable(nic: Nic, *, on: bool, was: bool | None = None) -> Iterator[Step]:
             yield spaces.at(nic.netns, SetCarrier(ifname, on=on, was=was))
         case MacvtapBackend(ifname=ifname):
             yield SetLink(ifname, up=on)
-        case UserBackend():
+        case _:
             pass
 
 
@@ -218,7 +225,8 @@ def pins(nics: Iterable[Nic], facts: Facts) -> Iterator[Step]:
     for nic in nics:
         attach = nic.backend.attach if isinstance(nic.backend, TapBackend) else None
         if isinstance(attach, OnNetwork | OnBridge) and not nic.netns:
-            twin = mac.host_twin(nic.mac)
+            there = facts.links.get(nic.backend.ifname) if isinstance(nic.backend, TapBackend) else None
+            twin = there.mac if there is not None and _is_adopted(nic) else mac.host_twin(nic.mac)
             lowest[attach.bridge] = min(twin, lowest.get(attach.bridge, twin))
     for name, twin in lowest.items():
         link = next((link for link in facts.links.values() if link.name == name), None)
@@ -272,7 +280,7 @@ def forwarding(nic: Nic, facts: Facts) -> Iterator[Part]:
 
 
 def _tap(vm: Vm, nic: Nic, tap: TapBackend, facts: Facts) -> Iterator[Step]:
-    master = None if isinstance(tap.attach, PointToPoint) else tap.attach.bridge
+    master = tap.attach.bridge if isinstance(tap.attach, OnNetwork | OnBridge) else None
     yield OpenTap(
         handle=Passed(vm).handle(nic.id).name,
         name=tap.ifname,
@@ -289,6 +297,10 @@ def _tap(vm: Vm, nic: Nic, tap: TapBackend, facts: Facts) -> Iterator[Step]:
         yield SetSysctl(f"net.ipv4.conf.{sysctl_name(tap.ifname)}.forwarding", "1")
         yield from (AddAddress(tap.ifname, address) for address in tap.attach.addresses)
         yield from (AddRoute(route, tap.ifname) for route in tap.attach.routes)
+
+
+def _is_adopted(nic: Nic) -> bool:
+    return isinstance(nic.backend, TapBackend) and nic.backend.adopted
 
 
 def _macvtap(vm: Vm, nic: Nic, macvtap: MacvtapBackend, facts: Facts) -> Iterator[Step]:
@@ -323,10 +335,19 @@ def _ways(nic: Nic, host: HostMacvlan) -> Iterator[Step]:
         yield AddRoute(f"{guest}/{128 if ':' in guest else 32}", host.ifname, source=source)
 
 
+def connected(vm: Vm, nic: Nic) -> tuple[Step, ...]:
+    """Return what connects a card to another program, when all who are to listen do."""
+    if isinstance(nic.backend, Linked | UserBackend):
+        return ()
+    from qemunet.plan import remote
+
+    return tuple(remote.connected(vm, nic))
+
+
 def hook(lab: str, vm: Vm, nic: Nic) -> Iterator[Step]:
     """Yield the user's own programs for a card, if it has a host side and he has any."""
     backend = nic.backend
-    if isinstance(backend, UserBackend) or (nic.hook.up is None and nic.hook.down is None):
+    if not isinstance(backend, Linked) or (nic.hook.up is None and nic.hook.down is None):
         return
     environment = {"QEMUNET_LAB": lab, "QEMUNET_VM": vm.name, "QEMUNET_NIC": nic.id, "QEMUNET_MAC": nic.mac}
     if nic.ips:

@@ -8,8 +8,10 @@ from enum import StrEnum
 from qemunet.frozen import as_dict, frozen, replace
 from qemunet.model.guard import Guard
 from qemunet.model.nic import (
+    AsItIs,
     Forward,
     Hook,
+    Linked,
     LinkState,
     MacvtapBackend,
     Nic,
@@ -19,6 +21,7 @@ from qemunet.model.nic import (
     TapBackend,
     UserBackend,
 )
+from qemunet.model.remote import DgramBackend, McastBackend, StreamBackend, VdeBackend
 from qemunet.model.vm import NicBus, Vm
 
 _USUAL_MTU = 1500  # of a guest that was told nothing
@@ -127,6 +130,8 @@ def behind(nic: Nic) -> str:
     match nic.backend:
         case UserBackend():
             return "user"
+        case TapBackend(ifname=ifname, attach=AsItIs()):
+            return f"tap {ifname} of somebody else"
         case TapBackend(attach=OnNetwork(network=network)):
             return f"network {network}"
         case TapBackend(attach=OnBridge(bridge=bridge)):
@@ -135,6 +140,14 @@ def behind(nic: Nic) -> str:
             return "point to point"
         case MacvtapBackend(parent=parent, mode=mode):
             return f"macvtap {mode} on {parent}"
+        case StreamBackend(address=address, listen=listen):
+            return f"stream {'at' if listen else 'to'} {address}"
+        case DgramBackend(local=local, remote=remote):
+            return f"dgram from {local} to {remote}"
+        case McastBackend(group=group):
+            return f"mcast {group}"
+        case VdeBackend(path=path):
+            return f"vde {path}"
 
 
 def settled(old: Nic, new: Nic, *, left_open: bool) -> Nic:
@@ -143,7 +156,7 @@ def settled(old: Nic, new: Nic, *, left_open: bool) -> Nic:
     `left_open`: nobody has chosen one for it. On a network with more room it need not use that.
     """
     used = old.guest_mtu or _USUAL_MTU
-    behind = _USUAL_MTU if isinstance(new.backend, UserBackend) else new.backend.mtu
+    behind = _largest(new) or _USUAL_MTU
     if used != (new.guest_mtu or _USUAL_MTU) and not (left_open and used <= behind):
         return new
     kept = replace(new, guest_mtu=old.guest_mtu if behind == used or old.backend == new.backend else used)
@@ -166,7 +179,7 @@ def readdressed(old: Nic, new: Nic) -> dict[str, str]:
 
 
 def _plugged_into(nic: Nic) -> OnNetwork | OnBridge | None:
-    attach = nic.backend.attach if isinstance(nic.backend, TapBackend) else None
+    attach = nic.backend.attach if isinstance(nic.backend, TapBackend) and not nic.backend.adopted else None
     return attach if isinstance(attach, OnNetwork | OnBridge) else None
 
 
@@ -188,7 +201,7 @@ def _changed(vm: str, old: Nic, new: Nic) -> Difference:
 
 def _largest(nic: Nic) -> int | None:
     """Return the largest packet that the host side of a card takes; it goes by the bridge, and changes with that."""
-    return None if isinstance(nic.backend, UserBackend) else nic.backend.mtu
+    return nic.backend.mtu if isinstance(nic.backend, Linked) else None
 
 
 def _in_place(nic: Nic) -> Nic:
@@ -197,7 +210,7 @@ def _in_place(nic: Nic) -> Nic:
     match backend:
         case UserBackend():
             backend = replace(backend, forwards=())
-        case TapBackend(attach=OnNetwork() | OnBridge()):
+        case TapBackend(attach=OnNetwork() | OnBridge(), adopted=False):
             backend = replace(backend, attach=OnNetwork("", "", netns=nic.netns), mtu=0)
         case _:
             pass

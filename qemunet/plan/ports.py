@@ -52,7 +52,7 @@ def plugs(switch: OwnBridge, facts: Facts) -> Iterator[Step]:
     uplink = uplink_of(switch, facts)
     for name in switch.ports:
         if name != uplink:
-            yield from _plug(_link(name, facts), switch)
+            yield from plug(_link(name, facts), switch.ifname, switch.mtu)
 
 
 def settings(switch: OwnBridge, facts: Facts) -> Iterator[Step]:
@@ -82,7 +82,7 @@ def move(switch: OwnBridge, facts: Facts) -> Iterator[Step]:
     routes = [one for one in carried.routes if not any(_comes_with(one, address) for address in carried.addresses)]
     routes.sort(key=lambda route: any(way.gateway for way in route.ways))  # by which a gateway is reached
     yield from (PutAddress(switch.ifname, 0, _on(switch, one, link)) for one in own)
-    yield from _plug(link, switch)
+    yield from plug(link, switch.ifname, switch.mtu)
     yield from (PutAddress(switch.ifname, 0, _on(switch, one, link)) for one in moving)
     yield from (PutRoute(_by(switch, one, link)) for one in routes)
     yield from (TakeRoute(one, switch.ifname) for one in reversed(routes))
@@ -115,13 +115,13 @@ def _port_of(undo: Step) -> str:
             return ""
 
 
-def _plug(link: LinkFact, switch: OwnBridge) -> Iterator[Step]:
+def plug(link: LinkFact, bridge: str, mtu: int) -> Iterator[Step]:
     """Yield what plugs an interface in; one that is down would get an IPv6 address when it goes up."""
-    if link.mtu != switch.mtu:
-        yield ChangePort(link.name, link.index, mtu=switch.mtu, was_mtu=link.mtu)
+    if link.mtu != mtu:
+        yield ChangePort(link.name, link.index, mtu=mtu, was_mtu=link.mtu)
     if not link.up:
         yield SetSysctl(f"net.ipv6.conf.{sysctl_name(link.name)}.disable_ipv6", "1")
-    yield PlugPort(link.name, link.index, switch.ifname)
+    yield PlugPort(link.name, link.index, bridge)
     if not link.up:
         yield ChangePort(link.name, link.index, up=True, was_up=False)
 

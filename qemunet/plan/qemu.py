@@ -7,7 +7,7 @@ from itertools import chain, count
 
 from qemunet.errors import ConfigError
 from qemunet.facts import Facts
-from qemunet.model.nic import Forward, Nic, OnNetwork, TapBackend, UserBackend
+from qemunet.model.nic import Forward, MacvtapBackend, Nic, OnNetwork, TapBackend, UserBackend
 from qemunet.model.vm import (
     Accel,
     DirectBoot,
@@ -313,9 +313,15 @@ def _virtio(nic: Nic) -> dict[str, Json]:
 
 def netdev(nic: Nic, way: Way) -> dict[str, Json]:
     """Return a card's backend, for the command line and for `netdev_add` alike."""
-    if isinstance(nic.backend, UserBackend):
-        return {"type": "user", "id": nic.netdev, **_user(nic.backend)}
-    return {"type": "tap", "id": nic.netdev, **way.card(nic, nic.backend)}
+    match nic.backend:
+        case UserBackend() as user:
+            return {"type": "user", "id": nic.netdev, **_user(user)}
+        case TapBackend() | MacvtapBackend() as linked:
+            return {"type": "tap", "id": nic.netdev, **way.card(nic, linked)}
+        case other:
+            from qemunet.plan import remote  # only where it is needed
+
+            return {"id": nic.netdev, **remote.netdev(nic, other, way)}
 
 
 def _user(backend: UserBackend) -> dict[str, Json]:

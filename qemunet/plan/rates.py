@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from qemunet.facts import Facts
 from qemunet.frozen import frozen, replace
 from qemunet.model import mac, names
-from qemunet.model.nic import MacvtapBackend, Nic, Rate, TapBackend, UserBackend
+from qemunet.model.nic import Linked, MacvtapBackend, Nic, Rate, TapBackend
 from qemunet.model.vm import Vm
 from qemunet.steps import (
     AddLink,
@@ -51,7 +51,7 @@ def change(old: Nic, new: Nic, vm: Vm, facts: Facts) -> tuple[Step, ...]:
     The photograph from before, that makes their inverses, has to show the links of `links_of`. When an ifb is deleted
     that is the last step: nothing would bring it back.
     """
-    if isinstance(new.backend, UserBackend):
+    if not isinstance(new.backend, Linked):
         return ()
     was, now = _shape(old), _shape(new)
     return (
@@ -62,7 +62,7 @@ def change(old: Nic, new: Nic, vm: Vm, facts: Facts) -> tuple[Step, ...]:
 
 def links_of(vm: Vm, nic: Nic) -> frozenset[str]:
     """Return the names of the links that a card's rate may change."""
-    return frozenset() if isinstance(nic.backend, UserBackend) else frozenset({nic.backend.ifname, _ifb(vm, nic)})
+    return frozenset({nic.backend.ifname, _ifb(vm, nic)}) if isinstance(nic.backend, Linked) else frozenset()
 
 
 @frozen
@@ -86,12 +86,12 @@ def _shape(nic: Nic) -> _Shape:
         return _Queue(bucket(rate, mtu), nic.impair)
 
     match nic.backend:
-        case UserBackend():
-            return _Shape(_Queue(), _Queue())
         case TapBackend(mtu=mtu):
             return _Shape(queue(nic.rate.inbound, mtu), queue(nic.rate.outbound, mtu))
         case MacvtapBackend(mtu=mtu):
             return _Shape(queue(nic.rate.outbound, mtu), queue(nic.rate.inbound, mtu))
+        case _:
+            return _Shape(_Queue(), _Queue())
 
 
 def bucket(rate: int | None, mtu: int) -> Bucket | None:
@@ -118,7 +118,7 @@ def _queued(name: str, was: _Queue, now: _Queue) -> Iterator[Step]:
 
 
 def _diverted(nic: Nic, vm: Vm, facts: Facts, was: _Queue, now: _Queue) -> Iterator[Step]:
-    assert not isinstance(nic.backend, UserBackend), "it has no link"
+    assert isinstance(nic.backend, Linked), "it has no link"
     name, mark = _ifb(vm, nic), _mark(vm, nic, facts)
     if was != _Queue() and now == _Queue():
         yield Undivert(nic.backend.ifname, name)

@@ -7,12 +7,14 @@ from typing import Protocol
 
 from qemunet.frozen import frozen
 from qemunet.model.nic import MacvtapBackend, Nic, TapBackend
+from qemunet.model.remote import Address, InetAddress, UnixAddress
 from qemunet.model.vm import Vm
 from qemunet.plan.words import Json, word
 from qemunet.steps import Handle, OpenFile, Step, Word
 
 SHELL_DESCRIPTORS = range(3, 10)  # POSIX promises a shell's redirections one digit only
 VHOST_DEVICE = "/dev/vhost-net"
+ALL = "0.0.0.0"  # noqa: S104 - what a user asks for who names no address
 
 
 @frozen
@@ -34,6 +36,12 @@ class Way(Protocol):
 
     def card(self, nic: Nic, backend: TapBackend | MacvtapBackend) -> Mapping[str, Json]:
         """Return the properties of a tap netdev that say which tap it is."""
+
+    def end(self, nic: Nic, address: Address) -> Mapping[str, Json]:
+        """Return where a card's stream is, as a SocketAddress of QEMU."""
+
+    def ends(self, nic: Nic, local: InetAddress, remote: InetAddress) -> Mapping[str, Json]:
+        """Return the properties of a dgram netdev that say between which two addresses it is."""
 
     def kernel(self, name: str, path: str, *, public: bool) -> Word:
         """Return a file name for a kernel or initrd; `public` if every user may read it."""
@@ -59,6 +67,12 @@ class Passed:
             numbers = word(opened[0], *(part for one in opened[1:] for part in (":", one)))
             found |= {"vhost": True, "vhostfds" if many else "vhostfd": numbers}
         return found
+
+    def end(self, nic: Nic, address: Address) -> Mapping[str, Json]:
+        return {"type": "fd", "str": self.handle(nic.id)}
+
+    def ends(self, nic: Nic, local: InetAddress, remote: InetAddress) -> Mapping[str, Json]:
+        return {"local": {"type": "fd", "str": self.handle(nic.id)}}
 
     def kernel(self, name: str, path: str, *, public: bool) -> Word:
         return word("/proc/self/fd/", self.handle(name)) if self.vm.run_as and not public else word(path)
@@ -105,6 +119,14 @@ class Named:
         if nic.vhost:
             found |= {"vhost": True, "vhostfds" if many else "vhostfd": numbers[f"{nic.id}.vhost"]}
         return found
+
+    def end(self, nic: Nic, address: Address) -> Mapping[str, Json]:
+        if isinstance(address, UnixAddress):
+            return {"type": "unix", "path": address.path}
+        return {"type": "inet", "host": address.host or ALL, "port": str(address.port)}
+
+    def ends(self, nic: Nic, local: InetAddress, remote: InetAddress) -> Mapping[str, Json]:
+        return {"local": self.end(nic, local), "remote": self.end(nic, remote)}
 
     def kernel(self, name: str, path: str, *, public: bool) -> Word:
         return word(path)

@@ -39,6 +39,7 @@ from qemunet.steps.files import (
 from qemunet.steps.guests import AwaitQemu, EndQemu, Resume, RunHook, StartQemu
 from qemunet.steps.links import (
     AddLink,
+    AdoptTap,
     BridgeLink,
     DelGroup,
     DelLink,
@@ -56,6 +57,7 @@ from qemunet.steps.links import (
 )
 from qemunet.steps.ports import ChangePort, PlugPort, PutAddress, PutRoute, TakeAddress, TakeRoute, UnplugPort
 from qemunet.steps.rates import Bucket, Divert, Impair, Limit, Undivert, Unimpair, Unlimit
+from qemunet.steps.sockets import OpenSocket, RemoveSocket
 from qemunet.steps.spaces import AddNetns, DelNetns, In, NameNetns, UnnameNetns, bare
 from qemunet.steps.tables import DropTable, LoadTable
 from qemunet.steps.vlans import FilterVlans, SetVlans
@@ -98,6 +100,9 @@ Step = (
     | PutRoute
     | TakeRoute
     | OpenTap
+    | OpenSocket
+    | RemoveSocket
+    | AdoptTap
     | OpenMacvtap
     | Limit
     | Unlimit
@@ -224,6 +229,9 @@ __all__ = [
     "OpenMacvtap",
     "OpenOverlay",
     "OpenTap",
+    "OpenSocket",
+    "RemoveSocket",
+    "AdoptTap",
     "Part",
     "PinBridge",
     "Plan",

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
 @frozen
 class AddNetdev:
-    """Give QEMU a card's backend: `properties` is the JSON of ``netdev_add``, descriptors by their handles."""
+    """Give QEMU a card's backend: `properties` is the JSON of ``netdev_add``, descriptors by their handles.
+
+    `numbered`: of these it is told the numbers, since it would look for their names where it does not know them.
+    """
 
     vm: str
     netdev: str
     properties: Word
+    numbered: bool = False
 
     def describe(self) -> str:
         return f"give {self.vm} the backend {self.netdev}"

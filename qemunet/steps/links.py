@@ -340,6 +340,29 @@ class OpenTap:
 
 
 @frozen
+class AdoptTap:
+    """Open a tap that somebody else has made under `handle`, one descriptor per queue, as it is.
+
+    `index` is that of the interface, 0 if nobody has looked. It stays when its last descriptor is closed.
+    """
+
+    handle: str
+    name: str
+    index: int
+    queues: int = 1
+
+    def describe(self) -> str:
+        queues = f" ({self.queues} queues)" if self.queues > 1 else ""
+        return f"open tap {self.name}, which is there{queues}"
+
+    def inverse(self, before: Facts) -> Step | None:
+        return None
+
+    def shell(self) -> tuple[str, ...]:
+        return ()  # QEMU opens it by its name
+
+
+@frozen
 class OpenMacvtap:
     """Open the character device of a macvtap under `handle`, once per queue."""
 

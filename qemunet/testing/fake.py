@@ -25,6 +25,7 @@ from qemunet.steps import (
     AddNetdev,
     AddNetns,
     AddRoute,
+    AdoptTap,
     AwaitQemu,
     ChangePort,
     Claim,
@@ -46,6 +47,7 @@ from qemunet.steps import (
     OpenFile,
     OpenMacvtap,
     OpenOverlay,
+    OpenSocket,
     OpenTap,
     PinBridge,
     PlugPort,
@@ -54,6 +56,7 @@ from qemunet.steps import (
     Reconfigure,
     RemoveFile,
     RemoveImage,
+    RemoveSocket,
     Reserve,
     Resume,
     RunHook,
@@ -169,7 +172,9 @@ class FakeHost(FakeNetwork, FakeServices):
                 self.port_step(step)
             case AddNeighbour() | DelNeighbour() | SetOffload():
                 self._at_link(step)
-            case OpenTap() | OpenMacvtap() | OpenFile() | LoadFile() | OpenOverlay():
+            case OpenTap() | AdoptTap() | OpenMacvtap() | OpenFile() | LoadFile() | OpenOverlay():
+                self._open(step)
+            case OpenSocket() | RemoveSocket():
                 self._open(step)
             case Claim() | Unclaim() | WriteFile() | RemoveFile() | CreateImage() | RemoveImage():
                 self.file_step(step)
@@ -226,13 +231,26 @@ class FakeHost(FakeNetwork, FakeServices):
             case _:
                 typing.assert_never(step)
 
-    def _open(self, step: OpenTap | OpenMacvtap | OpenFile | LoadFile | OpenOverlay) -> None:
+    def _open(
+        self, step: OpenTap | AdoptTap | OpenSocket | RemoveSocket | OpenMacvtap | OpenFile | LoadFile | OpenOverlay
+    ) -> None:
+        if isinstance(step, RemoveSocket):
+            self.handles.pop(step.handle, None)
+            if self.files.pop(step.path, None) is None:
+                raise Vanished(errno.ENOENT, f"there is no {step.path}")
+            return
         if step.handle in self.handles:
             raise Failed(f"the handle {step.handle} is in use")
         match step:
             case OpenTap():
                 self.make_tap(step)
                 self.handles[step.handle] = step.name
+            case AdoptTap(name=name):
+                self.adopt_tap(step)
+                self.handles[step.handle] = ""
+            case OpenSocket():
+                self._listen(step)
+                self.handles[step.handle] = ""
             case OpenMacvtap(name=name):
                 if self.get(name).kind != "macvtap":
                     raise refused(errno.ENOENT, f"{name} is no macvtap")
@@ -242,6 +260,13 @@ class FakeHost(FakeNetwork, FakeServices):
                 self.handles[step.handle] = ""
             case _:
                 typing.assert_never(step)
+
+    def _listen(self, step: OpenSocket) -> None:
+        path = step.listen.removeprefix("unix:")
+        if path != step.listen and path in self.files:
+            raise Taken(f"{path} is there already")
+        if path != step.listen:
+            self.files[path] = ""
 
     def _release(self, handle: str) -> None:
         self._lose(self.handles.pop(handle))
@@ -330,7 +355,7 @@ class FakeHost(FakeNetwork, FakeServices):
         found = json.loads(text) if text.startswith("{") else {}
         if "netdev" in found:
             guest.cards.add(found["id"])
-        elif found.get("type") in ("user", "tap"):
+        elif "type" in found and "driver" not in found:
             guest.netdevs.add(found["id"])
             opened = (self.handles.pop(part.name) for part in word.parts if isinstance(part, Handle))
             guest.taps[found["id"]] = tuple(filter(None, opened))

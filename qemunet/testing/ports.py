@@ -7,10 +7,11 @@ import os
 import typing
 from abc import ABC, abstractmethod
 
-from qemunet.errors import Taken
+from qemunet.errors import HostLacks, Taken
 from qemunet.host.links import Vanished
 from qemunet.model.routing import BY_KERNEL, Carried, IpAddress
 from qemunet.steps import (
+    AdoptTap,
     ChangePort,
     PlugPort,
     PutAddress,
@@ -97,6 +98,16 @@ class FakePorts(ABC):
                 self.carried_routes.remove(route)
             case _:
                 typing.assert_never(step)
+
+    def adopt_tap(self, step: AdoptTap) -> None:
+        """Open a tap that is there; like the kernel, have it made for several queues for more than one."""
+        link = self.links.get(step.name)
+        if link is None or link.tun is None or not link.tun.tap or step.index not in (0, link.index):
+            raise HostLacks([f"the tap {step.name}"])
+        if link.tun.used:
+            raise Taken(f"the tap {step.name} is in use")
+        if step.queues > 1 and not link.tun.many:
+            raise refused(errno.EBUSY)
 
     def carried(self, name: str) -> Carried:
         """Return what an interface carries that would move."""

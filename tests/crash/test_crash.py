@@ -61,6 +61,10 @@ mode = "macvtap"
 parent = "up0"
 guard = "mac"
 
+[[vm.one.nic]]
+mode = "stream"
+listen = "unix:wire.sock"
+
 [vm.two]
 memory = "64M"
 accel = "tcg"
@@ -73,6 +77,14 @@ network = "host-on-it"
 
 [[vm.two.nic]]
 network = "by-cable"
+
+[[vm.two.nic]]
+mode = "stream"
+connect = "unix:wire.sock"
+
+[[vm.two.nic]]
+ifname = "tap7"
+adopt = true
 
 [[vm.two.nic]]
 bridge = "br0"
@@ -97,6 +109,9 @@ dns = { domain = "crash.test", hosts = { db = "10.7.0.9" } }
 SET_UP = """
 ip link add br0 address 02:00:00:00:00:01 type bridge
 ip link add up0 address 02:00:00:00:00:02 type veth peer name far0 address 02:00:00:00:00:03
+ip tuntap add dev tap7 mode tap vnet_hdr
+sysctl -qw net.ipv6.conf.tap7.disable_ipv6=1
+ip link set tap7 up
 ip link add port0 type veth peer name port1
 ip link add br-foreign address 02:00:00:00:00:04 group 77 type bridge
 ip link set port0 master br0 addrgenmode none up

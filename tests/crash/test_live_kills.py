@@ -38,6 +38,7 @@ CASES = {
     "add-tap": Case("nic-add", {"keys": TAP}),
     "add-macvtap": Case("nic-add", {"keys": {"mode": "macvtap", "parent": "up0"}}),
     "add-user": Case("nic-add", {"keys": {"mode": "user", "forward": ["tcp:127.0.0.1:2222:22"]}}),
+    "add-stream": Case("nic-add", {"keys": {"mode": "stream", "listen": "unix:HOOK.sock"}}),
     "del": Case("nic-del", {"nic": "net1"}, TAP, ("nic-add", {"keys": TAP})),
     "move": Case(
         "nic-set",
@@ -53,7 +54,12 @@ CASES = {
     ),
 }
 # of the others both: what is not done yet can be taken back, and what is done already
-KINDS = {"add-macvtap": ("kill-after",), "add-user": ("kill-before",), "move": ("kill-after",)}
+KINDS = {
+    "add-macvtap": ("kill-after",),
+    "add-user": ("kill-before",),
+    "add-stream": ("kill-after",),
+    "move": ("kill-after",),
+}
 
 
 class Bench:
@@ -95,7 +101,7 @@ def _placed(case: Case, hook: str) -> Case:
     def placed(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: placed(one) for key, one in value.items()}
-        return hook if value == "HOOK" else value
+        return value.replace("HOOK", hook) if isinstance(value, str) else value
 
     verb, arguments = case.back
     return Case(case.verb, placed(case.arguments), placed(case.first), (verb, placed(arguments)))

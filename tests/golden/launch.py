@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import socket
 import struct
 import subprocess
@@ -27,6 +28,15 @@ def opened(name: str, what: dict[str, Any], folder: Path) -> list[int]:
             listener.bind(f"{folder}/{name}")
             listener.listen()
             return [listener.detach()]
+        case "listening":
+            return [listening().detach()]
+        case "connected":
+            return [socket.create_connection(listening().getsockname()[:2]).detach()]
+        case "datagram":
+            both = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            both.bind(("127.0.0.1", 0))
+            both.connect(both.getsockname())
+            return [both.detach()]
         case "tap":
             return taps(name.partition(":")[2], what["queues"])
         case "overlay":
@@ -35,6 +45,14 @@ def opened(name: str, what: dict[str, Any], folder: Path) -> list[int]:
             return [os.open(image, os.O_RDWR)]
         case _:
             return [os.open(what["path"], os.O_RDWR if what["writable"] else os.O_RDONLY)]
+
+
+LISTENERS: list[socket.socket] = []  # they stay open
+
+
+def listening() -> socket.socket:
+    LISTENERS.append(socket.create_server(("127.0.0.1", 0)))
+    return LISTENERS[-1]
 
 
 def taps(name: str, queues: int) -> list[int]:
@@ -73,10 +91,23 @@ def main() -> None:
     folder = Path(order["folder"])
     ip("link", "set", "lo", "up")
     create_files(order, folder)
+    for path in order["switches"]:
+        switch(Path(path))
     if "script" in order:
         scripted(order, folder)
     else:
         execute(order, folder)
+
+
+def switch(path: Path) -> None:
+    """Start a switch that ends with us, or with the QEMU that we become: it reads from a pipe as from a keyboard."""
+    quiet = subprocess.DEVNULL
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    subprocess.Popen(["vde_switch", "-s", path, "-m", "666"], stdin=reading, stdout=quiet, stderr=quiet)
+    os.close(reading)
+    while not (path / "ctl").is_socket():
+        select.select([], [], [], 0.01)
 
 
 def execute(order: dict[str, Any], folder: Path) -> None:
@@ -98,7 +129,10 @@ def scripted(order: dict[str, Any], folder: Path) -> None:
     """Run a script up and down; print which interfaces and tables were there before, between and after."""
     for number, (name, kind, mac) in enumerate(order["links"]):
         peer = ["bridge"] if kind == "bridge" else ["veth", "peer", "name", f"peer{number}"]
-        ip("link", "add", name, "address", mac, "type", *peer)
+        if kind == "tun":
+            ip("tuntap", "add", "dev", name, "mode", "tap", "vnet_hdr")
+        else:
+            ip("link", "add", name, "address", mac, "type", *peer)
         ip("link", "set", name, "up")
         for address in order["addresses"].get(name, ()):
             ip("address", "replace", address, "dev", name, *(["nodad"] if ":" in address else []))

@@ -9,6 +9,7 @@ import difflib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from qemunet.steps import (
     LoadTable,
     Mark,
     OpenOverlay,
+    OpenSocket,
     OpenTap,
     Plan,
     Reserve,
@@ -184,6 +186,8 @@ def descriptor(handle: str, steps: list[Step]) -> dict[str, object]:
     opening = next((step for step in steps if getattr(step, "handle", None) == handle), None)
     if name.endswith(".sock"):
         return {"kind": "socket"}
+    if isinstance(opening, OpenSocket):
+        return {"kind": "datagram" if opening.datagram else "listening" if opening.listen else "connected"}
     if opening is None or not hasattr(opening, "path"):
         queues = getattr(opening, "queues", 1)
         kind = "overlay" if isinstance(opening, OpenOverlay) else "tap"
@@ -221,6 +225,7 @@ def test_qemu_takes_the_command_line(folder: Path, tmp_path: Path) -> None:
             "handles": {name: descriptor(name, steps) for name in sorted(names)},
             "files": sorted(here(path, tmp_path) for path in photograph(folder).files),
             "folder": str(tmp_path),
+            "switches": [str(Path(path).parent) for path in photograph(folder).sockets],
         }
         done = in_namespace(order, tmp_path)
         assert (done.returncode, done.stderr) == (0, ""), "\n".join((*text.options(start.argv), done.stderr))
@@ -246,6 +251,7 @@ def test_a_script_makes_the_links_of_the_plan_and_takes_them_back(folder: Path, 
         "carried": carried(found),
         "files": sorted(here(path, tmp_path) for path in facts.files),
         "folder": str(tmp_path),
+        "switches": [str(Path(path).parent) for path in facts.sockets],
     }
     done = in_namespace(order, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -268,6 +274,8 @@ def in_namespace(order: dict[str, object], folder: Path) -> subprocess.Completed
     """Run `launch.py` in a network namespace of its own, with a /run of its own: `ip netns` writes there."""
     if os.geteuid():
         pytest.skip("taps need root")
+    if order["switches"] and shutil.which("vde_switch") is None:
+        pytest.skip("there is no vde_switch")
     alone = 'mount -t tmpfs tmpfs /run && exec "$@"'
     command = ["unshare", "--net", "--mount", "sh", "-c", alone, "sh", sys.executable, LAUNCH]
     return subprocess.run(command, input=here(json.dumps(order), folder), capture_output=True, text=True)

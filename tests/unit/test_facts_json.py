@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qemunet.facts import Facts, FileFact, GuestFact, LinkFact, RouteFact, WireFact
+from qemunet.facts import Facts, FileFact, GuestFact, LinkFact, RouteFact, SocketFact, TunFact, WireFact
 from qemunet.frozen import fields
 from qemunet.model.routing import Carried, IpAddress, IpRoute, Way
 from qemunet.testing import facts_json
@@ -44,7 +44,19 @@ def values(kind: type, *, without: tuple[str, ...] = ()) -> st.SearchStrategy[An
     return st.builds(kind, **{name: st.deferred(lambda hint=hints[name]: st.from_type(hint)) for name in names})
 
 
-for value_type in (LinkFact, RouteFact, WireFact, FileFact, GuestFact, IpAddress, Way, IpRoute, Carried):
+for value_type in (
+    TunFact,
+    SocketFact,
+    LinkFact,
+    RouteFact,
+    WireFact,
+    FileFact,
+    GuestFact,
+    IpAddress,
+    Way,
+    IpRoute,
+    Carried,
+):
     st.register_type_strategy(value_type, values(value_type))
 
 

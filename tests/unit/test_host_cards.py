@@ -37,9 +37,9 @@ class FakeMonitor:
         self.told.append((command, arguments))
         return self._answer(command.replace("_", "-"), {} if command != "human-monitor-command" else "")
 
-    def give(self, fd: int) -> str:
+    def give(self, fd: int, name: str | None = None) -> str:
         self._answer("give", "")
-        name = f"fd{len(self.given) + 1}"
+        name = name or f"fd{len(self.given) + 1}"
         self.given[name] = fd
         return name
 

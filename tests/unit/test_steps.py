@@ -19,6 +19,7 @@ from qemunet.steps import (
     AddNetdev,
     AddNetns,
     AddRoute,
+    AdoptTap,
     AwaitQemu,
     BridgeLink,
     Bucket,
@@ -55,6 +56,7 @@ from qemunet.steps import (
     OpenFile,
     OpenMacvtap,
     OpenOverlay,
+    OpenSocket,
     OpenTap,
     PinBridge,
     PlugPort,
@@ -63,6 +65,7 @@ from qemunet.steps import (
     Reconfigure,
     RemoveFile,
     RemoveImage,
+    RemoveSocket,
     Reserve,
     Resume,
     RunHook,
@@ -109,6 +112,7 @@ THERE = replace(
 BRIDGE = AddLink("br0", BridgeLink("52:54:00:aa:00:01", 1500), MARK)
 MACVTAP = AddLink("mv0", MacvtapLink("eth1", MacvtapMode.VEPA, "52:54:00:00:00:01", 1400), MARK)
 MACVLAN = AddLink("mv1", MacvlanLink("eth1", "52:54:00:00:00:02", 1400), MARK)
+SOCKET = OpenSocket("a:net1", "vm.a.nic net1", listen="unix:/lab/wire")
 TAP = OpenTap("a:net0", "t0", MARK, "fe:54:00:00:00:01", 1400, "br0", 2)
 IFB = AddLink("ifb0", IfbLink("fe:54:00:00:00:01", 1400), MARK)
 CABLE = AddLink(
@@ -142,6 +146,9 @@ ROUTE = IpRoute(
 )
 OPPOSITES = (SetForwards, PlugPort, UnplugPort, ChangePort, PutAddress, TakeAddress, PutRoute, TakeRoute)
 EVERY: list[Step] = [
+    AdoptTap("a:net0", "tap7", 7, 2),
+    SOCKET,
+    RemoveSocket("a:net1", "/lab/wire"),
     BRIDGE,
     MACVTAP,
     MACVLAN,

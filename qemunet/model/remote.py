@@ -1,0 +1,63 @@
+"""What may be behind a card without any interface of the host: a socket, a switch of programs, a device."""
+
+from __future__ import annotations
+
+from qemunet.frozen import frozen
+
+
+@frozen
+class InetAddress:
+    """A host, by address or name, and a port of TCP or UDP. `host` is empty for all addresses."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@frozen
+class UnixAddress:
+    """A socket in the file system."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Address = InetAddress | UnixAddress
+
+
+@frozen
+class StreamBackend:
+    """A connection to another QEMU: one of the two listens."""
+
+    address: Address
+    listen: bool
+
+
+@frozen
+class DgramBackend:
+    """UDP between two addresses, a frame in each datagram."""
+
+    local: InetAddress
+    remote: InetAddress
+
+
+@frozen
+class McastBackend:
+    """A multicast group of IPv4, which is like a hub; `local` is an address of the interface by which it is reached."""
+
+    group: InetAddress
+    local: str | None = None
+
+
+@frozen
+class VdeBackend:
+    """A port of a vde_switch, whose control directory is at `path`."""
+
+    path: str
+
+
+Remote = StreamBackend | DgramBackend | McastBackend | VdeBackend

@@ -1,0 +1,54 @@
+"""Cards that reach other programs without an interface of the host: their sockets, and their backends in QEMU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qemunet.model.nic import Nic
+from qemunet.model.remote import DgramBackend, McastBackend, Remote, StreamBackend, VdeBackend
+from qemunet.model.vm import Vm
+from qemunet.plan.ways import Passed, Way
+from qemunet.plan.words import Json
+from qemunet.steps import OpenSocket, Step
+
+
+def opened(vm: Vm, nic: Nic) -> Iterator[Step]:
+    """Yield what takes an address of the host for a card: all of these are taken before anybody connects."""
+    match nic.backend:
+        case StreamBackend(address=address, listen=True):
+            yield OpenSocket(_handle(vm, nic), _where(vm, nic), listen=str(address))
+        case DgramBackend(local=local, remote=remote):
+            yield OpenSocket(_handle(vm, nic), _where(vm, nic), str(local), str(remote), datagram=True)
+        case _:
+            pass
+
+
+def connected(vm: Vm, nic: Nic) -> Iterator[Step]:
+    """Yield what connects a card to somebody who listens."""
+    match nic.backend:
+        case StreamBackend(address=address, listen=False):
+            yield OpenSocket(_handle(vm, nic), _where(vm, nic), connect=str(address))
+        case _:
+            pass
+
+
+def netdev(nic: Nic, backend: Remote, way: Way) -> dict[str, Json]:
+    """Return a card's backend without its id."""
+    match backend:
+        case StreamBackend(address=address, listen=listen):
+            return {"type": "stream", "server": listen, "addr": way.end(nic, address)}
+        case DgramBackend(local=local, remote=remote):
+            return {"type": "dgram", **way.ends(nic, local, remote)}
+        case McastBackend(group=group, local=local):
+            here: dict[str, Json] = {} if local is None else {"local": {"type": "inet", "host": local, "port": "0"}}
+            return {"type": "dgram", "remote": {"type": "inet", "host": group.host, "port": str(group.port)}, **here}
+        case VdeBackend(path=path):
+            return {"type": "vde", "sock": path}
+
+
+def _handle(vm: Vm, nic: Nic) -> str:
+    return Passed(vm).handle(nic.id).name
+
+
+def _where(vm: Vm, nic: Nic) -> str:
+    return f"vm.{vm.name}.nic {nic.id}"

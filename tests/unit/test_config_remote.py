@@ -1,0 +1,124 @@
+"""Cards without an interface of the host: what a lab file says of each kind, and what it may not."""
+
+from __future__ import annotations
+
+import pytest
+
+from qemunet.config.write import vm_toml
+from qemunet.errors import ConfigError, HostLacks
+from qemunet.facts import SocketFact
+from qemunet.frozen import replace
+from qemunet.model.nic import Backend
+from qemunet.model.remote import (
+    DgramBackend,
+    InetAddress,
+    McastBackend,
+    StreamBackend,
+    UnixAddress,
+    VdeBackend,
+)
+from tests.unit.config_host import FACTS, lab
+
+CTL = "/run/vde.ctl/ctl"
+HOST = replace(FACTS, sockets={CTL: SocketFact(CTL, answered=True)})
+VM = '[vm.a]\nboot.guest = "tiny"\n[[vm.a.nic]]\n'
+LOCAL = InetAddress("127.0.0.1", 5000)
+
+
+def backend(card: str) -> Backend:
+    return lab(VM + card, HOST).vms[0].nics[0].backend
+
+
+CARDS = [
+    ('mode = "stream"\nlisten = "127.0.0.1:5000"', StreamBackend(LOCAL, listen=True)),
+    ('mode = "stream"\nlisten = ":5000"', StreamBackend(InetAddress("", 5000), listen=True)),
+    ('mode = "stream"\nconnect = "[FD00::0:1]:5000"', StreamBackend(InetAddress("fd00::1", 5000), listen=False)),
+    ('mode = "stream"\nconnect = "far.example:5000"', StreamBackend(InetAddress("far.example", 5000), listen=False)),
+    ('mode = "stream"\nconnect = "unix:wire"', StreamBackend(UnixAddress("/lab/wire"), listen=False)),
+    (
+        'mode = "dgram"\nlisten = "127.0.0.1:5000"\nconnect = "192.0.2.7:5001"',
+        DgramBackend(LOCAL, InetAddress("192.0.2.7", 5001)),
+    ),
+    ('mode = "mcast"\ngroup = "230.0.0.1:1234"', McastBackend(InetAddress("230.0.0.1", 1234))),
+    (
+        'mode = "mcast"\ngroup = "230.0.0.1:1234"\nlocal = "192.0.2.1"',
+        McastBackend(InetAddress("230.0.0.1", 1234), "192.0.2.1"),
+    ),
+    ('mode = "vde"\npath = "/run/vde.ctl"', VdeBackend("/run/vde.ctl")),
+]
+
+
+@pytest.mark.parametrize(("card", "found"), CARDS)
+def test_a_card_is_what_its_keys_say(card: str, found: Backend) -> None:
+    """Paths are relative to the file, addresses in their usual form."""
+    assert backend(card) == found
+
+
+@pytest.mark.parametrize("card", [card for card, _ in CARDS])
+def test_a_card_is_written_as_it_was_read(card: str) -> None:
+    one = lab(VM + card, HOST)
+    again = lab(vm_toml(one, one.vms[0]), HOST)
+    assert again.vms[0].nics == one.vms[0].nics
+
+
+@pytest.mark.parametrize(
+    ("card", "key", "what"),
+    [
+        ('mode = "stream"', "listen", "neither listen nor connect"),
+        ('mode = "stream"\nlisten = ":1"\nconnect = "a:1"', "connect", "both listen and connect"),
+        ('mode = "stream"\nconnect = ":1"', "connect", "names nobody"),
+        ('mode = "stream"\nlisten = "127.0.0.1"', "listen", "not an address with a port"),
+        ('mode = "stream"\nlisten = "127.0.0.1:0"', "listen", "not an address with a port"),
+        ('mode = "stream"\nlisten = "127.0.0.1:65536"', "listen", "not an address with a port"),
+        ('mode = "stream"\nlisten = "127.0.0.300:1"', "listen", "not an IP address"),
+        ('mode = "stream"\nlisten = "::1:5000"', "listen", "not an address with a port"),
+        ('mode = "stream"\nlisten = "[127.0.0.1]:5000"', "listen", "brackets around an IPv4 address"),
+        ('mode = "stream"\nlisten = "a b:5000"', "listen", "not an address with a port"),
+        ('mode = "stream"\nlisten = "unix:"', "listen", "not a path"),
+        (f'mode = "stream"\nlisten = "unix:{"x" * 105}"', "listen", "longer than the 107 bytes"),
+        ('mode = "dgram"\nlisten = ":5000"', "connect", "needs both"),
+        ('mode = "dgram"\nconnect = "192.0.2.7:5000"', "listen", "needs both"),
+        ('mode = "dgram"\nlisten = "unix:a"\nconnect = "unix:b"', "listen", "is UDP"),
+        ('mode = "mcast"', "group", "needs the group"),
+        ('mode = "mcast"\ngroup = "192.0.2.1:1234"', "group", "not a multicast group"),
+        ('mode = "vde"', "path", "needs the directory of its switch"),
+        ('mode = "user"\npath = "/run/vde.ctl"', "path", 'belongs to mode "vde"'),
+        ('mode = "vde"\npath = "/run/vde.ctl"\nqueues = 2', "queues", "belongs to"),
+        ('mode = "vde"\npath = "/run/vde.ctl"\nguard = "mac"', "guard", "belongs to"),
+        ('mode = "stream"\nlisten = ":1"\nifname = "tap7"', "ifname", "belongs to"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(card: str, key: str, what: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        backend(card)
+    assert caught.value.where.endswith(f"vm.a.nic[0].{key}")
+    assert what in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_port_is_listened_on_once() -> None:
+    card = 'mode = "stream"\nlisten = "127.0.0.1:5000"\n'
+    with pytest.raises(ConfigError, match="tcp port 5000 is also that of"):
+        lab(f"{VM}{card}[[vm.a.nic]]\n{card}", HOST)
+
+
+@pytest.mark.parametrize(
+    ("fact", "lacking"),
+    [
+        (None, "a vde_switch at /run/vde.ctl"),
+        (SocketFact(CTL, answered=False), "a vde_switch at /run/vde.ctl"),
+        (SocketFact(CTL, answered=True, mode=0o700), "the right of QEMU"),
+        (SocketFact(CTL, answered=True, passable=False), "the right of QEMU"),
+    ],
+)
+def test_a_switch_has_to_be_there_and_let_qemu_in(fact: SocketFact | None, lacking: str) -> None:
+    """Exit status 3, and what to do."""
+    with pytest.raises(HostLacks, match=lacking) as caught:
+        lab(f'{VM}mode = "vde"\npath = "/run/vde.ctl"', replace(FACTS, sockets={CTL: fact} if fact else {}))
+    assert "vde_switch" in caught.value.hint
+
+
+def test_a_user_of_the_switch_is_let_in() -> None:
+    text = VM.replace("[[vm", 'user = "1001:1002"\n[[vm') + 'mode = "vde"\npath = "/run/vde.ctl"'
+    mine = SocketFact(CTL, answered=True, uid=0, gid=1002, mode=0o660)
+    assert lab(text, replace(FACTS, sockets={CTL: mine})).vms[0].nics[0].backend == VdeBackend("/run/vde.ctl")
