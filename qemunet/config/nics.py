@@ -198,7 +198,7 @@ class _Card:
         if spec.network is not None:
             network = networks[spec.network]
             dhcp = network.services is not None and network.services.dhcp is not None
-            if is_there and network.netns is not None:
+            if is_there and network.netns:
                 problem = f"the switch of network {spec.network} is in a namespace, where the tap is not"
                 raise self.error("adopt", problem, "leave out one of the two")
             attach = OnNetwork(spec.network, network.switch.ifname, dhcp, network.netns)
