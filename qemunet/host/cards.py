@@ -52,9 +52,8 @@ def perform(monitor: Monitor, step: CardStep, handles: Mapping[str, Sequence[int
     match step:
         case AddNetdev():
             _add_netdev(monitor, step, handles, runtime)
-        case DelNetdev(netdev=netdev):
-            with _gone_if_missing():
-                monitor.execute("netdev_del", id=netdev)
+        case DelNetdev():
+            _del_netdev(monitor, step, runtime)
         case AddCard(properties=properties):
             _add_card(monitor, step.vm, properties)
         case DelCard(nic=nic):
@@ -73,7 +72,9 @@ def _add_netdev(monitor: Monitor, step: AddNetdev, handles: Mapping[str, Sequenc
     try:
         for name in wanted:
             for fd in handles[name]:
-                given.setdefault(name, []).append(monitor.give(fd, _lasting(fd) if step.numbered else None))
+                given.setdefault(name, []).append(
+                    monitor.give(fd, _lasting(step.netdev, os.fstat(fd).st_ino) if step.numbered else None)
+                )
         known = {name: _numbers(step.vm, handles[name], runtime) for name in wanted} if step.numbered else given
         monitor.execute("netdev_add", **json.loads(_spelled(step.properties, known)))
     except QemunetError as error:
@@ -87,9 +88,30 @@ def _add_netdev(monitor: Monitor, step: AddNetdev, handles: Mapping[str, Sequenc
         raise
 
 
-def _lasting(fd: int) -> str:
-    """Return a name that no other socket of this kernel has."""
-    return f"socket-{os.fstat(fd).st_ino}"
+def _del_netdev(monitor: Monitor, step: DelNetdev, runtime: str) -> None:
+    try:
+        with _gone_if_missing():
+            monitor.execute("netdev_del", id=step.netdev)
+    finally:
+        for inode in _sockets(step.vm, runtime) if step.numbered else ():
+            monitor.forget(_lasting(step.netdev, inode))
+
+
+def _sockets(vm: str, runtime: str) -> list[int]:
+    """Return the inodes of all sockets that QEMU has."""
+    from qemunet.host import guests
+
+    pid = guests.find(f"{runtime}/vm/{vm}")
+    try:
+        entries = [_opened(f"/proc/{pid}/fd/{entry}") for entry in os.listdir(f"/proc/{pid}/fd")]
+    except FileNotFoundError:  # it has ended
+        return []
+    return [int(entry[8:-1]) for entry in entries if entry.startswith("socket:[")]
+
+
+def _lasting(netdev: str, inode: int) -> str:
+    """Return the name of a socket that no other one of this kernel has: what QEMU knows by it is that, or is closed."""
+    return f"{netdev}-{inode}"
 
 
 def _numbers(vm: str, fds: Sequence[int], runtime: str) -> list[str]:

@@ -28,7 +28,7 @@ class AddNetdev:
         return f"give {self.vm} the backend {self.netdev}"
 
     def inverse(self, before: Facts) -> Step | None:
-        return DelNetdev(self.vm, self.netdev)
+        return DelNetdev(self.vm, self.netdev, self.numbered)
 
     def shell(self) -> tuple[str, ...]:
         return ()  # a guest that runs is no business of a script that starts it
@@ -36,10 +36,14 @@ class AddNetdev:
 
 @frozen
 class DelNetdev:
-    """Have QEMU close a card's backend. Under a card that is still there it would cut that off for ever."""
+    """Have QEMU close a card's backend. Under a card that is still there it would cut that off for ever.
+
+    `numbered`: and the sockets that it was given for that, if it has never used them.
+    """
 
     vm: str
     netdev: str
+    numbered: bool = False
 
     def describe(self) -> str:
         return f"take the backend {self.netdev} from {self.vm}"

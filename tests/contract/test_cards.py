@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -24,6 +25,7 @@ from qemunet.steps import (
     EndQemu,
     Handle,
     Mark,
+    OpenSocket,
     OpenTap,
     SetForwards,
     SetGuestLink,
@@ -57,9 +59,9 @@ class Talk:
     def execute(self, command: str, **arguments: object) -> object:
         return self._answer(command, arguments, [])
 
-    def give(self, fd: int) -> str:
+    def give(self, fd: int, name: str | None = None) -> str:
         self.given += 1
-        name = f"given{self.given}"
+        name = name or f"given{self.given}"
         self._answer("getfd", {"fdname": name}, [fd])
         return name
 
@@ -82,7 +84,8 @@ class Talk:
         return found
 
     def forget(self, name: str) -> None:
-        self.execute("closefd", fdname=name)
+        with contextlib.suppress(Refused):
+            self.execute("closefd", fdname=name)
 
     def unplug(self, nic: str) -> None:
         self.execute("device_del", id=nic)
@@ -215,4 +218,32 @@ def test_a_backend_that_is_not_there_has_no_forwards(world: World) -> None:
     end = started(world)
     with pytest.raises(Failed):
         world.do(SetForwards("a", "host-net9", add=("tcp:127.0.0.1:5601-:80",)))
+    world.do(end)
+
+
+STREAM = AddNetdev(
+    "a",
+    "host-net3",
+    Word(('{"type":"stream","id":"host-net3","server":true,"addr":{"type":"fd","str":"', Handle("a:net3"), '"}}')),
+    numbered=True,
+)
+
+
+def test_a_stream_is_given_its_socket_and_lets_go_of_it(world: World) -> None:
+    """Also of one that QEMU has got and never used, since its keeper was killed between the two."""
+    end = started(world)
+    path = world.path("wire")
+    listen = OpenSocket("a:net3", "vm.a.nic net3", listen=f"unix:{path}")
+    world.do(listen, STREAM)
+    world.do(undo(world, STREAM))
+    with contextlib.suppress(Gone):  # a QEMU that may remove the socket has done so
+        world.do(undo(world, listen))
+    world.do(listen)
+    if isinstance(world.host, LinuxHost):
+        fd = world.host.handles["a:net3"][0]
+        world.host.monitors["a"].give(fd, f"host-net3-{os.fstat(fd).st_ino}")
+    with pytest.raises(Gone):
+        world.do(undo(world, STREAM))
+    world.do(undo(world, listen))
+    assert world.text("wire") is None
     world.do(end)

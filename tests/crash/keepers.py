@@ -100,7 +100,7 @@ def arm(fault: Fault) -> None:
 
     LinuxHost.perform = lambda host, step: fault.around(type(step).__name__, lambda: perform(host, step))  # type: ignore[method-assign]
     Journal.commit = lambda *words, **more: fault.around("commit", lambda: commit(*words, **more), errno.ENOSPC)  # type: ignore[method-assign]
-    Talk.give = lambda talk, fd: fault.around("give", lambda: give(talk, fd))  # type: ignore[method-assign]
+    Talk.give = lambda talk, fd, name=None: fault.around("give", lambda: give(talk, fd, name))  # type: ignore[method-assign]
     os.rename = renamed
 
 

@@ -70,7 +70,7 @@ class ByKeeper:
     def execute(self, command: str, **arguments: object) -> object:
         return self.live.ask("qmp", vm=self.vm, execute=command, arguments=arguments)["return"]
 
-    def give(self, fd: int) -> str:
+    def give(self, fd: int, name: str | None = None) -> str:
         raise AssertionError("for looking only")
 
     def forget(self, name: str) -> None:

@@ -113,7 +113,7 @@ class Monitor:
         }
         return {nic: plugged.get(nic, "rp.0") for nic in sorted(self.host.guests["a"].cards)}
 
-    def give(self, fd: int) -> str:
+    def give(self, fd: int, name: str | None = None) -> str:
         raise NotImplementedError
 
     def forget(self, name: str) -> None:
