@@ -7,9 +7,11 @@ import json
 import os
 import re
 import select
+import time
 import typing
 
-from qemunet.errors import Failed, Gone, QemunetError, Refused, Taken
+from qemunet import interrupts
+from qemunet.errors import Failed, Gone, QemunetError, Refused, Taken, TimedOut
 from qemunet.host import complaints
 from qemunet.steps import AddCard, AddNetdev, DelCard, DelNetdev, Handle, SetForwards, SetGuestLink
 
@@ -21,6 +23,7 @@ if typing.TYPE_CHECKING:
     CardStep = AddNetdev | DelNetdev | AddCard | DelCard | SetGuestLink | SetForwards
 
 NO_SUCH_DEVICE = "DeviceNotFound"  # QMP's class for an id that QEMU does not have
+_STREAM, _GLANCE = 10.0, 0.01  # seconds until a stream has its socket, and between two looks
 _INDEX = re.compile(r"bootindex (\d+) has already been used|acpi-index = (\d+) already exist")
 
 
@@ -86,6 +89,31 @@ def _add_netdev(monitor: Monitor, step: AddNetdev, handles: Mapping[str, Sequenc
             if taken := complaints.taken(step.vm, error.message):
                 raise taken from error
         raise
+    if step.numbered:
+        _await_stream(monitor, step, [fd for name in wanted for fd in handles[name]])
+
+
+def _await_stream(monitor: Monitor, step: AddNetdev, fds: Sequence[int]) -> None:
+    """Wait until QEMU has taken its sockets: it does so in another thread, and dies if it shall let go before (7.2).
+
+    One that listens shows it only when somebody has connected; for that we do, and leave again.
+    """
+    from qemunet.host import sockets
+
+    with contextlib.ExitStack() as stack:
+        for fd in fds:
+            sockets.visit(fd, stack)
+        wanted = re.compile(rf"(?m)^ *\\?[^\n]*\b{re.escape(step.netdev)}: index=0,type=stream,\S")
+        deadline = time.monotonic() + _STREAM
+        while not wanted.search(said := _network(monitor)):
+            interrupts.check()
+            if time.monotonic() > deadline:
+                raise TimedOut(f"QEMU has not taken its socket after {_STREAM:g} s: {said}", where=f"vm.{step.vm}")
+            select.select([], [], [], _GLANCE)
+
+
+def _network(monitor: Monitor) -> str:
+    return str(monitor.execute("human-monitor-command", **{"command-line": "info network"}))
 
 
 def _del_netdev(monitor: Monitor, step: DelNetdev, runtime: str) -> None:

@@ -63,6 +63,16 @@ def remove(step: RemoveSocket, *, in_use: bool) -> None:
         raise Vanished(*error.args) from error
 
 
+def visit(fd: int, stack: contextlib.ExitStack) -> None:
+    """Connect to a socket of ours, if it is one that listens, until the `stack` ends; QEMU accepts that, or others."""
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return
+        visitor = stack.enter_context(socket.socket(sock.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+        with contextlib.suppress(BlockingIOError):
+            visitor.connect(sock.getsockname())
+
+
 def look_at(path: str) -> SocketFact | None:
     """Return what is known of a socket in the file system, None if there is none."""
     try:
