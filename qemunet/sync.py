@@ -69,8 +69,8 @@ class _Loop:
         def cancel() -> None:
             if tasks:
                 tasks[0].cancel()
-            else:  # it has not even begun
-                done.cancel()
+            else:  # it has not even begun, and never will
+                done.set_exception(concurrent.futures.CancelledError())
 
         try:
             self._loop.call_soon_threadsafe(begin)

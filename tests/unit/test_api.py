@@ -610,3 +610,20 @@ def test_everything_public_is_documented(name: str) -> None:
         for method in public(thing) if inspect.isclass(thing) else ():
             if not method.startswith("_"):
                 assert getattr(thing, method).__doc__, f"{module.__name__}.{name}.{method}"
+
+
+def test_an_interrupt_before_the_loop_has_heard_of_the_work_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nothing was begun, and nobody will say that it is done."""
+    loop = sync._Loop()
+
+    def interrupted(*_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    async def work() -> None:
+        raise AssertionError("it has begun")
+
+    monkeypatch.setattr(loop._loop, "call_soon_threadsafe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(work)
+    loop.close()
