@@ -118,6 +118,38 @@ class SocketFact:
 
 
 @frozen
+class NodeFact:
+    """A device node: whose it is, and whether the calling user may read and write it."""
+
+    uid: int
+    gid: int
+    mode: int
+    opened: bool
+
+    def lets_in(self, uid: int, gid: int) -> bool:
+        """Tell whether a user without any rights of root may read and write it."""
+        bits = 0o600 if uid == self.uid else 0o060 if gid == self.gid else 0o006
+        return self.mode & bits == bits
+
+
+@frozen
+class PciFact:
+    """A PCI device of the host with its driver, empty for none, and its IOMMU group, if there is an IOMMU.
+
+    `beside`: the others of that group that are no bridges, with their drivers. `node`: the group's own in /dev/vfio;
+    `vfio`: the one for all is there.
+    """
+
+    address: str
+    driver: str = ""
+    group: int | None = None
+    beside: tuple[tuple[str, str], ...] = ()
+    network: bool = True
+    node: NodeFact | None = None
+    vfio: bool = True
+
+
+@frozen
 class GuestFact:
     """Where the built-in guest lies, the kernel arguments it always wants, and whether every user may read it."""
 
@@ -137,6 +169,7 @@ class Wanted:
     sysctls: frozenset[str] = frozenset()
     files: frozenset[str] = frozenset()  # backing files that headers name are followed
     sockets: frozenset[str] = frozenset()
+    devices: frozenset[str] = frozenset()  # PCI addresses
     programs: frozenset[str] = frozenset()
     routes: bool = False  # all routes, and all interfaces that carry addresses, with their forwarding
     guest: bool = False
@@ -168,6 +201,8 @@ class Facts:
     ports: Mapping[str, frozenset[str]] = _NOTHING  # bridge to the addresses of its ports
     files: Mapping[str, FileFact] = _NOTHING
     sockets: Mapping[str, SocketFact] = _NOTHING
+    devices: Mapping[str, PciFact] = _NOTHING
+    memlock: int | None = None  # bytes that the calling user's processes may lock, if that is limited
     programs: Mapping[str, str] = _NOTHING  # name to path
     users: Mapping[str, tuple[int, int]] = _NOTHING  # name to uid, gid
     kvm_gid: int | None = None

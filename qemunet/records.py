@@ -29,6 +29,7 @@ class NicRecord:
     guard: str = "off"
     vlan: str | None = None  # as the command line has it
     netns: str | None = None  # of the lab, that the host side is in
+    device: str | None = None  # of the host, that the guest has
 
     @classmethod
     def from_dict(cls, data: dict[str, typing.Any]) -> NicRecord:

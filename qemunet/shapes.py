@@ -33,7 +33,7 @@ class Nic(NicRecord):
 
     `id`, `mode`, `model`, `mac`, `link` (up, down), `network`, `bridge`, `slot`, `state` (plugged, unplugging);
     `ifname` and `host_mac` are those of its host side, which is in the namespace `netns` of the lab if that is not
-    None; `ips` is what the lab file says. What is known of it in the
+    None; `device` is the PCI device of the host that it is. `ips` is what the lab file says. What is known of it in the
     guest: its name there, `guest_ifname`, and its `addresses`. `presence` tells of a card just plugged in or changed
     whether the guest has it: ``there``, or ``paused`` and ``not-booted``: it cannot know yet; None: nobody looked.
     """
@@ -87,6 +87,7 @@ class NicKeys(typing.TypedDict, total=False):
     group: str | None
     local: str | None
     path: Path | None
+    device: str | None
     model: str | None
     mac: str | None
     mac_prefix: str | None

@@ -30,7 +30,7 @@ _HEADER = ("NIC", "GUEST", "MAC", "HOST", "SLOT")
 _TEXTS = {
     "network": ("NETWORK", "plug it into this network, of the lab or one that is up"),
     "bridge": ("IFNAME", "plug it into this existing bridge"),
-    "mode": ("MODE", "what is behind it: user, tap, macvtap, stream, dgram, mcast or vde"),
+    "mode": ("MODE", "what is behind it: user, tap, macvtap, stream, dgram, mcast, vde or hostdev"),
     "parent": ("IFNAME", "mode macvtap: the interface below"),
     "macvtap": ("MODE", "bridge, vepa, private or passthru"),
     "listen": ("ADDR:PORT", "mode stream: where the other end finds it; mode dgram: its own address"),
@@ -38,6 +38,7 @@ _TEXTS = {
     "group": ("ADDR:PORT", "mode mcast: the multicast group"),
     "local": ("ADDR", "mode mcast: an address of the interface by which the group is reached"),
     "path": ("DIR", "mode vde: the directory of the vde_switch"),
+    "device": ("ADDRESS", "mode hostdev: the PCI device of the host, as in 0000:03:00.1"),
     "mac": ("MAC", "its address (default: one that stays the same)"),
     "link": ("up|down", "whether its cable is plugged in"),
     "guard": ("LEVEL", "what its guest may not send: off, mac, clean or strict"),
@@ -223,7 +224,7 @@ def _del(args: Namespace) -> int:
     if args.json:
         render.as_json({"id": row["id"], "mac": row["mac"], "state": "unplugged"})
     else:
-        render.note(f"{args.vm}: {row['id']} ({row['mac']}) is unplugged")
+        render.note(f"{args.vm}: {row['id']} ({row['mac'] or row['device']}) is unplugged")
     return 0
 
 
@@ -285,7 +286,7 @@ def _told(here: Runtime, args: Namespace, reply: Message) -> int:
         render.as_json(nic_json(record, card) | {"guest_ifname": name})
     else:
         called = str(name) if name else None
-        render.table(_HEADER, [(row["id"], called, row["mac"], row["ifname"], row["slot"])])
+        render.table(_HEADER, [(row["id"], called, row["mac"] or None, row["ifname"] or row["device"], row["slot"])])
     if row["model"] == "e1000e" and _pulls_the_cable(args):
         render.note("note: guests do not see the cable of an e1000e: only its traffic was cut, or has come back")
     match reply["presence"]:

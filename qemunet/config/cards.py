@@ -7,6 +7,7 @@ from qemunet.model.vm import NicBus
 
 VIRTIO_PCI = "virtio-net-pci"
 VIRTIO_MMIO = "virtio-net-device"
+VFIO = "vfio-pci"  # a device of the host, whatever it is; also the name of its driver there
 
 # What QEMU has for a PCI slot and a network backend. Not here: usb-net (needs a USB bus), ne2k_isa, rocker.
 MODELS = (

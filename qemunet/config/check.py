@@ -32,6 +32,7 @@ def check(spec: LabSpec) -> None:
     cables.check(spec)
     spec = modes.expanded(spec)
     _macs(spec)
+    _devices(spec)
     _interfaces(spec)
     _addresses(spec)
     _subnets(spec)
@@ -184,6 +185,13 @@ def _macs(spec: LabSpec) -> None:
     for mac, path in given:
         if mac not in (None, "auto"):
             once.take(mac, f"{path}.mac", path)
+
+
+def _devices(spec: LabSpec) -> None:
+    once = _Once(spec, "the device")
+    for nic in (nic for vm in spec.vms for nic in nics(vm)):
+        if nic.device is not None:
+            once.take(nic.device, f"{nic.path}.device", nic.path)
 
 
 def _interfaces(spec: LabSpec) -> None:

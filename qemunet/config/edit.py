@@ -18,7 +18,7 @@ if typing.TYPE_CHECKING:
     from qemunet.config.spec import LabSpec, NicSpec
 
 # What says where a card is plugged in: with one of them in a change, the old ones are over.
-_ENDS = ("listen", "connect", "group", "local", "socket")
+_ENDS = ("listen", "connect", "group", "local", "socket", "device")
 _PLACE = (*_ENDS, "mode", "network", "bridge", "parent", "macvtap", "host_macvlan", "address", "routes")
 _CABLE = ("address", "routes")
 _NOTHING = {"rate": Rate(), "impair": Impairment(), "vlan": Vlans()}

@@ -11,6 +11,7 @@ from qemunet.model.remote import Address, InetAddress, UnixAddress
 UNIX = "unix:"
 LONGEST = 107  # bytes of a socket's path (unix(7))
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
+_DEVICE = re.compile(r"([0-9a-f]{4}:)?([0-9a-f]{2}:[01][0-9a-f]\.[0-7])")
 _EXAMPLE = 'as in "127.0.0.1:5000", "[::1]:5000" or "unix:/run/a.sock"'
 
 
@@ -49,3 +50,11 @@ def group(text: str) -> InetAddress:
     if not re.fullmatch(r"[0-9.]+", found.host) or not 224 <= int(first) <= 239:
         raise Bad(f'"{text}" is not a multicast group of IPv4 with a port', 'as in "230.0.0.1:1234"')
     return found
+
+
+def device(text: str) -> str:
+    """Read where a PCI device is, ``DDDD:BB:DD.F`` or ``BB:DD.F``, and return all of it; raises Bad."""
+    found = _DEVICE.fullmatch(text.lower())
+    if found is None:
+        raise Bad(f'"{text}" is not the address of a PCI device', 'as in "0000:03:00.1"; `lspci -D` lists them')
+    return f"{found[1] or '0000:'}{found[2]}"

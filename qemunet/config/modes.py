@@ -38,6 +38,7 @@ REMOTE = {
     NicMode.DGRAM: tables.DGRAM,
     NicMode.MCAST: tables.MCAST,
     NicMode.VDE: tables.VDE,
+    NicMode.HOSTDEV: tables.HOSTDEV,
 }
 
 
@@ -191,7 +192,12 @@ def misfits(nic: NicSpec) -> list[str]:
     """Return the fields of a card that have a value and are of no use where it is plugged in."""
     actual = _circumstances(nic)
     placed = [key for key in keys.NIC.keys.values() if key.belongs and not actual & {*key.belongs}]
-    return [key.field for key in placed if getattr(nic, key.field) is not None]
+    found = [key.field for key in placed if getattr(nic, key.field) is not None]
+    if nic_mode(nic) is NicMode.HOSTDEV:
+        from qemunet.config import hostdev  # only where it is needed
+
+        found += hostdev.misfits(nic)
+    return found
 
 
 def _check_host_macvlan(spec: LabSpec, nic: NicSpec) -> None:

@@ -56,13 +56,13 @@ def nics(scene: Scene, vm: VmSpec, bus: NicBus, cpus: int, networks: Mapping[str
         yield _Card(scene, vm, index, spec).nic(bus, cpus, networks, indices[index])
 
 
-def check_users(scene: Scene, vm: VmSpec, found: tuple[Nic, ...], user: RunAs | None) -> None:
+def check_users(scene: Scene, vm: VmSpec, found: tuple[Nic, ...], memory: int, user: RunAs | None) -> None:
     """Note what the cards of a vm need on this host for QEMU as that user."""
     for spec, nic in zip(check.nics(vm), found, strict=True):
         if not isinstance(nic.backend, Linked | UserBackend):
-            from qemunet.config import remote  # only where it is needed
+            from qemunet.config import hostdev, remote  # only where it is needed
 
-            remote.check_host(scene, spec, nic.backend, user)
+            remote.check_host(scene, spec, nic.backend, hostdev.Guest(vm.path, memory, user))
 
 
 def files(scene: Scene, vm: VmSpec) -> Iterator[str]:
@@ -111,6 +111,7 @@ class _Card:
         self.ifname = check.ifname(vm, index, spec)
         self.mode = modes.nic_mode(spec)
         self.linked = modes.has_link(spec)
+        self.given = self.mode is NicMode.HOSTDEV  # a device as it is
 
     def error(self, key: str, problem: str, hint: str = "") -> ConfigError:
         return self.scene.spec.error(f"{self.spec.path}.{key}", problem, hint)
@@ -129,7 +130,7 @@ class _Card:
             model=model,
             mac=address,
             backend=backend,
-            link=first(self.spec.link, self.preset.link, otherwise=LinkState.UP),
+            link=first(self.spec.link, None if self.given else self.preset.link, otherwise=LinkState.UP),
             queues=self.queues(model, cpus),
             vhost=self.vhost(model),
             guest_mtu=self.mtu(model, backend),
@@ -146,6 +147,11 @@ class _Card:
         )
 
     def model(self, bus: NicBus) -> str:
+        if self.given and bus is NicBus.MMIO:
+            problem = f"profile {self.vm.profile} has no PCI, which a device of the host needs"
+            raise self.error("mode", problem, 'profile = "q35" has it')
+        if self.given:
+            return cards.VFIO
         name = first(self.spec.model, self.preset.model, otherwise="virtio")
         try:
             return cards.device(name, bus, self.vm.profile or "q35")
@@ -268,6 +274,8 @@ class _Card:
     # ---------------------------------------------------------------- its address
 
     def mac(self, backend: Backend) -> str:
+        if self.given:
+            return ""
         given = None if self.spec.mac == "auto" else self.spec.mac
         if isinstance(backend, MacvtapBackend) and backend.mode is MacvtapMode.PASSTHRU:
             link = self.parent()
@@ -284,7 +292,7 @@ class _Card:
 
     def free(self, address: str, backend: Backend) -> None:
         """Raise Taken if somebody else has the address: another vm that runs, or a host on the same bridge."""
-        if not self.scene.strict:
+        if not self.scene.strict or self.given:
             return
         facts = self.scene.facts
         owner = facts.claims.get(f"mac/{address}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import ends, units
+from qemunet.config import ends, hostdev, units
 from qemunet.config.scene import Scene, absolute
 from qemunet.config.spec import LabSpec, NicMode, NicSpec
 from qemunet.model.nic import AsItIs, MacvtapBackend, Nic, OnBridge, OnNetwork, PointToPoint, TapBackend
 from qemunet.model.remote import (
     Address,
     DgramBackend,
+    HostdevBackend,
     InetAddress,
     McastBackend,
     Remote,
@@ -23,7 +24,6 @@ if typing.TYPE_CHECKING:
     from collections.abc import Iterator
 
     from qemunet.model.nic import UserBackend
-    from qemunet.model.vm import RunAs
 
 _NEEDED = {
     NicMode.MCAST: ("group", "needs the group", 'as in group = "230.0.0.1:1234"'),
@@ -33,6 +33,8 @@ _NEEDED = {
 
 def check(spec: LabSpec, nic: NicSpec, mode: NicMode) -> None:
     """Raise ConfigError if it does not say where the other end is."""
+    if mode is NicMode.HOSTDEV:
+        hostdev.check(spec, nic)
     if mode is NicMode.STREAM and (nic.listen is None) == (nic.connect is None):
         hint = "one card listens, and the other one connects to that"
         key = "listen" if nic.listen is None else "connect"
@@ -76,6 +78,9 @@ def backend(scene: Scene, nic: NicSpec, mode: NicMode) -> Remote:
         case NicMode.MCAST:
             assert nic.group is not None, "checked with the file"
             return McastBackend(nic.group, nic.local)
+        case NicMode.HOSTDEV:
+            assert nic.device is not None, "checked with the file"
+            return HostdevBackend(nic.device)
         case _:
             return VdeBackend(absolute(scene.spec, nic.socket or ""))
 
@@ -91,8 +96,11 @@ def control(switch: str) -> str:
     return f"{switch}/ctl"
 
 
-def check_host(scene: Scene, nic: NicSpec, backend: Remote, user: RunAs | None) -> None:
+def check_host(scene: Scene, nic: NicSpec, backend: Remote, guest: hostdev.Guest) -> None:
     """Note what the host lacks: somebody at a socket, or the right of QEMU's user to be there."""
+    user = guest.user
+    if isinstance(backend, HostdevBackend):
+        hostdev.check_host(scene, nic, backend.device, guest)
     if not isinstance(backend, VdeBackend):
         return
     fact = scene.facts.sockets.get(control(backend.path))
@@ -122,6 +130,9 @@ def written(backend: Remote) -> Iterator[tuple[str, str | None]]:
         case VdeBackend(path=path):
             yield "mode", "vde"
             yield "path", path
+        case HostdevBackend(device=device):
+            yield "mode", "hostdev"
+            yield "device", device
 
 
 def user(backend: UserBackend) -> Iterator[tuple[str, str | bool | tuple[str, ...] | None]]:

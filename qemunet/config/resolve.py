@@ -79,6 +79,7 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
         files=frozenset(files),
         sysctls=frozenset(sysctls),
         sockets=_sockets(spec, remotes) if remotes else frozenset(),
+        devices=frozenset(nic.device for nic in remotes if nic.device),
         programs=frozenset({QEMU, *managed.programs(spec), *_programs_of(spec), *guards.programs(every)}),
         routes=any(network.address for network in spec.networks)
         or any(modes.is_point_to_point(nic) or nic.host_macvlan for nic in every),
@@ -252,11 +253,12 @@ def _vm(scene: Scene, spec: VmSpec, networks: Mapping[str, Network]) -> Vm:
         scene.lack(f"a KVM that runs {spec.path} ({why})", 'accel = "auto" takes tcg where KVM does not work')
     cards = tuple(nics.nics(scene, spec, machine.nic_bus, cpus, networks))
     run_as = _run_as(scene, spec)
-    nics.check_users(scene, spec, cards, run_as)
+    memory = _memory(scene, spec)
+    nics.check_users(scene, spec, cards, memory, run_as)
     return Vm(
         name=spec.name,
         machine=machine,
-        memory=_memory(scene, spec),
+        memory=memory,
         cpus=cpus,
         accel=accel,
         boot=disks.boot(scene, spec),
@@ -355,7 +357,7 @@ def _distinct(spec: LabSpec, lab: Lab) -> None:
     for vm in lab.vms:
         for index, nic in enumerate(vm.nics):
             path = f"vm.{vm.name}.nic[{index}]"
-            if nic.mac in owners:
+            if nic.mac and nic.mac in owners:
                 problem = f"the address {nic.mac} is also that of {owners[nic.mac]}"
                 raise spec.duplicate(f"{path}.mac", problem, 'give one of them another by mac = "…"')
             owners[nic.mac] = path

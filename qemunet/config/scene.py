@@ -34,6 +34,7 @@ class Scene:
         self.lacks: dict[str, str] = {}
         self.uids: set[int] = set()  # given away so far
         self.subnets: dict[str, str] = {}  # likewise, by network
+        self.groups: dict[int, str] = {}  # of devices of the host, each with the vm that has it
 
     def lack(self, what: str, hint: str = "") -> None:
         """Note that the host lacks something; it matters when the lab is to be run."""

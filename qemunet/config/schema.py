@@ -22,6 +22,7 @@ _WRITTEN = (
     (kinds.PATH, "path, relative to the file"),
     (kinds.END, '"ADDR:PORT", "[ADDR]:PORT" or "unix:PATH"'),
     (kinds.GROUP, '"ADDR:PORT"'),
+    (kinds.DEVICE, 'PCI address: "0000:03:00.1" or "03:00.1"'),
     (kinds.PATHS, "one path or a list of them"),
     (kinds.MACHINE, 'text, as in "pc,acpi=off"'),
     (kinds.IFNAME, "name of an interface, at most 15 bytes"),

@@ -69,7 +69,8 @@ def _known(vm: VmSpec, nics: Sequence[Nic]) -> dict[str, str]:
     """Return what a place holder can stand for."""
     found = {"vm.name": vm.name}
     for nic in nics:
-        found[f"nic.{nic.id}.mac"] = nic.mac
+        if nic.mac:
+            found[f"nic.{nic.id}.mac"] = nic.mac
         if nic.ips:
             found[f"nic.{nic.id}.ip"] = nic.ips[0].partition("/")[0]
     return found

@@ -28,6 +28,7 @@ class NicMode(StrEnum):
     DGRAM = "dgram"
     MCAST = "mcast"
     VDE = "vde"
+    HOSTDEV = "hostdev"
 
 
 class Switch(StrEnum):
@@ -112,6 +113,7 @@ class NicSpec:
     group: InetAddress | None = None
     local: str | None = None
     socket: str | None = None  # written `path`
+    device: str | None = None
     ifup: str | None = None
     ifdown: str | None = None
     forward: tuple[Forward, ...] | None = None

@@ -13,6 +13,7 @@ STREAM = 'mode "stream"'
 DGRAM = 'mode "dgram"'
 MCAST = 'mode "mcast"'
 VDE = 'mode "vde"'
+HOSTDEV = 'mode "hostdev"'
 ADOPTED = "a tap that is there (adopt = true)"
 POINT_TO_POINT = 'a point-to-point card (mode "tap" without network or bridge)'
 ON_NETWORK = 'a card on a network (network = "…", without mode or with mode "tap")'

@@ -317,9 +317,10 @@ def _disk(disk: Disk) -> Pairs:
 def _nic(nic: Nic, isolating: AbstractSet[str]) -> Pairs:
     yield "id", nic.id
     yield from _behind(nic)
-    yield "model", nic.model
-    yield "mac", nic.mac
-    yield "link", str(nic.link)
+    if nic.mac:  # what of a device of the host is its own
+        yield "model", nic.model
+        yield "mac", nic.mac
+        yield "link", str(nic.link)
     yield "mtu", _mtu(nic)
     yield "boot-index", nic.boot_index
     yield "acpi-index", nic.acpi_index

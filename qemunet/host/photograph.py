@@ -6,7 +6,7 @@ import os
 import struct
 import typing
 
-from qemunet.facts import Facts, FileFact, LinkFact, RouteFact, SocketFact, Wanted
+from qemunet.facts import Facts, FileFact, LinkFact, PciFact, RouteFact, SocketFact, Wanted
 from qemunet.frozen import frozen
 from qemunet.host import addresses, caller, links, sysctls, taps
 from qemunet.host import netlink as nl
@@ -55,6 +55,8 @@ def photograph(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Fact
         stp=wired.stp if wired else frozenset(),
         files=_files(wanted.files),
         sockets=_sockets(wanted.sockets) if wanted.sockets else {},
+        devices=_devices(wanted.devices) if wanted.devices else {},
+        memlock=_memlock() if wanted.devices else None,
         programs=programs,
         users=_users(),
         kvm_gid=_kvm_gid(),
@@ -175,6 +177,18 @@ def _sockets(paths: Iterable[str]) -> dict[str, SocketFact]:
     from qemunet.host import sockets
 
     return {path: fact for path in paths if (fact := sockets.look_at(path)) is not None}
+
+
+def _devices(addresses: Iterable[str]) -> dict[str, PciFact]:
+    from qemunet.host import pci
+
+    return {one: fact for one in addresses if (fact := pci.look_at(one)) is not None}
+
+
+def _memlock() -> int | None:
+    from qemunet.host import pci
+
+    return pci.memlock()
 
 
 def _programs(names: Iterable[str]) -> dict[str, str]:

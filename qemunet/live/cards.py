@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import typing
 
+from qemunet.config.cards import VFIO
 from qemunet.errors import Failed, Interrupted, NotFound, QemunetError, TimedOut, UsageError
 from qemunet.live import unplug
 from qemunet.live.arrival import TIMEOUT, Arrivals
@@ -94,7 +95,7 @@ class Cards:
         foreign: list[Message] = [
             {"id": card.id, "model": card.model, "mac": card.mac, "slot": card.slot}
             for card in there
-            if card.id not in known
+            if card.id not in known and card.model != VFIO  # which may be anything
         ]
         return record.nics, foreign
 

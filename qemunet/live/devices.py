@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import typing
 
-from qemunet.config.cards import MODELS
+from qemunet.config.cards import MODELS, VFIO
 from qemunet.errors import Refused, Taken, UsageError
 from qemunet.frozen import frozen
 from qemunet.model.vm import NicBus
@@ -59,7 +59,7 @@ def cards(monitor: Monitor) -> tuple[Card, ...]:
     found = []
     for folder in (_PERIPHERAL, _ANONYMOUS):
         for name, kind in _children(monitor, folder):
-            if kind in MODELS:
+            if kind in MODELS or kind == VFIO:
                 found.append(_card(monitor, f"{folder}/{name}", name if folder == _PERIPHERAL else "", kind))
     return tuple(found)
 

@@ -10,7 +10,7 @@ from qemunet.frozen import replace
 from qemunet.model.lab import Lab
 from qemunet.model.mac import host_twin, normalize
 from qemunet.model.nic import AsItIs, MacvtapBackend, Nic, OnBridge, OnNetwork, PointToPoint, TapBackend, UserBackend
-from qemunet.model.remote import DgramBackend, McastBackend, StreamBackend, VdeBackend
+from qemunet.model.remote import DgramBackend, HostdevBackend, McastBackend, StreamBackend, VdeBackend
 from qemunet.model.vm import NicBus, Vm
 from qemunet.plan.qemu import acceleration, slot
 from qemunet.records import NicRecord, VmRecord
@@ -23,6 +23,7 @@ _MODES: dict[type, str] = {
     DgramBackend: "dgram",
     McastBackend: "mcast",
     VdeBackend: "vde",
+    HostdevBackend: "hostdev",
 }
 
 
@@ -59,6 +60,8 @@ def nic_record(nic: Nic) -> NicRecord:
             return replace(base, ifname=ifname, host_mac=host_twin(nic.mac), bridge=bridge)
         case TapBackend(ifname=ifname, attach=PointToPoint()):
             return replace(base, ifname=ifname, host_mac=host_twin(nic.mac))
+        case HostdevBackend(device=device):
+            return replace(base, device=device)
         case _:
             return base
 
@@ -84,11 +87,13 @@ def pick(rows: Sequence[NicRecord], vm: str, word: str) -> NicRecord:
     if exact is not None:
         return exact
     address = _address(word)
-    found = [row for row in rows if address == row.mac != "" or word in (row.network, row.bridge, row.ifname)]
+    found = [
+        row for row in rows if address == row.mac != "" or word in (row.network, row.bridge, row.ifname, row.device)
+    ]
     if len(found) == 1:
         return found[0]
     if not found:
-        known = ", ".join(f"{row.id} ({row.mac})" for row in rows) or "none"
+        known = ", ".join(f"{row.id} ({row.mac or row.device})" for row in rows) or "none"
         raise NotFound(f'there is no card "{word}"', where=f"vm.{vm}", hint=f"it has {known}")
     several = ", ".join(f"{row.id} ({row.mac})" for row in found)
     raise UsageError(f'several cards are "{word}": {several}', where=f"vm.{vm}", hint="say which by its id")
@@ -106,4 +111,4 @@ def refuse_taken(rows: Iterable[NicRecord], vm: str, name: str) -> None:
     for row in rows:
         if row.id == name:
             how = " and is being unplugged" if row.state == "unplugging" else ""
-            raise Taken(f'there is a card "{name}" already ({row.mac}){how}', where=f"vm.{vm}")
+            raise Taken(f'there is a card "{name}" already ({row.mac or row.device}){how}', where=f"vm.{vm}")

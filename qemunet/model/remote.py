@@ -60,4 +60,11 @@ class VdeBackend:
     path: str
 
 
-Remote = StreamBackend | DgramBackend | McastBackend | VdeBackend
+@frozen
+class HostdevBackend:
+    """A PCI device of the host, ``0000:03:00.1``, that the guest gets itself, by VFIO: no backend of QEMU's."""
+
+    device: str
+
+
+Remote = StreamBackend | DgramBackend | McastBackend | VdeBackend | HostdevBackend

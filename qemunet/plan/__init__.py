@@ -9,7 +9,7 @@ from qemunet.facts import Facts
 from qemunet.model.lab import Lab
 from qemunet.model.network import Network, OwnBridge
 from qemunet.model.nic import LinkState, Nic, OnNetwork, TapBackend
-from qemunet.model.remote import StreamBackend
+from qemunet.model.remote import HostdevBackend, StreamBackend
 from qemunet.model.vm import Accel, DirectBoot, Vm
 from qemunet.plan import cables, disks, links, qemu, spaces
 from qemunet.plan.ways import Passed
@@ -156,8 +156,9 @@ def _unhurried(lab: Lab, vm: Vm, facts: Facts) -> Iterator[Part]:
 
 
 def claims(lab: Lab, vm: Vm, nic: Nic, facts: Facts) -> Iterator[Step]:
-    """Yield what makes a card's address its own, and tells what it shares of it; raises Taken."""
-    yield _claim(vm, f"mac/{nic.mac}", facts)
+    """Yield what makes a card's address, or device, its own, and tells what it shares of it; raises Taken."""
+    device = nic.backend.device if isinstance(nic.backend, HostdevBackend) else None
+    yield _claim(vm, f"mac/{nic.mac}" if device is None else f"pci/{device}", facts)
     yield from users(lab, vm, nic, facts)
 
 

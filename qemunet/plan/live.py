@@ -21,7 +21,7 @@ from qemunet.model.nic import (
     TapBackend,
     UserBackend,
 )
-from qemunet.model.remote import DgramBackend, McastBackend, StreamBackend, VdeBackend
+from qemunet.model.remote import DgramBackend, HostdevBackend, McastBackend, StreamBackend, VdeBackend
 from qemunet.model.vm import NicBus, Vm
 
 _USUAL_MTU = 1500  # of a guest that was told nothing
@@ -52,7 +52,7 @@ class Add:
     disruption = Disruption.LIVE
 
     def describe(self) -> str:
-        return f"plug in {self.nic.id} ({self.nic.model}, {behind(self.nic)}, {self.nic.mac})"
+        return f"plug in {self.nic.id} ({', '.join(filter(None, (self.nic.model, behind(self.nic), self.nic.mac)))})"
 
 
 @frozen
@@ -65,7 +65,7 @@ class Remove:
     disruption = Disruption.LIVE
 
     def describe(self) -> str:
-        return f"unplug {self.nic.id} ({behind(self.nic)}, {self.nic.mac})"
+        return f"unplug {self.nic.id} ({', '.join(filter(None, (behind(self.nic), self.nic.mac)))})"
 
 
 @frozen
@@ -148,6 +148,8 @@ def behind(nic: Nic) -> str:
             return f"mcast {group}"
         case VdeBackend(path=path):
             return f"vde {path}"
+        case HostdevBackend(device=device):
+            return f"hostdev {device}"
 
 
 def settled(old: Nic, new: Nic, *, left_open: bool) -> Nic:

@@ -114,7 +114,9 @@ def _told(lab: Lab, vm: Vm, old: Nic, new: Nic, facts: Facts) -> Iterator[Step]:
 
 def _plugged(vm: Vm, nic: Nic, seat: Mapping[str, Json]) -> Iterator[Step]:
     """The cable is pulled before the guest could look: QEMU answers both commands before it lets it go on."""
-    yield AddNetdev(vm.name, nic.netdev, as_json(qemu.netdev(nic, Passed(vm))), isinstance(nic.backend, StreamBackend))
+    if qemu.has_netdev(nic):
+        is_stream = isinstance(nic.backend, StreamBackend)
+        yield AddNetdev(vm.name, nic.netdev, as_json(qemu.netdev(nic, Passed(vm))), is_stream)
     yield AddCard(vm.name, nic.id, as_json(qemu.hotplugged(nic, seat)))
     if nic.link is LinkState.DOWN:
         yield SetGuestLink(vm.name, nic.id, up=False)

@@ -8,6 +8,7 @@ from itertools import chain, count
 from qemunet.errors import ConfigError
 from qemunet.facts import Facts
 from qemunet.model.nic import Forward, MacvtapBackend, Nic, OnNetwork, TapBackend, UserBackend
+from qemunet.model.remote import HostdevBackend
 from qemunet.model.vm import (
     Accel,
     DirectBoot,
@@ -69,7 +70,8 @@ def hardware(file: str, vm: Vm, facts: Facts, way: Way) -> Iterator[Word]:
     yield from _ports(vm)
     yield from disks.nodes(vm, facts, way)
     for number, nic in enumerate(vm.nics):
-        yield from json_option("-netdev", netdev(nic, way))
+        if has_netdev(nic):
+            yield from json_option("-netdev", netdev(nic, way))
         yield from json_option("-device", _card(vm, number, facts, boot))
     yield from disks.devices(file, vm, boot)
     yield from _kernel(file, vm, way)
@@ -281,7 +283,12 @@ def hotplugged(nic: Nic, seat: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def _device(nic: Nic, seat: Mapping[str, Json], boot_index: int | None) -> dict[str, Json]:
-    found: dict[str, Json] = {"driver": nic.model, "id": nic.id, "netdev": nic.netdev, "mac": nic.mac, **seat}
+    found: dict[str, Json] = {"driver": nic.model, "id": nic.id}
+    match nic.backend:
+        case HostdevBackend(device=device):
+            found |= {"host": device, **seat}
+        case _:
+            found |= {"netdev": nic.netdev, "mac": nic.mac, **seat}
     if nic.model.startswith("virtio-net"):
         found |= _virtio(nic)
     if boot_index is not None:
@@ -309,6 +316,11 @@ def _virtio(nic: Nic) -> dict[str, Json]:
     if nic.guest_mtu is not None:
         found["host_mtu"] = nic.guest_mtu
     return found
+
+
+def has_netdev(nic: Nic) -> bool:
+    """Tell whether a card has a backend: a device of the host is all there is."""
+    return not isinstance(nic.backend, HostdevBackend)
 
 
 def netdev(nic: Nic, way: Way) -> dict[str, Json]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qemunet.model.nic import Nic
-from qemunet.model.remote import DgramBackend, McastBackend, Remote, StreamBackend, VdeBackend
+from qemunet.model.remote import DgramBackend, HostdevBackend, McastBackend, Remote, StreamBackend, VdeBackend
 from qemunet.model.vm import Vm
 from qemunet.plan.ways import Passed, Way
 from qemunet.plan.words import Json
@@ -44,6 +44,8 @@ def netdev(nic: Nic, backend: Remote, way: Way) -> dict[str, Json]:
             return {"type": "dgram", "remote": {"type": "inet", "host": group.host, "port": str(group.port)}, **here}
         case VdeBackend(path=path):
             return {"type": "vde", "sock": path}
+        case HostdevBackend():
+            raise AssertionError("a device of the host has no backend")
 
 
 def _handle(vm: Vm, nic: Nic) -> str:

@@ -10,7 +10,7 @@ from itertools import groupby
 from qemunet.facts import Facts
 from qemunet.model.lab import Lab
 from qemunet.model.nic import LinkState, MacvtapBackend, Nic, TapBackend
-from qemunet.model.remote import StreamBackend, UnixAddress, VdeBackend
+from qemunet.model.remote import HostdevBackend, StreamBackend, UnixAddress, VdeBackend
 from qemunet.model.vm import Accel, DirectBoot, Vm
 from qemunet.plan import disks, elsewhere, qemu
 from qemunet.plan.ways import SHELL_DESCRIPTORS, VHOST_DEVICE, Layer, Named
@@ -234,19 +234,21 @@ def _program(vm: Vm, facts: Facts) -> str:
     used = [("-w" if layer.writable else "-r", layer.path) for layer in _files(vm, facts)]
     if any(isinstance(nic.backend, TapBackend) for nic in vm.nics):
         used.append(("-w", TUN))
-    used += [("-w", place) for nic in vm.nics if (place := _place(nic))]
+    used += [("-w", place) for nic in vm.nics if (place := _place(nic, facts))]
     if isinstance(vm.boot, DirectBoot):
         used += [("-r", path) for path in (vm.boot.kernel, vm.boot.initrd) if path is not None]
     return line("qemu", *(text for pair in dict.fromkeys(used) for text in pair), "--", qemu.PROGRAM)
 
 
-def _place(nic: Nic) -> str:
-    """Return where QEMU makes, or finds, a socket of a card in the file system."""
+def _place(nic: Nic, facts: Facts) -> str:
+    """Return where QEMU makes, or finds, a socket of a card in the file system, or the node of a device."""
     match nic.backend:
         case StreamBackend(address=UnixAddress(path=path)):
             return posixpath.dirname(path)
         case VdeBackend(path=path):
             return f"{path}/ctl"
+        case HostdevBackend(device=device) if (fact := facts.devices.get(device)) is not None:
+            return f"/dev/vfio/{fact.group}"
         case _:
             return ""
 

@@ -12,6 +12,7 @@ import json
 import os
 import typing
 
+from qemunet.config.cards import VFIO
 from qemunet.errors import Failed, NotFound, Taken
 from qemunet.facts import Facts, FileFact, Wanted
 from qemunet.frozen import replace
@@ -353,7 +354,7 @@ class FakeHost(FakeNetwork, FakeServices):
         """Give a guest the card, or the backend with its tap, that an argument says it has."""
         text = str(word)
         found = json.loads(text) if text.startswith("{") else {}
-        if "netdev" in found:
+        if "netdev" in found or found.get("driver") == VFIO:
             guest.cards.add(found["id"])
         elif "type" in found and "driver" not in found:
             guest.netdevs.add(found["id"])

@@ -17,6 +17,7 @@ TUNSETIFF = 0x400454CA
 TAP = 0x0002 | 0x1000 | 0x4000  # IFF_TAP, IFF_NO_PI, IFF_VNET_HDR
 MULTI_QUEUE = 0x0100
 MEGABYTE = 1 << 20
+HOST_DEVICE = '"driver":"vfio-pci"'
 # What QEMU looks for in a kernel; this one is never run.
 LINUX = {0x1F1: b"\x01", 0x202: b"HdrS\x03\x02", 0x211: b"\x01", 0x22C: b"\xff\xff\xff\x37"}
 
@@ -118,7 +119,7 @@ def execute(order: dict[str, Any], folder: Path) -> None:
     for number in (one for several in numbers.values() for one in several):
         os.set_inheritable(number, True)
     argv = ["".join(part if isinstance(part, str) else shown(part, numbers) for part in one) for one in order["argv"]]
-    argv = argv if vhost else [without_vhost(one) for one in argv]
+    argv = without_devices(argv if vhost else [without_vhost(one) for one in argv])
     (folder / "quit.in").write_text("quit\n")
     (folder / "quit.out").touch()
     argv += ["-chardev", f"pipe,id=quit,path={folder}/quit", "-mon", "chardev=quit,mode=readline"]
@@ -138,7 +139,8 @@ def scripted(order: dict[str, Any], folder: Path) -> None:
             ip("address", "replace", address, "dev", name, *(["nodad"] if ":" in address else []))
     for words in order["carried"]:
         ip(*words)
-    (folder / "lab.sh").write_text(order["script"])
+    script = "".join(one for one in order["script"].splitlines(keepends=True) if HOST_DEVICE not in one)
+    (folder / "lab.sh").write_text(script)
     seen = [interfaces()]
     for word in ("up", "down"):
         done = subprocess.run(["sh", folder / "lab.sh", word], env={**os.environ, "run": f"{folder}/run"}, check=False)
@@ -158,6 +160,12 @@ def interfaces() -> dict[str, list[str]]:
     listed = subprocess.run(["nft", "list", "tables"], check=True, capture_output=True, text=True).stdout
     links = {link["ifname"]: link.get("altnames", []) for link in json.loads(ip("-j", "link"))}
     return links | {name: [] for name in listed.splitlines()}
+
+
+def without_devices(argv: list[str]) -> list[str]:
+    """Leave out the devices of a host that is not this one."""
+    gone = [number for number, one in enumerate(argv) if HOST_DEVICE in one]
+    return [one for number, one in enumerate(argv) if number not in gone and number + 1 not in gone]
 
 
 def without_vhost(argument: str) -> str:

@@ -33,7 +33,7 @@ TAP = NicRecord(
 KALI = VmRecord("kali2", "pentest", "/labs/pentest.toml", "q35", "tcg", (USER, TAP), 4242, 1, started=True)
 NIC_KEYS = {
     *("id", "mode", "model", "mac", "ifname", "host_mac", "network", "bridge", "link", "ip"),
-    *("port_isolation", "vlan", "guard", "dropped", "guest_ifname", "slot", "state", "netns"),
+    *("port_isolation", "vlan", "guard", "dropped", "guest_ifname", "slot", "state", "netns", "device"),
 }
 
 

@@ -9,7 +9,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qemunet.facts import Facts, FileFact, GuestFact, LinkFact, RouteFact, SocketFact, TunFact, WireFact
+from qemunet.facts import (
+    Facts,
+    FileFact,
+    GuestFact,
+    LinkFact,
+    NodeFact,
+    PciFact,
+    RouteFact,
+    SocketFact,
+    TunFact,
+    WireFact,
+)
 from qemunet.frozen import fields
 from qemunet.model.routing import Carried, IpAddress, IpRoute, Way
 from qemunet.testing import facts_json
@@ -47,6 +58,8 @@ def values(kind: type, *, without: tuple[str, ...] = ()) -> st.SearchStrategy[An
 for value_type in (
     TunFact,
     SocketFact,
+    NodeFact,
+    PciFact,
     LinkFact,
     RouteFact,
     WireFact,
