@@ -167,6 +167,8 @@ def _add_card(monitor: Monitor, vm: str, properties: Word) -> None:
     except Refused as error:
         _refuse_duplicate(vm, error)
         _refuse_index(vm, error)
+        if taken := complaints.taken(vm, error.message):
+            raise taken from error
         raise
 
 

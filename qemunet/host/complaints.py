@@ -1,4 +1,4 @@
-"""Knows what QEMU's last words mean: which of its deaths is somebody else's hold on a port or an image, and whose.
+"""Knows what QEMU's last words mean: which of its deaths is another's hold on a port, an image or a device, and whose.
 
 QEMU says of a forward only that it failed, so the kernel's tables of sockets are asked whether somebody has the port.
 The tables are those of this thread's network namespace, in which QEMU was started. Of an image that it got open, QEMU
@@ -27,6 +27,7 @@ _FORWARD = re.compile(r"[Cc]ould not set up host forwarding rule '(tcp|udp):([^'
 _VNC = re.compile(r"-vnc (\S*):(\d+)\S*: .*Address already in use")
 _LOCKED = re.compile(r'Failed to get (?:shared )?"[^"]*" lock\nIs another process using the image \[(.*)\]\?')
 _DISK = re.compile(r'"(?:node-name|drive)": ?"disk\.(\d+)[.\d]*"')
+_VFIO = re.compile(r"vfio ([0-9a-f:.]+): failed to open (/dev/vfio/\d+): Device or resource busy")
 _PASSED = "/dev/fdset/"
 _VM_LOG = re.compile(r"(/.*)/vm/([^/]+)/qemu\.log")
 _VNC_BASE = 5900
@@ -53,7 +54,19 @@ def taken(vm: str, said: str) -> Taken | None:
         return _display(vm, found[1], int(found[2]))
     if found := _LOCKED.search(said):
         return image_taken(vm, found[1]) if not found[1].startswith(_PASSED) else _passed(vm, said[: found.start()])
+    if found := _VFIO.search(said):
+        what = f"{found[1]} is in an IOMMU group of which somebody else has a device: {opener(found[2])} has {found[2]}"
+        return Taken(what, where=f"vm.{vm}", hint="a group is given to one guest as a whole; end the other one")
     return None
+
+
+def opener(path: str) -> str:
+    """Name who has a file open beside us, as far as one may see."""
+    for pid in processes.all_pids():
+        with contextlib.suppress(OSError):
+            if pid != os.getpid() and path in _open_files(pid):
+                return _guest_or_program(pid)
+    return "somebody"
 
 
 def image_taken(vm: str, path: str) -> Taken:

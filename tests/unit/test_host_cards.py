@@ -159,6 +159,13 @@ def test_a_port_that_somebody_has_is_taken_by_name() -> None:
 # ---------------------------------------------------------------- cards
 
 
+def test_a_device_of_the_host_that_somebody_has_is_taken() -> None:
+    said = "vfio 0000:03:00.1: failed to open /dev/vfio/12: Device or resource busy"
+    with pytest.raises(Taken, match="has /dev/vfio/12") as caught:
+        perform(FakeMonitor(device_add=[Refused("device_add", said)]), CARD)
+    assert caught.value.where == "vm.a"
+
+
 def test_a_card_is_told_in_json_types() -> None:
     """Not all properties are texts."""
     monitor = FakeMonitor()

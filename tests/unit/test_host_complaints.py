@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -126,3 +127,24 @@ def test_an_image_that_reached_qemu_open_is_named_by_its_place_in_the_file() -> 
     taken = complaints.taken("a", LOCKED.format(what='"write"', image="/dev/fdset/3"))
     assert isinstance(taken, Taken)
     assert (taken.message, taken.where) == ("its image is in use by another process", "vm.a.disk[1]")
+
+
+def test_a_device_of_the_host_that_is_in_use_is_named() -> None:
+    said = "qemu-system-x86_64: -device {}: vfio 0000:03:00.1: failed to open /dev/vfio/4095: Device or resource busy\n"
+    taken = complaints.taken("a", said)
+    assert isinstance(taken, Taken)
+    assert "0000:03:00.1" in str(taken)
+    assert "somebody has /dev/vfio/4095" in str(taken)
+
+
+def test_who_has_a_file_open_is_named(tmp_path: Path) -> None:
+    """By its program and number; we ourselves do not count."""
+    path = tmp_path / "node"
+    with path.open("w") as ours:
+        assert complaints.opener(str(path)) == "somebody"
+        with subprocess.Popen(
+            [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, stdout=ours
+        ) as other:
+            named = complaints.opener(str(path))
+            other.communicate()
+    assert f"(pid {other.pid})" in named
