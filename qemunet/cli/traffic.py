@@ -153,11 +153,12 @@ def _capture_arguments(parser: Parser) -> None:
 def _capture(args: Namespace) -> int:
     from qemunet import interrupts
     from qemunet.cli.sink import Sink
-    from qemunet.live.record import pick
+    from qemunet.live.record import CAPTURE_INSIDE, pick, refuse_device
 
     here = runtime()
     vm = _running(here, args.vm)
     nic = pick(vm.nics, vm.name, args.nic)
+    refuse_device(nic, vm.name, CAPTURE_INSIDE)
     interrupts.install()
     deadline = time.monotonic() + args.duration if args.duration is not None else float("inf")
     with contextlib.closing(Sink(args.write)) as sink, contextlib.closing(_source(here, vm, nic)) as source:

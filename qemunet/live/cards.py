@@ -12,7 +12,7 @@ from qemunet.live import unplug
 from qemunet.live.arrival import TIMEOUT, Arrivals
 from qemunet.live.cardwork import PLUGGED, UNPLUGGING, CardWork, Other
 from qemunet.live.presence import Presence
-from qemunet.live.record import pick
+from qemunet.live.record import pick, refuse_device
 from qemunet.live.replug import Replugs
 from qemunet.live.seats import Seats
 from qemunet.live.talk import Talk
@@ -63,6 +63,8 @@ class Cards:
         Raises TimedOut if it has not, and then it is unplugged as soon as it does; `cut` stops its traffic at once.
         """
         row = pick(self._rows(guest), guest.vm, word)
+        if cut:
+            refuse_device(row, guest.vm, "without --cut it goes when the guest lets go of it")
         self._replugs.give_up(guest.vm, row.id)
         task = self.leave(guest, row.id)
         if cut:

@@ -15,6 +15,7 @@ from qemunet.model.vm import NicBus, Vm
 from qemunet.plan.qemu import acceleration, slot
 from qemunet.records import NicRecord, VmRecord
 
+CAPTURE_INSIDE = "tcpdump in the guest does"
 _MODES: dict[type, str] = {
     UserBackend: "user",
     TapBackend: "tap",
@@ -112,3 +113,10 @@ def refuse_taken(rows: Iterable[NicRecord], vm: str, name: str) -> None:
         if row.id == name:
             how = " and is being unplugged" if row.state == "unplugging" else ""
             raise Taken(f'there is a card "{name}" already ({row.mac or row.device}){how}', where=f"vm.{vm}")
+
+
+def refuse_device(row: NicRecord, vm: str, what: str) -> None:
+    """Raise UsageError if a card is a device of the host, `what` being nothing that can be done with its frames."""
+    if row.device is not None:
+        problem = f"{row.id} is the device {row.device} itself, whose frames neither the host nor QEMU sees"
+        raise UsageError(problem, where=f"vm.{vm}", hint=what)

@@ -12,6 +12,7 @@ from qemunet.errors import Failed, QemunetError, Refused, UsageError
 from qemunet.frozen import as_dict
 from qemunet.live import arrival, power, sight
 from qemunet.live.control import Message, no_such_vm
+from qemunet.live.record import CAPTURE_INSIDE, refuse_device
 from qemunet.live.server import Peer, Takeover
 from qemunet.live.worker import Wish
 from qemunet.model.guard import GuardLevel
@@ -145,6 +146,7 @@ class Verbs:
         card = self.keeper.worker.runtime.vm(guest.vm).card(nic)
         if card.ifname is not None:
             raise UsageError(f"its frames are to be seen at the interface {card.ifname}", where=f"{guest.vm}.{nic}")
+        refuse_device(card, guest.vm, CAPTURE_INSIDE)
         capture = await guest.captures.begin(nic)
         return Takeover(capture.attach, lambda: capture.end("nobody wanted it"))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,9 +12,10 @@ from qemunet.cli.look import nic_json
 from qemunet.config import edit
 from qemunet.config.spec import NicMode, NicSpec
 from qemunet.config.write import vm_toml
-from qemunet.errors import ConfigError, HostLacks, Taken
+from qemunet.errors import ConfigError, HostLacks, Taken, UsageError
 from qemunet.facts import Facts, NodeFact, PciFact
 from qemunet.frozen import replace
+from qemunet.live.cards import Cards
 from qemunet.live.record import nic_record
 from qemunet.model.nic import Nic
 from qemunet.model.remote import HostdevBackend
@@ -233,6 +236,15 @@ def test_the_tables_show_mode_and_device() -> None:
     assert (shown["mode"], shown["device"], shown["mac"]) == ("hostdev", DEVICE, None)
     assert live.behind(card()) == f"hostdev {DEVICE}"
     assert live.Add("a", card()).describe() == f"plug in net0 (vfio-pci, hostdev {DEVICE})"
+
+
+def test_its_frames_cannot_be_cut_off_and_the_card_stays() -> None:
+    """Said before the guest is asked for it."""
+    rows = SimpleNamespace(nics=(nic_record(card()),))
+    keeper = SimpleNamespace(worker=SimpleNamespace(runtime=SimpleNamespace(vm=lambda name: rows)))
+    guest = SimpleNamespace(vm="a")
+    with pytest.raises(UsageError, match=f"is the device {DEVICE} itself"):
+        asyncio.run(Cards(keeper).remove(guest, DEVICE, 20, cut=True))  # type: ignore[arg-type]
 
 
 def test_a_card_that_becomes_a_device_loses_what_that_cannot_have() -> None:
