@@ -57,6 +57,10 @@ class Guest:
 def check_host(scene: Scene, nic: NicSpec, device: str, guest: Guest) -> None:
     """Note all that the host lacks to give a device away; nothing of that is done here. Raises ConfigError."""
     fact = scene.facts.devices.get(device)
+    if fact is not None and fact.group is not None:
+        _check_alone(scene, nic, fact, fact.group, guest)
+    if scene.running and scene.facts.claims.get(f"pci/{device}") == guest.path.replace(".", "/"):
+        return  # it has the device, and another card that comes or goes does not ask for it again
     if fact is None:
         hint = "`lspci -D` lists those there are; `echo 4 > /sys/bus/pci/devices/PARENT/sriov_numvfs` makes functions"
         scene.lack(f"the PCI device {device}", hint)
@@ -67,19 +71,17 @@ def check_host(scene: Scene, nic: NicSpec, device: str, guest: Guest) -> None:
         hint = "switch on VT-d or AMD-Vi in its firmware, and boot its kernel with intel_iommu=on or amd_iommu=on"
         scene.lack(f"an IOMMU group of {device}, without which its memory would be open to the device", hint)
         return
-    _check_alone(scene, nic, fact, guest)
     _check_drivers(scene, fact)
     if fact.driver == VFIO:
         _check_rights(scene, fact, guest)
     _check_memory(scene, device, guest)
 
 
-def _check_alone(scene: Scene, nic: NicSpec, fact: PciFact, guest: Guest) -> None:
+def _check_alone(scene: Scene, nic: NicSpec, fact: PciFact, group: int, guest: Guest) -> None:
     """Refuse devices of one group in two guests, of this file or that run: the kernel gives a group to one process."""
-    assert fact.group is not None, "looked at before"
     hint = "a group is given to one guest as a whole"
-    where = f"IOMMU group {fact.group}, of which"
-    other = scene.groups.setdefault(fact.group, guest.path)
+    where = f"IOMMU group {group}, of which"
+    other = scene.groups.setdefault(group, guest.path)
     if other != guest.path:
         raise scene.spec.error(f"{nic.path}.device", f"{nic.device} is in {where} {other} has a device", hint)
     for address, _ in fact.beside if scene.strict else ():

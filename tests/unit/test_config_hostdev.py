@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from qemunet.cli.look import nic_json
-from qemunet.config import edit
+from qemunet.config import edit, profiles, read, resolve
 from qemunet.config.spec import NicMode, NicSpec
 from qemunet.config.write import vm_toml
 from qemunet.errors import ConfigError, HostLacks, Taken, UsageError
@@ -22,7 +22,7 @@ from qemunet.model.remote import HostdevBackend
 from qemunet.plan import build, live, plug, text
 from qemunet.records import VmRecord
 from qemunet.steps import AddCard, AddNetdev, Claim
-from tests.unit.config_host import FACTS, lab
+from tests.unit.config_host import FACTS, FILE, lab
 
 DEVICE = "0000:03:00.1"
 VM = '[vm.a]\nboot.guest = "tiny"\nuser = "sara"\n[[vm.a.nic]]\n'
@@ -198,6 +198,17 @@ def test_a_group_of_which_a_guest_that_runs_has_a_device_is_taken() -> None:
     assert card(facts=replace(facts, claims={"pci/0000:03:00.2": "vm/a"})).backend == HostdevBackend(DEVICE)
     with pytest.raises(Taken, match=r"vm\.other, which runs, has 0000:03:00.2"):
         card(facts=replace(facts, claims={"pci/0000:03:00.2": "vm/other"}))
+
+
+def test_a_device_that_the_guest_has_is_not_asked_for_again() -> None:
+    """Another card may come from a shell with another limit, and the device may have gone by itself."""
+    spec = read.loads(CARD, FILE)
+    facts = replace(host(memlock=1 << 16), claims={f"pci/{DEVICE}": "vm/a"})
+    for seen in (facts, replace(facts, devices={})):
+        found = resolve.resolve(spec, profiles.load_all(spec), seen, running=True)
+        assert found.vms[0].nics[0].backend == HostdevBackend(DEVICE)
+    with pytest.raises(HostLacks, match="locked memory"):
+        resolve.resolve(spec, profiles.load_all(spec), replace(facts, claims={}), running=True)
 
 
 def test_qemu_is_told_of_the_device_and_of_no_backend() -> None:
