@@ -49,7 +49,9 @@ def mark(host: LinuxHost, part: str = "net0") -> Mark:
 
 
 def open_tap(host: LinuxHost, name: str = "qn-one") -> int:
+    quiet("default")  # it is up as soon as it is there, and IPv6 would have something to say at once
     host.perform(OpenTap("one:net0", name, mark(host), HOST, 1500))
+    Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("0")
     quiet(name)
     return host.handles["one:net0"][0]
 
