@@ -135,9 +135,10 @@ def _check_adopted(spec: LabSpec, nic: NicSpec, network: NetworkSpec | None) -> 
         raise spec.error(f"{nic.path}.ifname", "a tap that is there has a name", 'as in ifname = "tap7"')
     if network is not None:
         raise spec.error(f"{nic.path}.adopt", f'the cards of network "{network.name}" are macvtaps, which we make')
-    if nic.rate is not None:
-        problem = "a rate would change the tap, which is somebody else's"
-        raise spec.error(f"{nic.path}.rate", problem, "leave out one of rate and adopt")
+    for key, given in (("rate", nic.rate), ("impair", nic.impair)):
+        if given is not None:
+            problem = f"{key} would change the tap, which is somebody else's"
+            raise spec.error(f"{nic.path}.{key}", problem, f"leave out one of {key} and adopt")
 
 
 def expanded(spec: LabSpec) -> LabSpec:

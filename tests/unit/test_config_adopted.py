@@ -47,6 +47,7 @@ def test_a_card_with_an_adopted_tap_is_written_as_it_was_read() -> None:
         ('address = "10.0.0.1/30"', "address", "a point-to-point card"),
         ('rate = { in = "1mbit" }', "rate", "belongs to"),
         ('bridge = "br0"\nrate = { in = "1mbit" }', "rate", "somebody else's"),
+        ('bridge = "br0"\nimpair = { loss = "1%" }', "impair", "somebody else's"),
         ('guard = "mac"', "guard", "has the tap of somebody else"),
         ("port-isolation = true", "port-isolation", "has the tap of somebody else"),
     ],
