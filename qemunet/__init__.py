@@ -16,14 +16,14 @@ _OF_API = ("Lab", "Nic", "Vm", "open")
 
 def __getattr__(name: str) -> object:
     """Import what the API consists of when it is used: the commands, which start often, do not."""
+    if name not in (*_MODULES, *_OF_API):
+        raise AttributeError(f"module 'qemunet' has no attribute {name!r}")
     from importlib import import_module
 
     if name in _MODULES:
         return import_module(f"qemunet.{name}")
-    if name in _OF_API:
-        found: object = getattr(import_module("qemunet.api"), name)
-        return found
-    raise AttributeError(f"module 'qemunet' has no attribute {name!r}")
+    found: object = getattr(import_module("qemunet.api"), name)
+    return found
 
 
 def __dir__() -> list[str]:

@@ -25,12 +25,16 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
-from typing import Any
 
 from qemunet import steps
 from qemunet.frozen import as_dict, frozen, is_frozen
-from qemunet.steps import Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from qemunet.steps import Step
 
 _OPERATIONS = ("op", "prepare", "commit")  # where a record names one
 _ROOM = 1 << 14  # bytes; a journal that is smaller is not worth the work

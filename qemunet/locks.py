@@ -12,13 +12,13 @@ import os
 import select
 import struct
 import time
-import typing
 from functools import partial
 
 from qemunet import interrupts
 from qemunet.errors import TimedOut
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PATIENCE, _GLANCE = 120.0, 0.005  # seconds to wait for a lock, and between two tries

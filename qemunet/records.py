@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-import typing
 
 from qemunet.errors import NotFound
 from qemunet.frozen import as_dict, frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @frozen
@@ -32,7 +35,7 @@ class NicRecord:
     device: str | None = None  # of the host, that the guest has
 
     @classmethod
-    def from_dict(cls, data: dict[str, typing.Any]) -> NicRecord:
+    def from_dict(cls, data: dict[str, Any]) -> NicRecord:
         """Read what `as_dict` made, by way of JSON."""
         return cls(**{**data, "ips": tuple(data["ips"])})
 

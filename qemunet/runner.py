@@ -11,28 +11,32 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
-from typing import Protocol
 
 from qemunet import interrupts
 from qemunet.errors import Gone, NotFound, QemunetError, StepFailed, Taken
-from qemunet.facts import Facts, Wanted
-from qemunet.journal import Journal, Owed
-from qemunet.steps import AddAddress, CreateImage, DelGroup, DelLink, PutAddress, PutRoute, RunHook, Step, bare
+from qemunet.steps import AddAddress, CreateImage, DelGroup, DelLink, PutAddress, PutRoute, RunHook, bare
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Protocol
 
-class Host(Protocol):
-    """Something that can be photographed and changed: the machine, a namespace of it, or a fake."""
+    from qemunet.facts import Facts, Wanted
+    from qemunet.journal import Journal, Owed
+    from qemunet.steps import Step
 
-    def photograph(self, wanted: Wanted) -> Facts:
-        """Look at the host."""
+    class Host(Protocol):
+        """Something that can be photographed and changed: the machine, a namespace of it, or a fake."""
 
-    def perform(self, step: Step) -> None:
-        """Do one step. Raises QemunetError, OSError, or Gone if there is nothing to undo any more.
+        def photograph(self, wanted: Wanted) -> Facts:
+            """Look at the host."""
 
-        `Taken` promises that nothing was done, so that nothing of whoever was there first is ever taken back.
-        """
+        def perform(self, step: Step) -> None:
+            """Do one step. Raises QemunetError, OSError, or Gone if there is nothing to undo any more.
+
+            `Taken` promises that nothing was done, so that nothing of whoever was there first is ever taken back.
+            """
 
 
 def apply(

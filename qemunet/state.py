@@ -25,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import typing
 
 from qemunet import locks
 from qemunet.errors import NotFound, QemunetError, waits_for_itself
@@ -36,7 +35,8 @@ from qemunet.locks import Lock, is_locked
 from qemunet.model.names import is_name
 from qemunet.records import VmRecord
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 SHARED_KINDS = ("cable", "net", "netns", "host")  # each uses only what comes after it

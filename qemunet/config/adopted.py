@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import typing
-
 from qemunet.errors import Taken
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from qemunet.config.scene import Scene
     from qemunet.config.spec import NicSpec
     from qemunet.facts import LinkFact, TunFact

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import typing
 
 from qemunet.config import cards, modes, nics, units, vlans
 from qemunet.config.hints import did_you_mean, listed
@@ -15,7 +14,8 @@ from qemunet.model.cable import AtHost, Cable, End, InNetns, Loose, OnSwitch, Ro
 from qemunet.model.names import NAME
 from qemunet.model.network import ForeignBridge, NetworkMode, OwnBridge
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from qemunet.config.scene import Scene

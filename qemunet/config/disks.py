@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import typing
-
 from qemunet.config import units
 from qemunet.config.scene import Scene, absolute, first
 from qemunet.config.spec import DiskSpec, VmSpec
 from qemunet.model.vm import DirectBoot, Disk, FirmwareBoot, ImageFile, NicBus
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from qemunet.facts import FileFact

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import typing
-
 from qemunet.config import units
 from qemunet.model import mac
 from qemunet.model.guard import Guard, GuardLevel
 from qemunet.model.network import HostSide, OwnBridge
 from qemunet.model.nic import Linked, MacvtapBackend, OnBridge, OnNetwork, PointToPoint, TapBackend
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from qemunet.config.scene import Scene

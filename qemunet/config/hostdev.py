@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import typing
-
 from qemunet.config.cards import VFIO
 from qemunet.errors import Taken
 from qemunet.frozen import frozen
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from qemunet.config.scene import Scene
     from qemunet.config.spec import LabSpec, NicSpec
     from qemunet.facts import PciFact

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import typing
-
 from qemunet.config import units
 from qemunet.frozen import frozen, replace
 from qemunet.model.remote import InetAddress
 from qemunet.model.vm import VncDisplay
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from qemunet.config.spec import LabSpec, NetworkSpec

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import typing
-
-from qemunet.config import listeners, modes, reader, served, subnets, units
+from qemunet.config import listeners, modes, reader, served, subnets, toml, units
 from qemunet.config.hints import Bad
 from qemunet.config.scene import absolute, first
 from qemunet.config.spec import DhcpSpec, DnsSpec, NatSpec
@@ -24,7 +22,8 @@ from qemunet.model.network import (
     Services,
 )
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from qemunet.config.scene import Scene
@@ -118,7 +117,7 @@ def as_it_is(facts: Facts, name: str) -> NetworkSpec | None:
         return None
     try:
         file = f"{facts.runtime}/net/{name}/net.toml"
-        return reader.Reader(file, file).lab(reader.parse(text, file)).network(name)
+        return reader.Reader(file, file).lab(toml.parse(text, file)).network(name)
     except ConfigError:  # of another version, or damaged
         return None
 

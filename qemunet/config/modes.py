@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typing
-
 from qemunet.config import keys, tables
 from qemunet.config.hints import listed
 from qemunet.config.spec import BootSpec, LabSpec, NetworkSpec, NicMode, NicSpec
@@ -13,7 +11,8 @@ from qemunet.model import names
 from qemunet.model.network import HostSide, NetworkMode
 from qemunet.model.nic import MacvtapMode
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from qemunet.config.tables import Table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import typing
 from itertools import count
 
 from qemunet.config import adopted, cards, check, guards, modes, units, vlans
@@ -32,7 +31,8 @@ from qemunet.model.nic import (
 )
 from qemunet.model.vm import NicBus, RunAs
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from qemunet.facts import LinkFact

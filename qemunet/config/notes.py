@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import typing
-
 from qemunet.model.network import OwnBridge
 from qemunet.model.nic import AsItIs, MacvtapBackend, MacvtapMode, Nic, PointToPoint, TapBackend, UserBackend
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from qemunet.facts import Facts

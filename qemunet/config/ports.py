@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typing
-
 from qemunet.config import cards, managed, modes
 from qemunet.config.hints import listed
 from qemunet.config.scene import first
@@ -11,7 +9,8 @@ from qemunet.errors import Taken
 from qemunet.model.network import HostSide
 from qemunet.model.routing import Carried
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from qemunet.config.scene import Scene

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import typing
 
 from qemunet.config import keys
+from qemunet.config.files import DEFAULT, SUFFIX, beside, find, named, text_of
 from qemunet.config.hints import did_you_mean, dotted, listed, quoted
-from qemunet.config.read import parse, preset, text_of
+from qemunet.config.read import preset
 from qemunet.config.spec import DiskSpec, MachineSpec, NicSpec, Profile, VmSpec
+from qemunet.config.toml import parse
 from qemunet.errors import ConfigError
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Iterator
-
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from qemunet.config.spec import LabSpec
-
-DEFAULT = "q35"
-SUFFIX = ".toml"
 
 
 def load_all(spec: LabSpec) -> dict[str, Profile]:
@@ -42,52 +39,20 @@ def load(name: str, near: str) -> Profile:
 
 def available(near: str) -> list[Profile]:
     """Return the profiles that have a name, sorted by it, each as `load` would find it."""
-    names = sorted({name for folder, _ in _folders(near) for name in _names(folder)})
-    return [load(name, near) for name in names]
+    return [load(name, near) for name in named(near)]
 
 
 def _load(name: str, near: str, place: ConfigError) -> Profile:
     """Find and read a profile; `place` is where it is named, for the case that there is none."""
+    found = find(name, near)
+    if found is not None:
+        return _read(*found)
     if "/" in name or name.endswith(SUFFIX):
-        path = os.path.join(_beside(near), name)
-        if not os.path.isfile(path):
-            raise ConfigError(place.file, place.path, f'there is no profile "{name}": no file {path}')
-        return _read(path, os.path.normpath(path))
-    for folder, everywhere in _folders(near):
-        path = os.path.join(folder, name + SUFFIX)
-        if os.path.isfile(path):
-            return _read(path, name if everywhere else path)
-    known = sorted({one for folder, _ in _folders(near) for one in _names(folder)})
+        path = os.path.join(beside(near), name)
+        raise ConfigError(place.file, place.path, f'there is no profile "{name}": no file {path}')
+    known = named(near)
     hint = did_you_mean(name, known, f"profiles are {listed(known)}" if known else "no profile is installed")
     raise ConfigError(place.file, place.path, f'unknown profile "{name}"', hint=hint)
-
-
-def _folders(near: str) -> Iterator[tuple[str, bool]]:
-    """Yield where profiles are looked for, and whether that is the same for every lab."""
-    for folder in filter(None, os.environ.get("QEMUNET_PROFILE_PATH", "").split(":")):
-        yield os.path.abspath(folder), False
-    yield os.path.join(_beside(near), "profiles"), False
-    yield os.path.join(_config_home(), "qemunet", "profiles"), False
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    yield os.path.join(os.path.dirname(package), "profiles"), True
-    yield os.path.join(package, "data", "profiles"), True
-
-
-def _config_home() -> str:
-    return os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
-
-
-def _beside(near: str) -> str:
-    near = os.path.abspath(near)
-    return near if os.path.isdir(near) else os.path.dirname(near)
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        files = os.listdir(folder)
-    except OSError:
-        return []
-    return [file.removesuffix(SUFFIX) for file in files if file.endswith(SUFFIX)]
 
 
 def _read(path: str, reference: str) -> Profile:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-import tomllib
-import typing
 
 from qemunet.config import keys
 from qemunet.config.hints import Bad, did_you_mean, dotted, listed, quoted
@@ -30,40 +28,14 @@ from qemunet.errors import ConfigError
 from qemunet.frozen import frozen
 from qemunet.model.names import NAME, is_name
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
     from qemunet.config.keys import Table
 
-# Compiled where they are used: only errors need them.
-_PLACE = r"(?s)(.*) \(at (?:line (\d+), column (\d+)|end of document)\)"
-_UNQUOTED = r"\s*[\w.-]+\s*=\s*([A-Za-z\d][^\s\"'#,]*)\s*(#.*)?"
 TOP = ("lab", "vm", "network", "dhcp-server", "cable", "netns")
-
-
-def parse(text: str, file: str) -> dict[str, Any]:
-    """Return the TOML tables of `text`; raises ConfigError with line and column."""
-    try:
-        return tomllib.loads(text.removeprefix("\ufeff"))
-    except tomllib.TOMLDecodeError as error:
-        match = re.fullmatch(_PLACE, str(error))
-        said, line, column = match.groups() if match else (str(error), None, None)
-        where = f"line {line}, column {column}" if line else "at the end"
-        source = text.splitlines()[int(line) - 1] if line and int(line) <= len(text.splitlines()) else ""
-        problem = f"{where}: {said[0].lower()}{said[1:]}"
-        raise ConfigError(file, "", problem, hint=_syntax_hint(said, source)) from None
-    except ValueError:  # Python refuses to read numbers of thousands of digits
-        raise ConfigError(file, "", "a number in it has thousands of digits") from None
-    except RecursionError:
-        raise ConfigError(file, "", "tables or lists are nested too deeply") from None
-
-
-def _syntax_hint(said: str, source: str) -> str:
-    match = re.fullmatch(_UNQUOTED, source)
-    if match and said.startswith(("Expected newline", "Invalid value")):
-        return f"text, sizes and addresses are written in quotes: {quoted(match[1])}"
-    return f"the line is: {source.strip()}" if source.strip() else ""
 
 
 @frozen

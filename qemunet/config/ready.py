@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-import typing
 
 from qemunet.config.hints import Bad, did_you_mean, listed
 from qemunet.config.scripts import pattern
 from qemunet.model.ready import ConsoleReady, LeaseReady, Ready, ScriptReady, TcpReady
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qemunet.config.spec import LabSpec, VmSpec
 
 BANNER = ConsoleReady(r"(?m)^qemunet guest ready: ")  # what the built-in guest prints
@@ -88,7 +90,7 @@ def _circle(after: dict[str, tuple[str, ...]], way: tuple[str, ...]) -> tuple[st
     return ()
 
 
-def with_all_needed(spec: LabSpec, names: typing.Sequence[str]) -> list[str]:
+def with_all_needed(spec: LabSpec, names: Sequence[str]) -> list[str]:
     """Return these vms (all if none is named) and those that they depend on, in the order of the file."""
     wanted = set(names or (vm.name for vm in spec.vms))
     after = {vm.name: set(vm.depends or ()) for vm in spec.vms}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typing
-
 from qemunet.config import ends, hostdev, units
 from qemunet.config.scene import Scene, absolute
 from qemunet.config.spec import LabSpec, NicMode, NicSpec
@@ -20,7 +18,8 @@ from qemunet.model.remote import (
     VdeBackend,
 )
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from qemunet.model.nic import UserBackend

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typing
-
 from qemunet.config import (
     cables,
     cards,
@@ -33,7 +31,8 @@ from qemunet.model.nic import MacvtapMode
 from qemunet.model.vm import Accel, Firmware, Machine, NicBus, RunAs, Vm
 from qemunet.steps import sysctl_name
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
 QEMU = "qemu-system-x86_64"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import typing
-
 from qemunet.errors import HostLacks
 from qemunet.facts import FileFact
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import TypeVar
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import typing
 
 from qemunet.config.hints import Bad, did_you_mean, listed
 from qemunet.config.scene import first
 from qemunet.model.script import ScriptStep
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from qemunet.config.scene import Scene
     from qemunet.config.spec import LabSpec, ScriptSpec, VmSpec
@@ -77,7 +77,7 @@ def _known(vm: VmSpec, nics: Sequence[Nic]) -> dict[str, str]:
 
 
 def _filled(
-    scene: Scene, step: ScriptSpec, key: str, known: Mapping[str, str], quoted: typing.Callable[[str], str]
+    scene: Scene, step: ScriptSpec, key: str, known: Mapping[str, str], quoted: Callable[[str], str]
 ) -> str | None:
     text = getattr(step, key)
     if text is None:

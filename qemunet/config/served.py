@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import typing
-
 from qemunet.config import modes, subnets, units
 from qemunet.config.hints import Bad, did_you_mean, listed
 from qemunet.frozen import replace
 from qemunet.model.network import HostSide, NetworkMode
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from qemunet.config.spec import KnownHostSpec, LabSpec, NetworkSpec, NicSpec, VmSpec

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typing
-
 from qemunet.config import cables, modes, nics, served, units
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.scene import first
@@ -12,7 +10,8 @@ from qemunet.frozen import replace
 from qemunet.model.netns import Netns
 from qemunet.model.network import HostSide
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Collection
 
     from qemunet.config.scene import Scene

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import typing
-
 from qemunet.config import units
 from qemunet.config.hints import Bad
 from qemunet.model.names import digest
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
     from qemunet.facts import Facts

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typing
-
 from qemunet.config import modes
 from qemunet.config.spec import EndKind
 from qemunet.model.cable import OnSwitch
@@ -12,7 +10,8 @@ from qemunet.model.network import HostSide, OwnBridge
 from qemunet.model.nic import OnBridge, OnNetwork, TapBackend
 from qemunet.model.vlan import Vlans
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from qemunet.config.cables import EndKeys

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import typing
-
 from qemunet.model import vlan
 from qemunet.model.cable import AtHost, Cable, End, InNetns, Loose, OnSwitch
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from qemunet.config.write import Pairs
     from qemunet.model.netns import Netns
 

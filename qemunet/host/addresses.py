@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-import typing
 
 from qemunet.errors import Taken
 from qemunet.facts import RouteFact
 from qemunet.host import netlink as nl
 from qemunet.host.links import Vanished
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from qemunet.host.netlink import Netlink
     from qemunet.steps import AddAddress, AddNeighbour, AddRoute, DelAddress, DelNeighbour, DelRoute
 

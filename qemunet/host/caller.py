@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import typing
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
 _NOBODY = 65534
 
@@ -49,7 +50,7 @@ def readable(paths: Sequence[str]) -> frozenset[str]:
     return frozenset(path for path, verdict in zip(paths, verdicts, strict=False) if verdict == ord("y"))
 
 
-def _answer_as(uid: int, gid: int, paths: Sequence[str], answers: int) -> typing.NoReturn:
+def _answer_as(uid: int, gid: int, paths: Sequence[str], answers: int) -> NoReturn:
     """In the child: become the user, write a letter for each path, and end."""
     try:
         os.setgroups(_groups(uid, gid))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import typing
 
 from qemunet.errors import Taken
 from qemunet.host.links import Vanished
 from qemunet.locks import is_byte_locked
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from qemunet.steps import Claim, LoadFile, OpenFile, RemoveFile, Unclaim, WriteFile
 
 _WRITES, _ALONE = 101, 201  # bytes of an image that a QEMU locks which writes to it, and bears no other writer

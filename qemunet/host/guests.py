@@ -14,14 +14,14 @@ import errno
 import os
 import socket
 import subprocess
-import typing
 
 from qemunet.errors import Failed, LaunchFailed
 from qemunet.host import processes, qmp
 from qemunet.host.links import Vanished
 from qemunet.steps import Handle
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from qemunet.errors import QemunetError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import struct
-import typing
 
 from qemunet.errors import Gone, Taken
 from qemunet.facts import LinkFact, TunFact
@@ -14,7 +13,8 @@ from qemunet.model.names import is_ifname
 from qemunet.model.nic import MacvtapMode
 from qemunet.steps import BridgeLink, IfbLink, MacvlanLink, MacvtapLink, VethLink
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from qemunet.host.netlink import Netlink
     from qemunet.steps import AddLink, DelGroup, DelLink, Mark, PinBridge, SetCarrier, SetLink, SetMaster, SetPort
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import typing
 
-from qemunet.errors import Failed, Gone, NotFound
+from qemunet.errors import Failed, Gone, NotFound, unreachable
 from qemunet.frozen import replace
 from qemunet.host import addresses, files, links, netlink, sysctls
 from qemunet.host.netns import Namespace, Place
@@ -77,7 +76,8 @@ from qemunet.steps import (
     WriteFile,
 )
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from qemunet.facts import Facts, Wanted
@@ -240,7 +240,7 @@ class LinuxHost:
             case SetCarrier():
                 links.set_carrier(self.net, step)
             case _:
-                typing.assert_never(step)
+                unreachable(step)
 
     def _addresses(
         self, step: AddAddress | DelAddress | AddRoute | DelRoute | AddNeighbour | DelNeighbour | SetSysctl
@@ -261,7 +261,7 @@ class LinuxHost:
             case DelNeighbour():
                 addresses.delete_neighbour(self.net, step)
             case _:
-                typing.assert_never(step)
+                unreachable(step)
 
     def _ports(self, step: PortStep) -> None:
         from qemunet.host import ports
@@ -299,7 +299,7 @@ class LinuxHost:
             case Unreserve():
                 daemons.unreserve(step)
             case _:
-                typing.assert_never(step)
+                unreachable(step)
 
     def _open(self, step: OpenStep | RemoveSocket) -> None:
         from qemunet.host import openings
@@ -332,7 +332,7 @@ class LinuxHost:
 
                 images.remove(step)
             case _:
-                typing.assert_never(step)
+                unreachable(step)
 
     def _guests(self, step: StartQemu | EndQemu | AwaitQemu | Resume) -> None:
         from qemunet.host import guests
@@ -350,7 +350,7 @@ class LinuxHost:
             case Resume():
                 guests.resume(self._guest(step.vm), step)
             case _:
-                typing.assert_never(step)
+                unreachable(step)
 
     def _cards(self, step: CardStep) -> None:
         from qemunet.host import cards, guests

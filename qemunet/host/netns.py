@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import typing
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any, TypeVar
 
-T = typing.TypeVar("T")
+    T = TypeVar("T")
 
 _CLONE_NEWNET = 0x40000000
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # the same numbers on every architecture
@@ -127,7 +128,7 @@ def open_device(device: int, flags: int) -> int:
         return os.open("device", flags | os.O_CLOEXEC, dir_fd=root)
 
 
-def _libc() -> typing.Any:
+def _libc() -> Any:
     import ctypes
 
     return ctypes.CDLL(None, use_errno=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import typing
-
+from qemunet.errors import unreachable
 from qemunet.host import files, taps
 from qemunet.steps import AdoptTap, LoadFile, OpenFile, OpenMacvtap, OpenOverlay, OpenSocket, OpenTap
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from qemunet.host.netlink import Netlink
     from qemunet.host.netns import Place
     from qemunet.steps import RemoveSocket
@@ -15,7 +15,7 @@ if typing.TYPE_CHECKING:
     OpenStep = OpenTap | AdoptTap | OpenSocket | OpenMacvtap | OpenFile | LoadFile | OpenOverlay
 
 
-def opened(net: Netlink, place: Place, step: OpenStep, runtime: str) -> list[int]:
+def opened(net: Netlink, place: Place, step: OpenStep, runtime: str) -> list[int]:  # noqa: RET503 - `unreachable` never returns
     """Open what a step wants; return its descriptors. Raises as those who open it."""
     match step:
         case OpenTap():
@@ -37,7 +37,7 @@ def opened(net: Netlink, place: Place, step: OpenStep, runtime: str) -> list[int
 
             return [images.open_overlay(step, runtime)]
         case _:
-            typing.assert_never(step)
+            unreachable(step)
 
 
 def remove_socket(step: RemoveSocket, *, in_use: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import typing
 
 from qemunet.facts import Facts, FileFact, LinkFact, PciFact, RouteFact, SocketFact, Wanted
 from qemunet.frozen import frozen
@@ -13,7 +12,8 @@ from qemunet.host import netlink as nl
 from qemunet.model.routing import sysctls_of
 from qemunet.steps import sysctl_name
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from qemunet.host.netlink import Netlink

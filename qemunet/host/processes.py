@@ -7,13 +7,14 @@ import os
 import select
 import signal
 import time
-import typing
 
 from qemunet import interrupts
 from qemunet.errors import TimedOut
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
 _EXITING = 0x4  # PF_EXITING of linux/sched.h, in the ninth field
 _SLICE = 0.1  # seconds between looks at the interrupts; a signal does not end a poll by itself
@@ -138,7 +139,7 @@ class Ending:
         self.pid = pid
         self._fd = -1
 
-    def __enter__(self) -> typing.Self:
+    def __enter__(self) -> Self:
         """Take hold of the process; raises ProcessLookupError."""
         self._fd = os.pidfd_open(self.pid)
         return self

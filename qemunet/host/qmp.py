@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-import typing
 
 from qemunet import interrupts
 from qemunet.errors import Failed, TimedOut
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
+    from typing import Any
+
+    Reply = dict[str, Any]  # JSON, looked at here and nowhere else
 
 _SLICE = 0.1  # seconds between looks at the interrupts
 _DEADLINE = 30.0  # seconds; a busy machine starts many QEMUs at once
-
-Reply = dict[str, typing.Any]  # JSON, looked at here and nowhere else
 
 
 class HungUp(Exception):
@@ -28,7 +30,7 @@ def negotiate(sock: socket.socket) -> None:
     execute(sock, "qmp_capabilities")
 
 
-def execute(sock: socket.socket, command: str, **arguments: str | bool) -> typing.Any:
+def execute(sock: socket.socket, command: str, **arguments: str | bool) -> Any:
     """Have a command done and return its answer. Raises HungUp, TimedOut, and Failed with QEMU's own words."""
     return _done(sock, command, arguments)[-1]["return"]
 
@@ -51,7 +53,7 @@ def _done(sock: socket.socket, command: str, arguments: dict[str, str | bool]) -
     return messages
 
 
-def _up_to(sock: socket.socket, what: str, fits: typing.Callable[[Reply], bool]) -> list[Reply]:
+def _up_to(sock: socket.socket, what: str, fits: Callable[[Reply], bool]) -> list[Reply]:
     """Return the messages up to the first that fits.
 
     Reads up to the end of a line, so that the next reader of the socket starts with a whole message; what came after

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import typing
 
 from qemunet.host.links import Vanished
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from qemunet.steps import SetSysctl
 
 _EXCHANGED = str.maketrans("./", "/.")

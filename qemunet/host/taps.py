@@ -6,14 +6,14 @@ import errno
 import fcntl
 import os
 import struct
-import typing
 
 from qemunet.errors import HostLacks, Taken
 from qemunet.host import links, netns, sysctls
 from qemunet.host import netlink as nl
 from qemunet.steps import SetPort, sysctl_name
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from qemunet.facts import TunFact
     from qemunet.host.netlink import Netlink
     from qemunet.host.netns import Place

@@ -6,8 +6,8 @@ parent, and executes the keeper in its own place: the same process, so it stays 
 fresh, with nothing but the descriptors it needs. The two are joined by a socket pair, the *tether*:
 
 * while the guests start, the parent's death closes it, which interrupts the child, and everything is taken back;
-* the parent sends the order; the child sends ``ready`` or ``error``; the parent answers ``go``, and only then is the
-  start final; the child writes that down and says so;
+* the parent sends the order and, having time for that, the file parsed; the child sends ``ready`` or ``error``; the
+  parent answers ``go``, and only then is the start final; the child writes that down and says so;
 * in the foreground it stays: when the terminal goes away without a word, the keeper ends the guests. With
   ``-d`` the parent closes it and is done.
 """
@@ -19,14 +19,15 @@ import os
 import signal
 import socket
 import sys
-import typing
 
 from qemunet import interrupts
 from qemunet.errors import Failed, NotFound, QemunetError, describe_status, of_the_host
 from qemunet.frozen import as_dict, frozen
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any, NoReturn
 
     from qemunet.live.control import Control
     from qemunet.state import Runtime
@@ -85,7 +86,7 @@ def _fork() -> _Child:
     return _Child(pid, tether)
 
 
-def _child(tether: socket.socket) -> typing.NoReturn:
+def _child(tether: socket.socket) -> NoReturn:
     """Start the guests and become their keeper, or end with the status of what went wrong."""
     try:
         interrupts.install()
@@ -142,11 +143,12 @@ class _Parent:
             return self._join(reply["elsewhere"])
         return self._clean_up(os.waitstatus_to_exitcode(status))
 
-    def _answer(self) -> dict[str, typing.Any]:
+    def _answer(self) -> dict[str, Any]:
         """Send the order; return the child's answer, and tell what it tells before that."""
+        from qemunet.config import ahead
         from qemunet.live.tether import receive, send
 
-        send(self.tether, as_dict(self.order))
+        send(self.tether, {**as_dict(self.order), "parsed": ahead.parsed(self.order.file)})
         reply = receive(self.tether)
         while "tell" in reply:
             self.tell(reply["tell"])
@@ -158,7 +160,7 @@ class _Parent:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.child, number)
 
-    def _go_on(self, reply: dict[str, typing.Any]) -> int:
+    def _go_on(self, reply: dict[str, Any]) -> int:
         """Say that the start is final, and wait for the word that it is."""
         from qemunet.live.tether import receive
 
@@ -210,13 +212,13 @@ class _Parent:
             self.tell(text)
         return vms
 
-    def _clean_up(self, status: int) -> typing.NoReturn:
+    def _clean_up(self, status: int) -> NoReturn:
         from qemunet import state
 
         clean_up(state.Runtime(state.locate()), status)
 
 
-def clean_up(runtime: Runtime, status: int | None) -> typing.NoReturn:
+def clean_up(runtime: Runtime, status: int | None) -> NoReturn:
     """Finish what a process left that started guests and died without a word; raises Failed."""
     from qemunet.host.linux import LinuxHost
     from qemunet.live import session

@@ -6,7 +6,6 @@ import contextlib
 import os
 import select
 import time
-import typing
 
 from qemunet import interrupts, runner
 from qemunet.errors import NotTakenBack
@@ -21,7 +20,8 @@ from qemunet.plan import spaces
 from qemunet.state import SHARED_KINDS, Runtime, Scope, write_private
 from qemunet.steps import AwaitQemu
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from qemunet.facts import Facts

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import typing
-
 from qemunet import plan
-from qemunet.config import notes, profiles, read, resolve
+from qemunet.config import files, notes, profiles, read, resolve
 from qemunet.errors import NotFound, QemunetError
 from qemunet.facts import GuestFact, Wanted
 from qemunet.frozen import frozen, replace
@@ -15,7 +13,8 @@ from qemunet.model.vm import Accel, DirectBoot, Firmware, NicBus
 from qemunet.plan.qemu import acceleration
 from qemunet.state import Runtime
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from qemunet.config.spec import LabSpec, Profile, VmSpec
@@ -137,7 +136,7 @@ class Source:
         return vm.machine.cpu_kvm or self._profile(vm).machine.cpu_kvm or ""
 
     def _profile(self, vm: VmSpec) -> Profile:
-        return self.profiles[vm.profile or profiles.DEFAULT]
+        return self.profiles[vm.profile or files.DEFAULT]
 
     def _boots_directly(self, vm: VmSpec) -> bool:
         """Tell whether a vm needs no firmware file but what QEMU itself brings."""

@@ -6,16 +6,17 @@ import json
 import os
 import signal
 import sys
-import typing
 
 from qemunet import interrupts, state
+from qemunet.config import toml
 from qemunet.errors import Interrupted
 from qemunet.host.linux import LinuxHost
 from qemunet.live import session
 from qemunet.live.source import Source
 from qemunet.live.tether import receive, send
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
@@ -31,6 +32,7 @@ def start(tether: socket.socket) -> list[str]:
     order = receive(tether)
     if not order:
         os._exit(0)
+    toml.expect(order.get("parsed", ()))
     runtime = state.Runtime(state.locate())
     source = Source.read(order["file"], order["overrides"])
     keeper = runtime.take_lab(source.spec.name)

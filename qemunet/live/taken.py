@@ -6,11 +6,11 @@ Whoever asks holds the runtime directory's lock until his own names are there fo
 from __future__ import annotations
 
 import os
-import typing
 
 from qemunet.errors import Taken
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from qemunet.config.spec import LabSpec

@@ -9,16 +9,19 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import typing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
-def send(tether: socket.socket, message: dict[str, typing.Any]) -> None:
+def send(tether: socket.socket, message: dict[str, Any]) -> None:
     """Send one message; nobody minds if the other side is gone: that is seen when its answer is waited for."""
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         tether.sendall(json.dumps(message).encode() + b"\n")
 
 
-def receive(tether: socket.socket) -> dict[str, typing.Any]:
+def receive(tether: socket.socket) -> dict[str, Any]:
     """Return one message and leave what follows for the next reader; an empty one if the other side is gone."""
     data = b""
     while not data.endswith(b"\n"):
@@ -29,5 +32,5 @@ def receive(tether: socket.socket) -> dict[str, typing.Any]:
             seen = b""
         if not seen:
             return {}
-    message: dict[str, typing.Any] = json.loads(data)
+    message: dict[str, Any] = json.loads(data)
     return message

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import typing
-
 from qemunet.frozen import frozen
 from qemunet.model.cable import Cable
 from qemunet.model.netns import Netns
 from qemunet.model.network import Network
 from qemunet.model.vm import Vm
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 @frozen
@@ -31,5 +33,5 @@ class Lab:
         return next((net for net in self.networks if net.name == name), None) or _missing(name)
 
 
-def _missing(name: str) -> typing.NoReturn:
+def _missing(name: str) -> NoReturn:
     raise KeyError(name)

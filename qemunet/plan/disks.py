@@ -8,7 +8,7 @@ from itertools import chain
 from qemunet.errors import ConfigError, HostLacks
 from qemunet.facts import Facts
 from qemunet.model.vm import Disk, Firmware, ImageFile, NicBus, Vm
-from qemunet.plan.ways import Layer, Passed, Way
+from qemunet.plan.ways import Layer, Passed
 from qemunet.plan.words import Json, json_option, option
 from qemunet.steps import CreateImage, OpenFile, OpenOverlay, Step, Word
 
@@ -24,6 +24,10 @@ UEFI_IMAGES = (  # code and the empty variables that belong to it, as distributi
     ("/usr/share/qemu/ovmf-x86_64-code.bin", "/usr/share/qemu/ovmf-x86_64-vars.bin"),
     ("/usr/share/qemu/edk2-x86_64-code.fd", "/usr/share/qemu/edk2-i386-vars.fd"),
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qemunet.plan.ways import Way
 BUILT_IN_PLACES = {NicBus.PCI: 4, NicBus.ROOT_PORTS: 6}  # pc: two IDE channels of two; q35: six SATA ports
 
 

@@ -20,9 +20,13 @@ from qemunet.model.vm import (
     VncDisplay,
 )
 from qemunet.plan import disks
-from qemunet.plan.ways import Passed, Way
+from qemunet.plan.ways import Passed
 from qemunet.plan.words import UNDECIDED, Json, json_option, option, option_if, word
 from qemunet.steps import Word
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qemunet.plan.ways import Way
 
 PROGRAM = "qemu-system-x86_64"
 MONITORS = ("qmp", "monitor")  # ours, and the user's

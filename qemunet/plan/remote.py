@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from qemunet.model.nic import Nic
 from qemunet.model.remote import DgramBackend, HostdevBackend, McastBackend, Remote, StreamBackend, VdeBackend
 from qemunet.model.vm import Vm
-from qemunet.plan.ways import Passed, Way
+from qemunet.plan.ways import Passed
 from qemunet.plan.words import Json
 from qemunet.steps import OpenSocket, Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qemunet.plan.ways import Way
 
 
 def opened(vm: Vm, nic: Nic) -> Iterator[Step]:

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
-
 from qemunet.frozen import frozen
 from qemunet.model.nic import MacvtapBackend, Nic, TapBackend
 from qemunet.model.remote import Address, InetAddress, UnixAddress
 from qemunet.model.vm import Vm
 from qemunet.plan.words import Json, word
 from qemunet.steps import Handle, OpenFile, Step, Word
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Protocol
+
+    class Way(Protocol):
+        """Where QEMU finds its sockets, its cards' host side and its files."""
+
+        def socket(self, name: str) -> Word:
+            """Return the property of a socket character device that says where it is."""
+
+        def card(self, nic: Nic, backend: TapBackend | MacvtapBackend) -> Mapping[str, Json]:
+            """Return the properties of a tap netdev that say which tap it is."""
+
+        def end(self, nic: Nic, address: Address) -> Mapping[str, Json]:
+            """Return where a card's stream is, as a SocketAddress of QEMU."""
+
+        def ends(self, nic: Nic, local: InetAddress, remote: InetAddress) -> Mapping[str, Json]:
+            """Return the properties of a dgram netdev that say between which two addresses it is."""
+
+        def kernel(self, name: str, path: str, *, public: bool) -> Word:
+            """Return a file name for a kernel or initrd; `public` if every user may read it."""
+
+        def image(self, layer: Layer, number: int) -> str | Word:
+            """Return a file name for a layer of a drive; `number` is its own among all of the guest's."""
+
 
 SHELL_DESCRIPTORS = range(3, 10)  # POSIX promises a shell's redirections one digit only
 VHOST_DEVICE = "/dev/vhost-net"
@@ -26,28 +50,6 @@ class Layer:
     format: str
     writable: bool
     overlay: bool = False
-
-
-class Way(Protocol):
-    """Where QEMU finds its sockets, its cards' host side and its files."""
-
-    def socket(self, name: str) -> Word:
-        """Return the property of a socket character device that says where it is."""
-
-    def card(self, nic: Nic, backend: TapBackend | MacvtapBackend) -> Mapping[str, Json]:
-        """Return the properties of a tap netdev that say which tap it is."""
-
-    def end(self, nic: Nic, address: Address) -> Mapping[str, Json]:
-        """Return where a card's stream is, as a SocketAddress of QEMU."""
-
-    def ends(self, nic: Nic, local: InetAddress, remote: InetAddress) -> Mapping[str, Json]:
-        """Return the properties of a dgram netdev that say between which two addresses it is."""
-
-    def kernel(self, name: str, path: str, *, public: bool) -> Word:
-        """Return a file name for a kernel or initrd; `public` if every user may read it."""
-
-    def image(self, layer: Layer, number: int) -> str | Word:
-        """Return a file name for a layer of a drive; `number` is its own among all of the guest's."""
 
 
 @frozen

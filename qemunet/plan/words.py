@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from qemunet.steps import Handle, Word
+from qemunet.steps import Handle, Word, line
 
 Json = str | int | bool | None | Handle | Word | Sequence["Json"] | Mapping[str, "Json"]
 
@@ -57,7 +56,7 @@ def by_option(argv: Iterable[Word]) -> Iterator[tuple[Word, ...]]:
 
 def quoted(argument: Word) -> str:
     """Write an argument for a shell; a handle is the name of a shell variable."""
-    parts = [f'"${{{part.name}}}"' if isinstance(part, Handle) else shlex.quote(part) for part in argument.parts]
+    parts = [f'"${{{part.name}}}"' if isinstance(part, Handle) else line(part) for part in argument.parts]
     return "".join(parts) or "''"
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 from qemunet.frozen import frozen
 from qemunet.steps.words import line
 
@@ -109,7 +107,7 @@ class Reserve:
         return Unreserve(self.name, self.directory, self.path)
 
     def shell(self) -> tuple[str, ...]:
-        return (f"printf '%s\\n' {shlex.quote(self.text.rstrip())} >{_file(self)}",)
+        return (f"printf '%s\\n' {line(self.text.rstrip())} >{_file(self)}",)
 
 
 @frozen
@@ -155,7 +153,7 @@ class SetOffload:
 
 def _file(step: Reserve | Unreserve) -> str:
     """Return where a script has a file that a program of the network reads; see `plan.shell` for its `run`."""
-    return f'"$run"/{shlex.quote(f"{_network(step.directory)}.{step.name}")}/{shlex.quote(step.path)}'
+    return f'"$run"/{line(f"{_network(step.directory)}.{step.name}")}/{line(step.path)}'
 
 
 def _network(directory: str) -> str:

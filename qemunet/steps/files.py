@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 from qemunet.frozen import frozen
 from qemunet.steps.words import line
 
@@ -106,7 +104,7 @@ class CreateImage:
 
     def shell(self) -> tuple[str, ...]:
         create = line("qemu-img", "create", "-q", "-f", self.format, self.path, str(self.size))
-        return (f"[ -e {shlex.quote(self.path)} ] || {create}",)
+        return (f"[ -e {line(self.path)} ] || {create}",)
 
 
 @frozen

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 from qemunet.frozen import frozen
 from qemunet.steps.words import line
 
@@ -80,7 +78,7 @@ class EndQemu:
         return None
 
     def shell(self) -> tuple[str, ...]:
-        pid = f'"$(cat {shlex.quote(self.directory)}/pid)"'
+        pid = f'"$(cat {line(self.directory)}/pid)"'
         return (f"kill {pid} && while kill -0 {pid} 2>/dev/null; do sleep 0.1; done",)
 
 

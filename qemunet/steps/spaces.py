@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 
 from qemunet.facts import Facts
 from qemunet.frozen import frozen, replace
@@ -109,8 +108,8 @@ def bare(step: Step) -> Step:
 def inside(netns: str, text: str) -> str:
     """Return a line of shell that does the same in a namespace."""
     if _IP.match(text):
-        return _IP.sub(f"ip -n {shlex.quote(netns)} ", text)
-    there = f"ip netns exec {shlex.quote(netns)}"
+        return _IP.sub(f"ip -n {line(netns)} ", text)
+    there = f"ip netns exec {line(netns)}"
     if text.startswith(_IF):
         return text.replace(_THEN, f"{_THEN}{there} ", 1)
     return f"{there} {text}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
-
 from qemunet.frozen import frozen
 
 
 def line(*words: str) -> str:
     """Join words to one shell line, each quoted as needed."""
-    return " ".join(shlex.quote(word) for word in words)
+    from shlex import quote  # only what is printed needs it
+
+    return " ".join(map(quote, words))
 
 
 def sysctl_name(interface: str) -> str:
