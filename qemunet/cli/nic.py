@@ -42,6 +42,7 @@ _TEXTS = {
     "mac": ("MAC", "its address (default: one that stays the same)"),
     "link": ("up|down", "whether its cable is plugged in"),
     "guard": ("LEVEL", "what its guest may not send: off, mac, clean or strict"),
+    "port-profile": ("NAME", "have the values of this port profile of its network; none: of none"),
     "vhost": ("on|off|auto", "let the kernel carry its packets"),
     "ifup": ("PROGRAM", "run when its host side is ready"),
     "ifdown": ("PROGRAM", "run before its host side goes"),
@@ -154,6 +155,8 @@ def _keys(args: Namespace) -> Keys:
         keys["port-isolation"] = args.port_isolation == "on"
     if "queues" in keys and args.queues.isdecimal() and len(args.queues) < 10:
         keys["queues"] = int(args.queues)
+    if keys.get("port-profile") == "none":
+        keys["port-profile"] = {}
     if "rate" in keys:
         keys["rate"] = _rate(args.rate)
     if "impair" in keys:

@@ -14,7 +14,11 @@ SLIRP_SUBNET = "10.0.2.0/24"
 def check(spec: LabSpec) -> None:
     """Raise ConfigError for the first thing in the file that cannot be."""
     _names(spec)
-    spec = spaces.expanded(spec)
+    if modes.has_port_profiles(spec):
+        from qemunet.config import portprofiles  # only where there is any
+
+        portprofiles.check(spec)
+    spec = spaces.expanded(modes.preset(spec))
     for network in spec.networks:
         modes.check_network(spec, network)
         _network(spec, network)

@@ -7,6 +7,7 @@ import typing
 from qemunet.config import check, keys, modes, read, units
 from qemunet.config.remote import absolute_end
 from qemunet.config.scene import absolute
+from qemunet.errors import UsageError
 from qemunet.frozen import as_dict, replace
 from qemunet.model.impair import Impairment
 from qemunet.model.nic import Rate
@@ -21,23 +22,39 @@ if typing.TYPE_CHECKING:
 _ENDS = ("listen", "connect", "group", "local", "socket", "device")
 _PLACE = (*_ENDS, "mode", "network", "bridge", "parent", "macvtap", "host_macvlan", "address", "routes")
 _CABLE = ("address", "routes")
-_NOTHING = {"rate": Rate(), "impair": Impairment(), "vlan": Vlans()}
+_NOTHING = {"rate": Rate(), "impair": Impairment(), "vlan": Vlans(), "port_profile": ""}
+_OF_PORT_PROFILES = ("rate", "impair", "guard", "port_isolation", "vlan")
 _FILES = ("ifup", "ifdown", "tftp", "socket")
 
 
 def given(keys: Mapping[str, object], file: str, path: str) -> NicSpec:
     """Return what keys of a ``[[vm.NAME.nic]]`` say in a change, where an empty table is none; raises ConfigError."""
     nic = read.nic({key: value for key, value in keys.items() if value != {}}, file, path)
-    return replace(nic, **{key: nothing for key, nothing in _NOTHING.items() if keys.get(key) == {}})
+    return replace(nic, **{key: one for key, one in _NOTHING.items() if keys.get(key.replace("_", "-")) == {}})
 
 
 def changed(old: NicSpec, given: NicSpec) -> NicSpec:
-    """Return a card with the keys that are given; in another place, what is of no use there is left out."""
+    """Return a card with the keys that are given; in another place, what is of no use there is left out.
+
+    With a port profile it has nothing of its own that such a one could say but what is given with that. Raises
+    UsageError for a card that would lose what it has from its profile.
+    """
     wanted = {key: value for key, value in as_dict(given).items() if value is not None and key != "path"}
     base = replace(old, **dict.fromkeys(_PLACE)) if _moves(old, given) else old
+    base = replace(base, **dict.fromkeys(_OF_PORT_PROFILES)) if given.port_profile else base
     nic = replace(base, **wanted)
     misfits = [field for field in (*modes.misfits(nic), *_lost(nic)) if field not in wanted]
-    return replace(nic, **dict.fromkeys(misfits))
+    if "port_profile" in misfits and modes.has_link(nic):
+        hint = "--port-profile none leaves that behind; --guard, --rate, --vlan and so on are what the card has instead"
+        raise UsageError(f'port-profile "{nic.port_profile}" is of its network, which it would leave', hint=hint)
+    nic = replace(nic, **dict.fromkeys(misfits))
+    return _without_nothing(nic)
+
+
+def _without_nothing(nic: NicSpec) -> NicSpec:
+    """Return a card without what says that there is none of it, where its port profile is to say it then."""
+    fields = _NOTHING if nic.port_profile else ("port_profile",)
+    return replace(nic, **{key: None for key in fields if getattr(nic, key) == _NOTHING[key]})
 
 
 def changed_live(old: NicSpec, given: NicSpec) -> NicSpec:

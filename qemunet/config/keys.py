@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qemunet.config import impairkinds, kinds, vlankinds
 from qemunet.config.cablekeys import CABLE, NETNS
-from qemunet.config.netkeys import DHCP, DHCP_SERVER, DNS, HOSTS, NAT_TABLE, NETWORK
+from qemunet.config.netkeys import DHCP, DHCP_SERVER, DNS, HOSTS, NAT_TABLE, NETWORK, PORT_PROFILE
 from qemunet.config.spec import NicMode, Switch
 from qemunet.config.tables import (
     ADOPTED,
@@ -43,6 +43,7 @@ __all__ = [
     "NETNS",
     "NETWORK",
     "NIC",
+    "PORT_PROFILE",
     "PROFILE_TABLES",
     "SCRIPT",
     "SUB_TABLES",
@@ -279,6 +280,13 @@ NIC = Table(
             "that of every new port of the bridge: 1",
             (ON_BRIDGE,),
         ),
+        Key(
+            "port-profile",
+            kinds.NAME,
+            "the `[network.NETWORK.port-profile.NAME]` whose values it has where it says nothing itself",
+            "none",
+            (ON_NETWORK,),
+        ),
         Key("ifname", kinds.IFNAME, "the name of its host side", "qn-VM-ID", (TAP, MACVTAP, ADOPTED), derived=True),
         Key("adopt", kinds.BOOL, "use the tap `ifname` that somebody else made, and leave it to him", "false", _TAPS),
         Key("ifup", kinds.PATH, "program to run when the host side is ready", "none", (TAP, MACVTAP, ADOPTED)),
@@ -311,6 +319,7 @@ SUB_TABLES = {
     "dhcp": DHCP,
     "dns": DNS,
     "hosts": HOSTS,
+    "port-profile": PORT_PROFILE,
 }
 PROFILE_TABLES = {"machine": MACHINE, "vm": VM, "nic": NIC, "disk": DISK}
 

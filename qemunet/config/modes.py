@@ -140,8 +140,25 @@ def _check_adopted(spec: LabSpec, nic: NicSpec, network: NetworkSpec | None) -> 
             raise spec.error(f"{nic.path}.{key}", problem, f"leave out one of {key} and adopt")
 
 
+def has_port_profiles(spec: LabSpec) -> bool:
+    """Tell whether a lab has port profiles, or a card that names one."""
+    return any(one.port_profile for one in spec.networks) or any(
+        nic.port_profile for vm in spec.vms for nic in vm.nic or ()
+    )
+
+
+def preset(spec: LabSpec) -> LabSpec:
+    """Return a lab in which each card says itself what it has from a port profile."""
+    if not has_port_profiles(spec):
+        return spec
+    from qemunet.config import portprofiles  # only where there is any
+
+    return portprofiles.expanded(spec)
+
+
 def expanded(spec: LabSpec) -> LabSpec:
-    """Return a lab in which each card on a network of macvtaps says itself what it is."""
+    """Return a lab in which each card on a network of macvtaps says itself what it is, and has its port profile."""
+    spec = preset(spec)
     vms = spec.vms
     if any(network.mode is NetworkMode.MACVTAP for network in spec.networks):
         vms = tuple(replace(vm, nic=vm.nic and tuple(_expanded(spec, nic) for nic in vm.nic)) for vm in vms)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qemunet.config import kinds, netkinds, vlankinds
+from qemunet.config import impairkinds, kinds, netkinds, vlankinds
 from qemunet.config.tables import (
     BRIDGE,
     HOST_ON_IT,
@@ -17,6 +17,7 @@ from qemunet.config.tables import (
     Table,
     keyed,
 )
+from qemunet.model.guard import GuardLevel
 from qemunet.model.network import HostSide, NetworkMode
 from qemunet.model.nic import MacvtapMode
 
@@ -157,6 +158,20 @@ NETWORK = Table(
     ),
     tables=("nat", "dhcp", "dns"),
     lists=("hosts",),
+    named=("port-profile",),
+)
+
+PORT_PROFILE = Table(
+    "[network.NAME.port-profile.NAME]",
+    'Values for the cards of the network that say port-profile = "NAME". What such a card says itself is in place of '
+    "what the profile says.",
+    keyed(
+        Key("guard", kinds.choice(GuardLevel, "level"), "as of a card", "none"),
+        Key("rate", kinds.RATE, "as of a card", "none"),
+        Key("impair", impairkinds.IMPAIR, "as of a card", "none"),
+        Key("port-isolation", kinds.BOOL, "as of a card; not for macvtaps", "none"),
+        Key("vlan", vlankinds.VLAN, "as of a card, on a bridge that tells VLANs apart", "none"),
+    ),
 )
 
 NAT_TABLE = Table(

@@ -144,6 +144,7 @@ class _Card:
             guard=guards.guard(self.scene, self.spec, address, backend, networks),
             port_isolation=self.isolation(backend, networks),
             vlans=vlans.of_card(self.scene, self.spec, backend, networks),
+            port_profile=self.spec.port_profile,
         )
 
     def model(self, bus: NicBus) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import check, keys
+from qemunet.config import check, keys, portprofiles
 from qemunet.config.hints import dotted
 from qemunet.config.spec import DiskSpec, LabSpec, MachineSpec, NicSpec, Profile, VmSpec
 
@@ -27,6 +27,9 @@ def _all(spec: LabSpec, profiles: Mapping[str, Profile]) -> Iterator[tuple[str, 
             path, below = dotted(network.path, name), keys.SUB_TABLES[name]
             yield path, _origin(spec, path, getattr(network, name) is not None, "", "default")
             yield from _table(spec, path, getattr(network, name), below, None, "")
+        for preset in network.port_profile or ():
+            place = dotted(dotted(network.path, "port-profile"), preset.name)
+            yield from _table(spec, place, preset, keys.PORT_PROFILE, None, "")
         for host in network.hosts or ():
             yield from _table(spec, host.path, host, keys.HOSTS, None, "")
     for server in spec.servers:
@@ -47,6 +50,15 @@ def _all(spec: LabSpec, profiles: Mapping[str, Profile]) -> Iterator[tuple[str, 
             yield from _table(spec, step.path, step, keys.SCRIPT, None, "")
         for nic in check.nics(vm):
             yield from _table(spec, nic.path, nic, keys.NIC, profile.nic, named)
+            yield from _of_port_profile(spec, nic)
+
+
+def _of_port_profile(spec: LabSpec, nic: NicSpec) -> Iterator[tuple[str, str]]:
+    preset = portprofiles.of(spec, nic)
+    if preset is not None:
+        for key in keys.PORT_PROFILE.keys.values():
+            if getattr(nic, key.field) is None and getattr(preset, key.field) is not None:
+                yield dotted(nic.path, key.name), f"port-profile {preset.name}"
 
 
 _Values = VmSpec | NicSpec | DiskSpec | MachineSpec

@@ -108,6 +108,10 @@ def _down(place: _Place, words: list[str]) -> _Place:
             return _down(
                 _Place(_member(place.values, sub, place.path), keys.SUB_TABLES[sub], f"{place.path}.{sub}"), rest
             )
+        case [group, name, *rest] if group in place.table.named:
+            path = f"{place.path}.{group}"
+            below = _member(place.values.get(group, {}), name, path)
+            return _down(_Place(below, keys.SUB_TABLES[group], f"{path}.{name}"), rest)
         case [word, *rest] if (row := _ROW.fullmatch(word)) and row[1] in place.table.lists:
             return _down(_row(place, row[1], row[2]), rest)
         case ["nic", name, *rest] if "nic" in place.table.lists:

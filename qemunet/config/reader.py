@@ -27,6 +27,7 @@ from qemunet.config.spec import (
 from qemunet.errors import ConfigError
 from qemunet.frozen import frozen
 from qemunet.model.names import NAME, is_name
+from qemunet.model.network import PortProfile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,13 +89,20 @@ class Reader:
             raise self.error("cable", "must be a list of tables", "in double brackets: [[cable]]")
         return (CableSpec(place, **one) for place, one in self.rows(raw, "", "cable", keys.CABLE))
 
-    def named(self, raw: dict[str, Any], key: str, table: Table) -> Iterable[tuple[str, str, dict[str, Any]]]:
-        """Yield the tables ``[key.NAME]`` with their paths and names."""
+    def port_profiles(self, raw: dict[str, Any], path: str) -> Iterable[PortProfile]:
+        """Yield the port profiles of a network."""
+        for place, name, one in self.named(raw, "port-profile", keys.PORT_PROFILE, path):
+            yield PortProfile(name, **self.values(one, place, keys.PORT_PROFILE))
+
+    def named(
+        self, raw: dict[str, Any], key: str, table: Table, below: str = ""
+    ) -> Iterable[tuple[str, str, dict[str, Any]]]:
+        """Yield the tables ``[below.key.NAME]`` with their paths and names."""
         group = raw.get(key, {})
         if not isinstance(group, dict):
-            raise self.error(key, f"must be a table for each {key}", f"written {table.title}")
+            raise self.error(dotted(below, key), f"must be a table for each {key}", f"written {table.title}")
         for name, one in group.items():
-            path = dotted(key, name)
+            path = dotted(dotted(below, key), name)
             if isinstance(one, list):
                 raise self.error(path, "must be a table, not a list of them", f"in single brackets: [{path}]")
             if not isinstance(one, dict):
@@ -113,7 +121,7 @@ class Reader:
         found = {}
         for name, value in raw.items():
             key = table.keys.get(name)
-            if key is None and (profile or name not in (*table.tables, *table.lists)):
+            if key is None and (profile or name not in (*table.tables, *table.lists, *table.named)):
                 raise self.unknown(dotted(path, name), name, table)
             if key is None:
                 continue
@@ -164,6 +172,7 @@ class Reader:
             nat=NatSpec(**self.values(raw["nat"], nat, keys.NAT_TABLE)) if "nat" in raw else None,
             dhcp=DhcpSpec(**self.switched(raw["dhcp"], dhcp, keys.DHCP)) if "dhcp" in raw else None,
             dns=DnsSpec(**self.switched(raw["dns"], dns, keys.DNS)) if "dns" in raw else None,
+            port_profile=tuple(self.port_profiles(raw, path)) if "port-profile" in raw else None,
             hosts=None if hosts is None else tuple(KnownHostSpec(place, **one) for place, one in hosts),
             **self.values(raw, path, keys.NETWORK),
         )

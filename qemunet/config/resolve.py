@@ -151,7 +151,7 @@ def resolve(
         inhabited = {*spaces_only, *spaces.used(spec, used)}
         spec = replace(spec, spaces=tuple(one for one in spec.spaces if one.name in inhabited))
     used |= {one.name for net in spec.networks if net.name in used for one in managed.fellows(spec, net)}
-    found = {one.name: _network(scene, one) for one in spec.networks if every or one.name in used}
+    found = {one.name: _profiled(scene, one) for one in spec.networks if every or one.name in used}
     networks = managed.with_servers(spec, found)
     _programs(scene, chosen)
     wired = tuple(cables.resolve(scene, one, networks) for one in spec.cables)
@@ -183,6 +183,11 @@ def _needs_images(vm: VmSpec) -> bool:
 
 
 # ---------------------------------------------------------------- networks
+
+
+def _profiled(scene: Scene, spec: NetworkSpec) -> Network:
+    network = _network(scene, spec)
+    return replace(network, port_profiles=spec.port_profile) if spec.port_profile else network
 
 
 def _network(scene: Scene, spec: NetworkSpec) -> Network:

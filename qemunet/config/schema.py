@@ -114,6 +114,7 @@ def _table(table: Table) -> Schema:
     properties: Schema = {key.name: _key(key) for key in table.keys.values()}
     properties |= {name: _sub_table(keys.SUB_TABLES[name]) for name in table.tables}
     properties |= {name: {"type": "array", "items": _table(keys.SUB_TABLES[name])} for name in table.lists}
+    properties |= {name: _named(keys.SUB_TABLES[name]) for name in table.named}
     needed = {keys.DISK.title: ["file"], keys.CABLE.title: ["a", "b"]}.get(table.title)
     required: Schema = {"required": needed} if needed else {}
     return {
@@ -157,7 +158,8 @@ def markdown() -> str:
         keys.MACHINE,
         keys.NETWORK,
     )
-    tables += (keys.NAT_TABLE, keys.DHCP, keys.DNS, keys.HOSTS, keys.DHCP_SERVER, keys.CABLE, keys.NETNS)
+    tables += (keys.NAT_TABLE, keys.DHCP, keys.DNS, keys.HOSTS, keys.PORT_PROFILE)
+    tables += (keys.DHCP_SERVER, keys.CABLE, keys.NETNS)
     return "\n".join((_PREFACE, *(line for table in tables for line in _section(table))))
 
 

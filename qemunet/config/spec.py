@@ -9,7 +9,7 @@ from qemunet.frozen import frozen
 from qemunet.model.cable import Route
 from qemunet.model.guard import GuardLevel
 from qemunet.model.impair import Impairment
-from qemunet.model.network import Boot, HostSide, NetworkMode
+from qemunet.model.network import Boot, HostSide, NetworkMode, PortProfile
 from qemunet.model.nic import Forward, LinkState, MacvtapMode, Rate
 from qemunet.model.remote import Address, InetAddress
 from qemunet.model.vlan import Vlans
@@ -106,6 +106,7 @@ class NicSpec:
     guard: GuardLevel | None = None
     port_isolation: bool | None = None
     vlan: Vlans | None = None
+    port_profile: str | None = None
     ifname: str | None = None
     adopt: bool | None = None
     listen: Address | None = None
@@ -236,6 +237,7 @@ class NetworkSpec:
     dhcp: DhcpSpec | None = None
     dns: DnsSpec | None = None
     hosts: tuple[KnownHostSpec, ...] | None = None
+    port_profile: tuple[PortProfile, ...] | None = None
 
 
 class EndKind(StrEnum):
@@ -306,7 +308,10 @@ class NetnsSpec:
 
 @frozen
 class LabSpec:
-    """A lab file. `file` is for messages, `path` is absolute, `overridden` are the paths that ``--set`` gave."""
+    """A lab file. `file` is for messages, `path` is absolute, `overridden` are the paths that ``--set`` gave.
+
+    `preset` are paths of cards whose values are from port profiles, each with the name of that.
+    """
 
     file: str
     path: str
@@ -318,9 +323,11 @@ class LabSpec:
     spaces: tuple[NetnsSpec, ...] = ()
     overridden: frozenset[str] = frozenset()
     servers: tuple[DhcpServerSpec, ...] = ()
+    preset: tuple[tuple[str, str], ...] = ()
 
     def error(self, path: str, problem: str, hint: str = "") -> ConfigError:
         """Return the error for something at a dotted path of this lab."""
+        problem += next((f' (by port-profile "{name}")' for preset, name in self.preset if preset == path), "")
         return ConfigError("--set" if path in self.overridden else self.file, path, problem, hint=hint)
 
     def duplicate(self, path: str, problem: str, hint: str = "") -> Duplicate:

@@ -62,7 +62,7 @@ class Key:
 
 @frozen
 class Table:
-    """One kind of table. `tables` are its sub-tables, `lists` its arrays of tables, by key.
+    """One kind of table. `tables` are its sub-tables, `lists` its arrays of tables, `named` its tables of named ones.
 
     `belongs`: to what it is limited, as of a key. `default`: one that may be true or false instead has it, as text for
     people.
@@ -75,10 +75,11 @@ class Table:
     lists: tuple[str, ...] = ()
     belongs: tuple[str, ...] = ()
     default: str = ""
+    named: tuple[str, ...] = ()
 
     def known(self) -> list[str]:
         """Return every key that may stand in the table."""
-        return [*self.keys, *self.tables, *self.lists]
+        return [*self.keys, *self.tables, *self.lists, *self.named]
 
 
 def keyed(*keys: Key) -> dict[str, Key]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from qemunet.config import ready, remote, scripts, units, wiring
+from qemunet.config import portkeys, ready, remote, scripts, units, wiring
 from qemunet.config.cards import USUAL_MTU, is_virtio
 from qemunet.config.hints import dotted, quoted
 from qemunet.frozen import replace
-from qemunet.model import impair, vlan
 from qemunet.model.network import (
     Boot,
     DhcpServer,
@@ -27,17 +26,14 @@ from qemunet.model.nic import (
     MacvtapBackend,
     Nic,
     PointToPoint,
-    Rate,
     TapBackend,
     UserBackend,
-    rate_text,
 )
 from qemunet.model.vm import DirectBoot, Disk, NicBus, Vm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from collections.abc import Set as AbstractSet
 
     from qemunet.model.cable import Cable
     from qemunet.model.lab import Lab
@@ -97,7 +93,7 @@ def _text(
     spaces: Sequence[Netns] = (),
 ) -> str:
     tables = [_table("[lab]", "lab", [("name", lab.name)], origins)]
-    isolating = {network.name for network in lab.networks if network.port_isolation}
+    known = {network.name: network for network in lab.networks}
     every = list(networks)
     for network in every:
         tables += _network_tables(network, origins)
@@ -105,7 +101,7 @@ def _text(
         path = f"dhcp-server.{server.name}"
         tables.append(_table(f"[{path}]", path, _server(server), origins))
     for vm in vms:
-        tables += _vm_tables(vm, isolating, origins)
+        tables += _vm_tables(vm, known, origins)
     for netns in spaces:
         tables.append(_table(f"[netns.{netns.name}]", f"netns.{netns.name}", wiring.netns(netns), origins))
     for index, cable in enumerate(cables):
@@ -134,7 +130,7 @@ def cable_toml(lab: Lab, cable: Cable) -> str:
     return _text(lab, used, [], {}, [cable], [netns for netns in lab.spaces if netns.name in cable.namespaces])
 
 
-def _vm_tables(vm: Vm, isolating: AbstractSet[str], origins: Mapping[str, str]) -> Iterator[str]:
+def _vm_tables(vm: Vm, networks: Mapping[str, Network], origins: Mapping[str, str]) -> Iterator[str]:
     path = f"vm.{vm.name}"
     no_cards: list[tuple[str, Value]] = [] if vm.nics else [("nic", ())]
     yield _table(f"[{path}]", path, [*_vm(vm), *no_cards], origins)
@@ -143,7 +139,8 @@ def _vm_tables(vm: Vm, isolating: AbstractSet[str], origins: Mapping[str, str]) 
     for index, disk in enumerate(vm.disks):
         yield _table(f"[[{path}.disk]]", f"{path}.disk[{index}]", _disk(disk), origins)
     for index, nic in enumerate(vm.nics):
-        yield _table(f"[[{path}.nic]]", f"{path}.nic[{index}]", _nic(nic, isolating), origins)
+        pairs = _nic(nic, networks.get(nic.network or ""), whole=bool(origins))
+        yield _table(f"[[{path}.nic]]", f"{path}.nic[{index}]", pairs, origins)
     for index, step in enumerate(vm.script):
         yield _table(f"[[{path}.script]]", f"{path}.script[{index}]", scripts.written(step), origins)
 
@@ -163,6 +160,9 @@ def _network_tables(network: Network, origins: Mapping[str, str]) -> Iterator[st
         tables["dns"] = _dns(network.services.dns)
     for name, pairs in tables.items():
         yield _table(f"[{path}.{name}]", f"{path}.{name}", pairs, origins)
+    for profile in network.port_profiles:
+        below = f"{path}.port-profile.{profile.name}"
+        yield _table(f"[{below}]", below, portkeys.of_profile(profile), origins)
     for index, host in enumerate(network.services.hosts if network.services is not None else ()):
         yield _table(f"[[{path}.hosts]]", f"{path}.hosts[{index}]", _host(host), origins)
 
@@ -313,7 +313,8 @@ def _disk(disk: Disk) -> Pairs:
     yield "readonly", disk.readonly
 
 
-def _nic(nic: Nic, isolating: AbstractSet[str]) -> Pairs:
+def _nic(nic: Nic, network: Network | None, *, whole: bool) -> Pairs:
+    """Yield the keys of a card; `whole`: those that its port profile has, too."""
     yield "id", nic.id
     yield from _behind(nic)
     if nic.mac:  # what of a device of the host is its own
@@ -325,17 +326,7 @@ def _nic(nic: Nic, isolating: AbstractSet[str]) -> Pairs:
     yield "acpi-index", nic.acpi_index
     yield "ip", nic.ips or None
     yield "gateway", nic.gateways or None
-    yield "rate", _rate(nic.rate) or None
-    yield "impair", None if nic.impair is None else impair.words(nic.impair)
-    yield "guard", str(nic.guard.level) if remote.is_guardable(nic) else None
-    # What is its network's is left to that: the card may go to another one.
-    yield "port-isolation", nic.port_isolation if nic.port_isolation != (nic.network in isolating) else None
-    yield "vlan", None if nic.vlans is None else vlan.table(nic.vlans)
-
-
-def _rate(rate: Rate) -> dict[str, str]:
-    ways = {"in": rate.inbound, "out": rate.outbound}
-    return {way: rate_text(one) for way, one in ways.items() if one is not None}
+    yield from portkeys.of_card(nic, network, whole=whole)
 
 
 def _mtu(nic: Nic) -> int | None:

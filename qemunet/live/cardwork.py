@@ -84,7 +84,7 @@ class CardWork:
             if name in soon:
                 raise coming_back(self.vm, name)
             refuse_taken(record.nics, self.vm, name)
-            wish = running.with_cards(self.runtime, record, lambda nics: (*nics, given))
+            wish = running.with_cards(self.runtime, record, lambda nics: (*nics, given), given.port_profile)
             return change.add(lambda: self._compared(change, record, wish), name)
 
     def add_as(self, wish: Wish, nic: str, seat: dict[str, Json] | None = None) -> NicRecord:
@@ -120,7 +120,8 @@ class CardWork:
             def edited(nics: tuple[NicSpec, ...]) -> tuple[NicSpec, ...]:
                 return tuple(edit.changed_live(nic, given) if nic.id == name else nic for nic in nics)
 
-            return self._altered(change, record, name, running.with_cards(self.runtime, record, edited))
+            wish = running.with_cards(self.runtime, record, edited, given.port_profile or None)
+            return self._altered(change, record, name, wish)
 
     def alter_as(self, wish: Wish, nic: str) -> NicRecord | Other:
         """Make a card what it is in a wish; return its row, or what it takes if that cannot be done in its place."""

@@ -46,7 +46,7 @@ def compare(
     """
     there = read_spec(runtime, record)
     target = wish(there)
-    (was,), shall = there.vms, _vm(target, record.name)
+    (was,), shall = modes.preset(there).vms, _vm(modes.preset(target), record.name)
     known, used = profiles.load_all(there), profiles.load_all(target)
     every = replace(target, vms=(replace(shall, nic=(*check.nics(was), *check.nics(shall))),))
     facts = photograph(runtime, wanted(every, used), host)
@@ -85,14 +85,19 @@ def _as_it_is(runtime: Runtime, network: NetworkSpec) -> NetworkSpec:
     if network.external or not modes.makes_bridge(network) or not os.path.exists(path):
         return network
     with contextlib.suppress(ConfigError):  # it is just going
-        return read.load(path).network(network.name) or network
+        now = read.load(path).network(network.name)
+        # Its port profiles are those that its cards have had their values from.
+        return network if now is None else replace(now, port_profile=network.port_profile)
     return network
 
 
 def with_cards(
-    runtime: Runtime, record: VmRecord, edit: Callable[[tuple[NicSpec, ...]], tuple[NicSpec, ...]]
+    runtime: Runtime,
+    record: VmRecord,
+    edit: Callable[[tuple[NicSpec, ...]], tuple[NicSpec, ...]],
+    profile: str | None = None,
 ) -> Callable[[LabSpec], LabSpec]:
-    """Return a wish for other cards; networks that they name are looked up."""
+    """Return a wish for other cards; networks that they name are looked up, and what port profile `profile` is."""
 
     def wish(there: LabSpec) -> LabSpec:
         (vm,) = there.vms
@@ -102,9 +107,22 @@ def with_cards(
         for name in names:
             if target.network(name) is None:
                 target = _joined(target, _with_network(runtime, record, name), name)
-        return target
+        return target if profile is None else _with_profile(runtime, record, target, profile)
 
     return wish
+
+
+def _with_profile(runtime: Runtime, record: VmRecord, target: LabSpec, name: str) -> LabSpec:
+    """Return a lab with what the networks of the vm's file, or those that are up, say of a port profile by now."""
+    up = _of_runtime(runtime)
+    known = up | _of_file(record, up)
+    found = []
+    for network in target.networks:
+        there = known[network.name].network(network.name) if network.name in known else None
+        now = [one for one in (there.port_profile if there is not None else None) or () if one.name == name]
+        others = [one for one in network.port_profile or () if one.name != name]
+        found.append(replace(network, port_profile=(*others, *now)) if now else network)
+    return replace(target, networks=tuple(found))
 
 
 def as_in(spec: LabSpec, name: str) -> Callable[[LabSpec], LabSpec]:

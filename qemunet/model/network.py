@@ -5,7 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 
 from qemunet.frozen import frozen
-from qemunet.model.nic import MacvtapMode
+from qemunet.model.guard import GuardLevel
+from qemunet.model.impair import Impairment
+from qemunet.model.nic import MacvtapMode, Rate
+from qemunet.model.vlan import Vlans
 
 
 class NetworkMode(StrEnum):
@@ -203,6 +206,18 @@ class Services:
 
 
 @frozen
+class PortProfile:
+    """Values for the cards of a network that name it, None for what it leaves to them."""
+
+    name: str
+    guard: GuardLevel | None = None
+    rate: Rate | None = None
+    impair: Impairment | None = None
+    port_isolation: bool | None = None
+    vlan: Vlans | None = None
+
+
+@frozen
 class DhcpServer:
     """One server of several networks; their services are those that it has there."""
 
@@ -216,7 +231,7 @@ class Network:
 
     `server`: who serves it, where that is not one for it alone.
     `port_isolation` is that of its cards which do not say it themselves. `netns`: the namespace of the lab that its
-    switch is in, empty for the host's own.
+    switch is in, empty for the host's own. `port_profiles` are for its cards to name.
     """
 
     name: str
@@ -229,3 +244,8 @@ class Network:
     server: DhcpServer | None = None
     port_isolation: bool = False
     netns: str = ""
+    port_profiles: tuple[PortProfile, ...] = ()
+
+    def port_profile(self, name: str | None) -> PortProfile | None:
+        """Return the port profile of that name."""
+        return next((one for one in self.port_profiles if one.name == name), None)

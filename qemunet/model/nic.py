@@ -178,6 +178,7 @@ class Nic:
     guard: Guard = Guard()  # of a card with a host side
     port_isolation: bool = False  # of a card on a bridge: none of the others there that have it reaches it
     vlans: Vlans | None = None  # of a card on a bridge; None: as its bridge puts every new port
+    port_profile: str | None = None  # of its network, from which some of these values are
 
     @property
     def network(self) -> str | None:

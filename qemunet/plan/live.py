@@ -31,6 +31,7 @@ _NAMED = {
     "hook": "ifup, ifdown",
     "port_isolation": "port-isolation",
     "vlans": "vlan",
+    "port_profile": "port-profile",
 }  # what a field is called in a file
 
 
@@ -218,7 +219,7 @@ def _in_place(nic: Nic) -> Nic:
             pass
     used = nic.guest_mtu or _USUAL_MTU
     plain = replace(nic, link=LinkState.UP, ips=(), gateways=(), hook=Hook(), rate=Rate(), impair=None, guard=Guard())
-    return replace(plain, backend=backend, guest_mtu=used, port_isolation=False, vlans=None)
+    return replace(plain, backend=backend, guest_mtu=used, port_isolation=False, vlans=None, port_profile=None)
 
 
 def _fixed(one: Difference) -> Difference:
@@ -238,7 +239,7 @@ def _differences(old: Nic, new: Nic) -> Iterator[str]:
         yield "forwards"
     if old.guard.level is not new.guard.level:
         yield "guard"
-    for key in ("rate", "impair", "port_isolation", "vlans", "ips", "gateways", "hook"):
+    for key in ("port_profile", "rate", "impair", "port_isolation", "vlans", "ips", "gateways", "hook"):
         if getattr(old, key) != getattr(new, key):
             yield _NAMED.get(key, key)
 

@@ -114,14 +114,15 @@ def target(old: Network, new: Network, leaving: tuple[str, ...] = ()) -> Target:
     if fixed:
         return Target(old, tuple(fixed))
     if old.netns:  # nothing of what is in a namespace changes while guests are there
-        return Target(old, tuple(replace(one, disruption=Disruption.RESTART) for one in _every(old, new)))
+        inside = (replace(one, disruption=Disruption.RESTART) for one in _every(old, new))
+        return Target(replace(old, port_profiles=new.port_profiles), (*inside, *_port_profiles(old, new)))
     kept = {key: getattr(old.switch, key) for key in _FIXED}
     kept |= {"mtu": max(old.switch.mtu, new.switch.mtu)}
     lines = _fixed(old.switch, new.switch, old)
     switch = replace(new.switch, **kept, leaving=leaving)
     services = None if new.services is None else replace(new.services, mtu=switch.mtu)
     found = replace(new, switch=switch, services=services)
-    return Target(found, (*_live(old, found), *lines))
+    return Target(found, (*_live(old, found), *lines, *_port_profiles(old, new)))
 
 
 def _fixed(old: OwnBridge, new: OwnBridge, network: Network) -> list[Line]:
@@ -292,6 +293,15 @@ def _live(old: Network, new: Network) -> Iterator[Line]:
     for key, was, now in pairs:
         if was != now:
             yield Line(old.name, f"{key}: {was} to {now}", Disruption.LIVE)
+
+
+def _port_profiles(old: Network, new: Network) -> Iterator[Line]:
+    """Yield what becomes of port profiles; the cards that have one are changed as cards are."""
+    for name in dict.fromkeys(one.name for one in (*old.port_profiles, *new.port_profiles)):
+        was, now = old.port_profile(name), new.port_profile(name)
+        if was != now:
+            word = "new" if was is None else "none any more" if now is None else "other values"
+            yield Line(old.name, f"port-profile {name}: {word}", Disruption.LIVE)
 
 
 def _gone(old: OwnBridge, new: OwnBridge) -> list[str]:

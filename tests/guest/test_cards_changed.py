@@ -1,4 +1,4 @@
-"""A card is changed while its guest uses it: its cable, its network, what is behind it, its forwards, its rate."""
+"""A card is changed while its guest uses it: cable, network, what is behind it, forwards, rate, port profile."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ mtu = 9000
 [network.narrow]
 mode = "private"
 mtu = 1400
+[network.first.port-profile.students]
+guard = "clean"
+rate = { out = "50mbit" }
 """
 MODELS = ("virtio", "rtl8139", "vmxnet3", "e1000", "e1000e")
 
@@ -372,3 +375,41 @@ def seconds_for_a_megabyte() -> float:
     with urllib.request.urlopen("http://10.77.1.10/much", timeout=60) as answer:
         assert len(answer.read()) == 1000 << 10
     return time.monotonic() - begun
+
+
+# ---------------------------------------------------------------- port profiles
+
+
+@pytest.mark.slow
+def test_what_a_port_profile_says_is_true_of_its_cards_and_changes_with_the_file(stage: Stage, one: Guest) -> None:
+    """By packets in another's name; the card's network has such a profile, and no other one does."""
+    file = stage.scene.folder / "lab.toml"
+    before = file.read_text()
+    given = ("--port-profile", "students", "--ip", "10.77.1.10/24")
+    added = stage.add("one", "--network", "first", *given, "--save")
+    name = stage.give("one", added["mac"], "10.77.1.10/24")
+    one.succeeds(f"ip address add 10.77.1.66/24 dev {name}")
+    stage.reaches("one", "10.77.1.1")
+    one.fails("ping -c 2 -W 1 -I 10.77.1.66 10.77.1.1")
+    assert 'port-profile "students" of network "second"' in stage.fails(
+        2, "nic", "set", "one", "net0", "--network", "second"
+    )
+    assert (added["guard"], stage.cards("one")["net0"]["network"]) == ("clean", "first")
+
+    file.write_text(file.read_text().replace('guard = "clean"', 'guard = "mac"'))
+    (told,) = [
+        line for line in stage.succeeds("status", "one").stdout.splitlines() if "guard" in line and "net0" in line
+    ]
+    assert "restart" not in told
+    changes = json.loads(stage.succeeds("apply", str(file), "--json").stdout)
+    assert {(each["what"], each["done"]) for each in changes} == {
+        ("port-profile students: other values", True),
+        ("net0: guard", True),
+    }
+    one.wait_until("ping -c 1 -W 1 -I 10.77.1.66 10.77.1.1")
+    assert json.loads(stage.succeeds("apply", str(file), "--json").stdout) == []
+
+    stage.set("one", "net0", "--network", "second", "--port-profile", "none")
+    assert stage.cards("one")["net0"]["guard"] == "off"
+    file.write_text(before)
+    stage.succeeds("apply", str(file))

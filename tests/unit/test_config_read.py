@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qemunet.config import keys, read, spec
+from qemunet.config.tables import field_of
 from qemunet.errors import ConfigError, UsageError
 from qemunet.frozen import fields
 from qemunet.model.nic import MacvtapMode, Rate
@@ -48,7 +49,11 @@ def load(*overrides: str) -> spec.LabSpec:
 def test_every_key_has_an_attribute_and_every_attribute_a_key(table: keys.Table, values: type) -> None:
     """The table and the types cannot part."""
     names = set(fields(values)) - {"path", "name"}
-    assert names == {key.field for key in table.keys.values()} | {*table.tables, *table.lists}
+    assert names == {key.field for key in table.keys.values()} | {
+        *table.tables,
+        *table.lists,
+        *map(field_of, table.named),
+    }
 
 
 def test_values_are_typed_and_places_remembered() -> None:

@@ -81,6 +81,7 @@ OF_A_CARD: dict[str, tuple[object, type[Difference]]] = {
     "port_isolation": (True, Change),
     "vlans": (Vlans(10), Change),
     "guard": (Guard(GuardLevel.MAC), Change),
+    "port_profile": ("students", Change),
 }
 
 
@@ -94,7 +95,7 @@ def test_a_property_changes_in_place_or_by_another_card(field: str, value: objec
     """Both ways alike; what of it changes is said."""
     old, new = nic(), nic(**{field: value})
     words = {"ips": "ip", "hook": "ifup, ifdown", "link": "cable out", "port_isolation": "port-isolation"}
-    word = (words | {"gateways": "gateway", "vlans": "vlan"}).get(field, field)
+    word = (words | {"gateways": "gateway", "vlans": "vlan", "port_profile": "port-profile"}).get(field, field)
     for one, other in ((old, new), (new, old)):
         (found,) = between(one, other)
         assert found == (Change if kind is Change else Replug)("a", one, other)
