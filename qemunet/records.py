@@ -42,7 +42,10 @@ class NicRecord:
 
 @frozen
 class VmRecord:
-    """A guest as the tables show it. `tethered`: it ends with the terminal that started it."""
+    """A guest as the tables show it. `tethered`: it ends with the terminal that started it.
+
+    `depends` are the vms of its lab that end after it.
+    """
 
     name: str
     lab: str
@@ -54,6 +57,7 @@ class VmRecord:
     start_time: int | None = None
     tethered: bool = False
     started: bool = False
+    depends: tuple[str, ...] = ()
     state: str = "starting"  # filled in when read: starting | running | dead
 
     @classmethod
@@ -61,7 +65,7 @@ class VmRecord:
         """Read what `as_json` wrote."""
         data = json.loads(text)
         nics = tuple(NicRecord.from_dict(nic) for nic in data.pop("nics"))
-        return cls(nics=nics, **data)
+        return cls(nics=nics, depends=tuple(data.pop("depends", ())), **data)
 
     def card(self, nic: str) -> NicRecord:
         """Return the card of that id; raises NotFound, which says which there are."""

@@ -7,7 +7,7 @@ COMMANDS = {
     "run": ("start", "start the vms of a lab file, with their networks"),
     "up": ("up", "start what a lab lacks, in its order, and wait until it is ready"),
     "stop": ("stop", "stop vms: power button, then quit, then kill"),
-    "down": ("stop", "stop everything of a lab"),
+    "down": ("down", "end all of a lab, in the reverse of its order"),
     "ps": ("look", "list what runs"),
     "status": ("look", "show a vm or a lab: every card and what is behind it"),
     "nic list": ("look", "list the cards of a vm"),

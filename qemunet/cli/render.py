@@ -23,8 +23,8 @@ def out(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Print talk."""
-    print(printable(text), file=sys.stderr)
+    """Print talk; a line is one piece, whoever else is talking."""
+    print(f"{printable(text)}\n", end="", file=sys.stderr)
 
 
 def table(header: Sequence[str], rows: Iterable[Row]) -> None:

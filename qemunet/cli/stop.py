@@ -1,4 +1,4 @@
-"""``stop``, ``down`` and ``gc``: ends guests, and finishes what a killed process left."""
+"""``stop`` and ``gc``: ends guests, and finishes what a killed process left."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from qemunet.cli import render
 from qemunet.cli.known import runtime, vm_named
 from qemunet.cli.parser import add_json, seconds
-from qemunet.errors import NotFound, QemunetError
+from qemunet.errors import QemunetError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qemunet.state import Runtime
 
 _DEAD = "dead"
-_HOW = {
+HOW = {
     "powerdown": "powered off",
     "quit": "QEMU was told to quit",
     "kill": "QEMU was killed",
@@ -29,7 +29,8 @@ _HOW = {
 _DEFAULT_TIMEOUT = 30.0
 
 
-def _ending_arguments(parser: Parser) -> None:
+def ending_arguments(parser: Parser) -> None:
+    """Add what the commands that end vms have in common."""
     parser.add_argument(
         "--timeout",
         metavar="TIME",
@@ -43,7 +44,7 @@ def _ending_arguments(parser: Parser) -> None:
 
 def _stop_arguments(parser: Parser) -> None:
     parser.add_argument("vms", metavar="VM", nargs="+", help="a vm that runs")
-    _ending_arguments(parser)
+    ending_arguments(parser)
 
 
 def _stop(args: Namespace) -> int:
@@ -51,56 +52,32 @@ def _stop(args: Namespace) -> int:
     return _end([vm_named(here, name) for name in dict.fromkeys(args.vms)], args, here)
 
 
-def _down_arguments(parser: Parser) -> None:
-    parser.add_argument("names", metavar="LAB", nargs="+", help="a lab, or its file")
-    _ending_arguments(parser)
-
-
-def _down(args: Namespace) -> int:
-    from os.path import exists
-
-    here = runtime()
-    known = here.vms()
-    chosen: dict[str, VmRecord] = {}
-    for name in args.names:
-        found = of_lab(name, known)
-        if not found:
-            if ("/" in name or name.endswith(".toml")) and not exists(name):
-                raise NotFound("no such file, and nothing runs that was started from it", where=name)
-            labs = ", ".join(sorted({vm.lab for vm in known})) or "none"
-            raise NotFound(f'no vm of a lab "{name}" runs (labs: {labs})', where=here.path)
-        chosen |= {vm.name: vm for vm in found}
-    return _end(list(chosen.values()), args, here)
-
-
-def of_lab(name: str, vms: Sequence[VmRecord]) -> list[VmRecord]:
-    """Return the vms of a lab, which is named by its name or by its file."""
-    from os.path import abspath
-
-    return [vm for vm in vms if vm.lab == name] or [vm for vm in vms if vm.file == abspath(name)]
-
-
 # ---------------------------------------------------------------- ending vms
 
 
 def _end(vms: Sequence[VmRecord], args: Namespace, here: Runtime) -> int:
     """End all of them at the same time; tell of each how, or what went wrong."""
-    results = at_once([partial(_end_one, vm, args, here) for vm in vms])
+    results = at_once([partial(end_one, vm, args, here) for vm in vms])
     done = [(vm.name, how) for vm, how in zip(vms, results, strict=True) if isinstance(how, str)]
     failed = [how for how in results if isinstance(how, QemunetError)]
     if args.json:
         render.as_json([{"vm": name, "how": how} for name, how in done])
     else:
         for name, how in done:
-            render.note(f"{name}: {_HOW.get(how, how)}")
-    for error in failed[:-1]:
-        render.note(f"error: {error}")
-    if failed:
-        raise failed[-1]
+            render.note(f"{name}: {HOW.get(how, how)}")
+    raise_last(failed)
     return 0
 
 
-def _end_one(vm: VmRecord, args: Namespace, here: Runtime) -> str:
+def raise_last(errors: Sequence[QemunetError]) -> None:
+    """Tell of errors, and raise the last one, which is told in the end; nothing to do if there is none."""
+    for error in errors[:-1]:
+        render.note(f"error: {error}")
+    if errors:
+        raise errors[-1]
+
+
+def end_one(vm: VmRecord, args: Namespace, here: Runtime) -> str:
     """End a vm and return how; raises QemunetError. What was dead already is taken back."""
     if vm.state == "dead":
         return _take_back(vm, here)
@@ -180,6 +157,5 @@ def _gc(args: Namespace) -> int:
 
 COMMANDS: Commands = {
     "stop": (_stop_arguments, _stop),
-    "down": (_down_arguments, _down),
     "gc": (_gc_arguments, _gc),
 }

@@ -145,6 +145,9 @@ class _Helper:
 
         with interrupts.deferred():
             found = at_once([partial(self._end, name) for name in names]) if names else []
+        for name, one in zip(names, found, strict=True):
+            if not isinstance(one, QemunetError):
+                self._progress.tell(name, "ended")
         return [str(one) for one in found if isinstance(one, QemunetError)]
 
     def _end(self, name: str) -> str:
@@ -156,8 +159,7 @@ class _Helper:
                 keeper.ask("stop", within=None, vm=name, timeout=0, force=True)
                 keeper.see_off()
         except NotFound:  # it has ended by itself
-            return name
-        self._progress.tell(name, "ended")
+            pass
         return name
 
 

@@ -37,6 +37,7 @@ def record(lab: Lab, vm: Vm, facts: Facts) -> VmRecord:
         machine=vm.machine.profile,
         accel=acceleration(vm, facts)[0].value,
         nics=tuple(replace(nic_record(nic), slot=_slot(vm, number)) for number, nic in enumerate(vm.nics)),
+        depends=vm.depends,
     )
 
 
