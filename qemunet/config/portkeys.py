@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import typing
-
 from qemunet.config import remote
 from qemunet.model import impair, vlan
 from qemunet.model.nic import rate_text
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from qemunet.model.network import Network, PortProfile

@@ -56,7 +56,7 @@ mode = "macvtap"
 parent = "up0"
 guard = "mac"
 """,
-    "networks": """
+    "networks without services": """
 [vm.one]
 memory = "64M"
 accel = "tcg"
@@ -75,15 +75,20 @@ network = "quiet"
 [[vm.two.nic]]
 network = "host-on-it"
 
-[[vm.two.nic]]
-network = "by-cable"
-
 [network.quiet]
 mode = "private"
 
 [network.host-on-it]
 mode = "isolated"
 address = ["10.8.0.1/24", "fd08::1/64"]
+""",
+    "a network with services": """
+[vm.one]
+memory = "64M"
+accel = "tcg"
+
+[[vm.one.nic]]
+network = "by-cable"
 
 [network.by-cable]
 mode = "isolated"

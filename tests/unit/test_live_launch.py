@@ -133,6 +133,13 @@ def test_what_starts_guests_loads_nothing_that_it_does_not_need() -> None:
     assert not (heavy | {"qemunet.plan.shell", "qemunet.host.images"}) & {*done.stdout.split()}
 
 
+def test_what_a_start_loads_on_its_way_needs_no_types_at_run_time_either() -> None:
+    code = "import sys; from qemunet.live import starter; from qemunet.host import guests, photograph, taps; "
+    code += "from qemunet.config import write; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"typing", "tomllib", "tomli_w", "asyncio"} & {*done.stdout.split()}
+
+
 def test_the_parent_loads_next_to_nothing_before_there_are_two_processes() -> None:
     """What is loaded later, both load at the same time."""
     code = "import sys, qemunet.cli.main; from qemunet.live import launch; print(*sys.modules)"
