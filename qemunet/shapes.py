@@ -103,6 +103,7 @@ class NicKeys(typing.TypedDict, total=False):
     impair: Mapping[str, str] | None
     guard: str | None
     port_isolation: bool | None
+    port_profile: str | None
     vlan: Mapping[str, object] | None
     ifname: str | None
     ifup: Path | None
