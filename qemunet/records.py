@@ -27,7 +27,7 @@ class NicRecord:
     bridge: str | None = None
     ips: tuple[str, ...] = ()
     slot: str | None = None
-    state: str = "plugged"  # plugged | unplugging
+    state: str = "plugged"  # plugged | unplugging | disconnected (which is seen, never written)
     port_isolation: bool = False
     guard: str = "off"
     vlan: str | None = None  # as the command line has it

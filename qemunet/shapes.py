@@ -31,11 +31,12 @@ class Address:
 class Nic(NicRecord):
     """A card as it was when this value was made.
 
-    `id`, `mode`, `model`, `mac`, `link` (up, down), `network`, `bridge`, `slot`, `state` (plugged, unplugging);
-    `ifname` and `host_mac` are those of its host side, which is in the namespace `netns` of the lab if that is not
-    None; `device` is the PCI device of the host that it is. `ips` is what the lab file says. What is known of it in the
-    guest: its name there, `guest_ifname`, and its `addresses`. `presence` tells of a card just plugged in or changed
-    whether the guest has it: ``there``, or ``paused`` and ``not-booted``: it cannot know yet; None: nobody looked.
+    `id`, `mode`, `model`, `mac`, `link` (up, down), `network`, `bridge`, `slot`, `state` (plugged, unplugging, or
+    disconnected); `ifname` and `host_mac` are those of its host side, which is in the namespace `netns` of the lab
+    if that is not None; `device` is the PCI device of the host that it is. `ips` is what the lab file says. What is
+    known of it in the guest: its name there, `guest_ifname`, and its `addresses`. `presence` tells of a card just
+    plugged in or changed whether the guest has it: ``there``, or ``paused`` and ``not-booted``: it cannot know yet;
+    None: nobody looked.
     """
 
     guest_ifname: str | None = None

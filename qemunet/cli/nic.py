@@ -30,7 +30,7 @@ _HEADER = ("NIC", "GUEST", "MAC", "HOST", "SLOT")
 _TEXTS = {
     "network": ("NETWORK", "plug it into this network, of the lab or one that is up"),
     "bridge": ("IFNAME", "plug it into this existing bridge"),
-    "mode": ("MODE", "what is behind it: user, tap, macvtap, stream, dgram, mcast, vde or hostdev"),
+    "mode": ("MODE", "what is behind it: user, tap, macvtap, stream, dgram, mcast, vde, passt or hostdev"),
     "parent": ("IFNAME", "mode macvtap: the interface below"),
     "macvtap": ("MODE", "bridge, vepa, private or passthru"),
     "listen": ("ADDR:PORT", "mode stream: where the other end finds it; mode dgram: its own address"),

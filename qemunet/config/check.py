@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qemunet.config import cables, listeners, modes, ports, ready, scripts, served, spaces, units, vlans
 from qemunet.config.hints import did_you_mean, listed
-from qemunet.config.spec import DiskSpec, LabSpec, NetworkSpec, NicSpec, VmSpec
+from qemunet.config.spec import DiskSpec, LabSpec, NetworkSpec, NicMode, NicSpec, VmSpec
 from qemunet.model import names
 from qemunet.model.network import HostSide, NetworkMode
 
@@ -140,7 +140,7 @@ def _routes(spec: LabSpec, nic: NicSpec) -> None:
 
 
 def _user(spec: LabSpec, nic: NicSpec) -> None:
-    """Refuse what QEMU's user mode cannot do."""
+    """Refuse what QEMU's user mode cannot do, and forwards of other vms."""
     for forward in nic.forward or ():
         text = units.format_forward(forward, own=not forward.vm)
         if forward.vm:
@@ -148,12 +148,12 @@ def _user(spec: LabSpec, nic: NicSpec) -> None:
             raise spec.error(
                 f"{nic.path}.forward", f'"{text}" names a vm; in a card\'s own list that is left out', hint
             )
-        if ":" in forward.address:
+        if ":" in forward.address and modes.nic_mode(nic) is NicMode.USER:
             hint = "an IPv4 address, or none for all of them"
             problem = f'"{text}" listens on IPv6, which QEMU\'s user mode cannot'
             raise spec.error(f"{nic.path}.forward", problem, hint)
     subnet = nic.subnet or SLIRP_SUBNET
-    if nic.dns is not None and not units.inside(nic.dns, subnet):
+    if nic.dns is not None and modes.nic_mode(nic) is NicMode.USER and not units.inside(nic.dns, subnet):
         problem = f"{nic.dns} is not in the card's subnet {subnet}, as QEMU's user mode wants"
         raise spec.error(
             f"{nic.path}.dns", problem, "it is an address inside QEMU that passes questions on to the host's servers"

@@ -37,6 +37,7 @@ REMOTE = {
     NicMode.DGRAM: tables.DGRAM,
     NicMode.MCAST: tables.MCAST,
     NicMode.VDE: tables.VDE,
+    NicMode.PASST: tables.PASST,
     NicMode.HOSTDEV: tables.HOSTDEV,
 }
 

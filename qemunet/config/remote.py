@@ -12,6 +12,7 @@ from qemunet.model.remote import (
     HostdevBackend,
     InetAddress,
     McastBackend,
+    PasstBackend,
     Remote,
     StreamBackend,
     UnixAddress,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from qemunet.model.nic import UserBackend
 
+PASST = "passt"
 _NEEDED = {
     NicMode.MCAST: ("group", "needs the group", 'as in group = "230.0.0.1:1234"'),
     NicMode.VDE: ("path", "needs the directory of its switch", 'as in path = "/run/vde.ctl"'),
@@ -77,6 +79,8 @@ def backend(scene: Scene, nic: NicSpec, mode: NicMode) -> Remote:
         case NicMode.MCAST:
             assert nic.group is not None, "checked with the file"
             return McastBackend(nic.group, nic.local)
+        case NicMode.PASST:
+            return PasstBackend(nic.forward or (), nic.dns)
         case NicMode.HOSTDEV:
             assert nic.device is not None, "checked with the file"
             return HostdevBackend(nic.device)
@@ -100,6 +104,8 @@ def check_host(scene: Scene, nic: NicSpec, backend: Remote, guest: hostdev.Guest
     user = guest.user
     if isinstance(backend, HostdevBackend):
         hostdev.check_host(scene, nic, backend.device, guest)
+    if isinstance(backend, PasstBackend) and PASST not in scene.facts.programs:
+        scene.lack(f"{PASST}, for {nic.path}", f"Debian has it in {PASST}")
     if not isinstance(backend, VdeBackend):
         return
     fact = scene.facts.sockets.get(control(backend.path))
@@ -112,7 +118,7 @@ def check_host(scene: Scene, nic: NicSpec, backend: Remote, guest: hostdev.Guest
         scene.lack(who, hint)
 
 
-def written(backend: Remote) -> Iterator[tuple[str, str | None]]:
+def written(backend: Remote) -> Iterator[tuple[str, str | tuple[str, ...] | None]]:
     """Yield what says of a card in a lab file what is behind it."""
     match backend:
         case StreamBackend(address=address, listen=listen):
@@ -129,6 +135,10 @@ def written(backend: Remote) -> Iterator[tuple[str, str | None]]:
         case VdeBackend(path=path):
             yield "mode", "vde"
             yield "path", path
+        case PasstBackend(forwards=forwards, dns=dns):
+            yield "mode", "passt"
+            yield "forward", tuple(units.format_forward(one, own=True) for one in forwards) or None
+            yield "dns", dns
         case HostdevBackend(device=device):
             yield "mode", "hostdev"
             yield "device", device

@@ -20,7 +20,7 @@ from qemunet.config import (
 )
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.scene import Scene, first
-from qemunet.config.spec import CableSpec, LabSpec, NetworkSpec, NicSpec, Profile, VmSpec
+from qemunet.config.spec import CableSpec, LabSpec, NetworkSpec, NicMode, NicSpec, Profile, VmSpec
 from qemunet.errors import NotFound
 from qemunet.facts import Facts, Wanted
 from qemunet.frozen import replace
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 QEMU = "qemu-system-x86_64"
 QEMU_IMG = "qemu-img"
+PASST = "passt"
 MEMORY = 512 << 20
 SLOTS = 8
 STP_DELAY = 2  # seconds, the least that the kernel takes with STP
@@ -102,7 +103,8 @@ def _sockets(spec: LabSpec, nics: list[NicSpec]) -> frozenset[str]:
 
 
 def _programs_of(spec: LabSpec) -> list[str]:
-    return [QEMU_IMG] if any(map(_needs_images, spec.vms)) else []
+    helped = any(nic.mode is NicMode.PASST for vm in spec.vms for nic in check.nics(vm))
+    return [*([QEMU_IMG] if any(map(_needs_images, spec.vms)) else []), *([PASST] if helped else [])]
 
 
 def _links(network: NetworkSpec) -> set[str]:

@@ -28,6 +28,7 @@ class NicMode(StrEnum):
     DGRAM = "dgram"
     MCAST = "mcast"
     VDE = "vde"
+    PASST = "passt"
     HOSTDEV = "hostdev"
 
 

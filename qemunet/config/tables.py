@@ -13,6 +13,7 @@ STREAM = 'mode "stream"'
 DGRAM = 'mode "dgram"'
 MCAST = 'mode "mcast"'
 VDE = 'mode "vde"'
+PASST = 'mode "passt"'
 HOSTDEV = 'mode "hostdev"'
 ADOPTED = "a tap that is there (adopt = true)"
 POINT_TO_POINT = 'a point-to-point card (mode "tap" without network or bridge)'

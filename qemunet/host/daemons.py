@@ -18,6 +18,7 @@ import json
 import os
 import re
 import select
+import stat
 import subprocess
 import time
 import typing
@@ -40,37 +41,48 @@ DEADLINE = 10.0  # seconds until it is ready, and from a kill to its end
 _GRACE = 2.0  # seconds from a polite request to a kill
 _GLANCE = 5  # milliseconds between two looks at what it says
 _TAIL = 4096  # bytes of the log, in an error
-_RIGHTS = "-all,+net_admin,+net_raw,+net_bind_service"
 _PACKAGES = {"dnsmasq": "dnsmasq-base", "setpriv": "util-linux"}
 _NO_PORT = re.compile(r"failed to (?:create listening socket for \S+|bind (DHCP|DHCPv6) server socket): .*in use")
+_NO_FORWARD = re.compile(r"Failed to bind .*'--?(t|u)\S* (?:(\S+)/)?(\d+):")
+_NO_SYSLOG = re.compile(r"Failed to send \d+ bytes to syslog\n")  # says passt of each of its words
 _PORTS = {None: (53, "dns"), "DHCP": (67, "dhcp"), "DHCPv6": (547, "dhcp")}
 
 
 # ---------------------------------------------------------------- starting
 
 
-def start(step: StartDaemon) -> None:
+def start(step: StartDaemon, *, anew: bool = True) -> None:
     """Start it and wait until it is ready; to be called in the place where it is to serve.
 
-    Raises Taken if somebody has a port that it needs, HostLacks, Failed with its last words, TimedOut; then it is gone.
+    Raises Taken if somebody has a port that it needs, HostLacks, Failed with its last words, TimedOut; then it is gone,
+    with what was made for it here if that was `anew`.
     """
     lock = Lock.take(_log(step), create=True)
     if lock is None:
         raise Failed(f"{step.name} of {step.where} runs already", where=step.where)
     try:
-        fcntl.fcntl(lock.fd, fcntl.F_SETFL, os.O_APPEND)
-        told = os.fstat(lock.fd).st_size
-        files = _open_up(step)
-        _write(step, ".json", json.dumps(to_json(replace(step, script=()))))
-        argv, pid = _spawn(step, files, lock.fd)
-        _write(step, ".pid", f"{pid}\n")
-        try:
-            _await(step, pid, argv, told)
-        except BaseException:
-            _kill([pid])
-            raise
+        _run(step, lock)
+    except BaseException:
+        if anew:
+            _forget(step.directory, step.name)
+        raise
     finally:
         lock.release()
+
+
+def _run(step: StartDaemon, lock: Lock) -> None:
+    """Start it with the lock of its log, and wait until it is ready; raises as `start`."""
+    fcntl.fcntl(lock.fd, fcntl.F_SETFL, os.O_APPEND)
+    told = os.fstat(lock.fd).st_size
+    files = _open_up(step)
+    _write(step, ".json", json.dumps(to_json(replace(step, script=()))))
+    argv, pid = _spawn(step, files, lock.fd)
+    _write(step, ".pid", f"{pid}\n")
+    try:
+        _await(step, pid, argv, told)
+    except BaseException:
+        _kill([pid])
+        raise
 
 
 def again(directory: str, name: str) -> tuple[int, bool] | None:
@@ -89,7 +101,7 @@ def again(directory: str, name: str) -> tuple[int, bool] | None:
     if known is not None and processes.holds(known, _log(step)):
         return known, False
     _kill(list(processes.holders(_log(step))))
-    spaces.place(os.path.dirname(os.path.dirname(directory)), step.netns).inside(lambda: start(step))
+    spaces.place(os.path.dirname(os.path.dirname(directory)), step.netns).inside(lambda: start(step, anew=False))
     known = processes.written(os.path.join(directory, f"{name}.pid"))
     assert known is not None, "it was written at its start"
     return known, True
@@ -124,6 +136,9 @@ def _open_up(step: StartDaemon) -> str:
         for name in set(names).difference(step.writes):
             os.chmod(os.path.join(folder, name), 0o644)
     for name in step.writes:
+        if name.endswith("/"):
+            _give_directory(os.path.join(files, name), step.uid)
+            continue
         fd = os.open(os.path.join(files, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with open(fd):
             if step.uid is not None:
@@ -131,12 +146,19 @@ def _open_up(step: StartDaemon) -> str:
     return files
 
 
+def _give_directory(path: str, uid: int | None) -> None:
+    os.makedirs(path, exist_ok=True)
+    os.chmod(path, 0o700)
+    if uid is not None:
+        os.chown(path, uid, uid)
+
+
 def _spawn(step: StartDaemon, files: str, log: int) -> tuple[list[str], int]:
     """Start the process in a session of its own; return its command line and its number."""
     if step.uid is None or not cells.can_be():
         argv = _argv(step, files)
         return argv, _started(argv, log)
-    argv = [*_lowered(step.uid), *_argv(step, cells.PLACE)]
+    argv = [*_lowered(step, step.uid), *_argv(step, cells.PLACE)]
     return argv, cells.within(files, lambda: _started(argv, log))
 
 
@@ -146,9 +168,10 @@ def _started(argv: list[str], log: int) -> int:
     return process.pid
 
 
-def _lowered(uid: int) -> list[str]:
+def _lowered(step: StartDaemon, uid: int) -> list[str]:
     program = programs.path("setpriv", _PACKAGES["setpriv"])
-    rights = [f"--{which}={_RIGHTS}" for which in ("inh-caps", "ambient-caps", "bounding-set")]
+    kept = ",".join(["-all", *(f"+{one}" for one in step.rights)])
+    rights = [f"--{which}={kept}" for which in ("inh-caps", "ambient-caps", "bounding-set")]
     return [program, f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--no-new-privs", *rights]
 
 
@@ -188,6 +211,8 @@ def _story(step: StartDaemon, argv: list[str], said: str, status: int | None) ->
         port, key = _PORTS[found[1]]
         hint = f"end that program, or write `{key} = false`"
         return Taken(f"port {port} is in use by {_holder(port)}", where=step.where, hint=hint)
+    if taken := _no_forward(step, said):
+        return taken
     files = os.path.join(step.directory, step.name)
     said = said.replace(f"{cells.PLACE}/", f"{files}/")
     lines = "".join(f"\n    {text}" for text in said.strip().splitlines()[-10:]) or " (nothing)"
@@ -196,6 +221,19 @@ def _story(step: StartDaemon, argv: list[str], said: str, status: int | None) ->
         f"{step.name} died at start ({describe_status(status)})\n  it said:{lines}\n  command line:\n    {command}",
         where=step.where,
     )
+
+
+def _no_forward(step: StartDaemon, said: str) -> Taken | None:
+    """Return the error if a passt could not have a port and somebody has it."""
+    found = _NO_FORWARD.search(said)
+    if found is None:
+        return None
+    from qemunet.host import complaints
+
+    protocol, address, port = {"t": "tcp", "u": "udp"}[found[1]], found[2] or "", int(found[3])
+    who = next((who for _, who in complaints.listeners(protocol, address, port, port)), "")
+    hint = "choose another port of the host in `forward`, or end that program"
+    return Taken(f"{protocol}:{address}:{port} is in use by {who}", where=step.where, hint=hint) if who else None
 
 
 def _holder(port: int) -> str:
@@ -208,7 +246,7 @@ def _holder(port: int) -> str:
 def _said(step: StartDaemon, told: int) -> str:
     with open(_log(step), "rb") as file:
         file.seek(max(told, file.seek(0, os.SEEK_END) - _TAIL))
-        return file.read().decode(errors="replace")
+        return _NO_SYSLOG.sub("", file.read().decode(errors="replace"))
 
 
 def _write(step: StartDaemon, suffix: str, text: str) -> None:
@@ -238,12 +276,32 @@ def find(directory: str, name: str) -> int | None:
 def end(step: EndDaemon) -> None:
     """Ask it to end, then make it, with all that it has begun. Raises Vanished if there is none."""
     log = os.path.join(step.directory, f"{step.name}.log")
+    known = processes.written(os.path.join(step.directory, f"{step.name}.pid"))
     ended = _finish(log)
-    for suffix in (".json", ".pid", ".log"):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            os.unlink(os.path.join(step.directory, step.name + suffix))
+    if not ended and known is not None:
+        processes.reap(known)  # it may be a child of ours that has ended by itself
+    _forget(step.directory, step.name)
     if not ended:
         raise Vanished(errno.ESRCH, f"no {step.name} of {step.directory} runs")
+
+
+def _forget(directory: str, name: str) -> None:
+    """Remove what was written about a program that is gone, and what it has left."""
+    for suffix in (".json", ".pid", ".log"):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.unlink(os.path.join(directory, name + suffix))
+    _clear(os.path.join(directory, name))
+
+
+def _clear(files: str) -> None:
+    """Remove the sockets that it has left, and the directories in which nothing is then."""
+    for folder, _, names in os.walk(files, topdown=False):
+        for name in names:
+            path = os.path.join(folder, name)
+            if stat.S_ISSOCK(os.lstat(path).st_mode):
+                os.unlink(path)
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
 
 
 def _finish(log: str) -> int:

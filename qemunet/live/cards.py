@@ -8,7 +8,7 @@ import typing
 
 from qemunet.config.cards import VFIO
 from qemunet.errors import Failed, Interrupted, NotFound, QemunetError, TimedOut, UsageError
-from qemunet.live import unplug
+from qemunet.live import helpers, unplug
 from qemunet.live.arrival import TIMEOUT, Arrivals
 from qemunet.live.cardwork import PLUGGED, UNPLUGGING, CardWork, Other
 from qemunet.live.presence import Presence
@@ -139,6 +139,7 @@ class Cards:
     def _heard(self, guest: Guest, event: Message) -> None:
         """A card that somebody else has unplugged: what was made for it has to go, too."""
         self._arrivals.heard(guest, event)
+        self._note_loss(guest, helpers.loser(event))
         data = event.get("data")
         nic = data.get("device") if event["event"] == "DEVICE_DELETED" and isinstance(data, dict) else None
         if not isinstance(nic, str):
@@ -149,6 +150,16 @@ class Cards:
         if not self._arrivals.gone(guest, nic, asked=asked) and not asked and slot is not None:
             self.say(f"{guest.vm}: {nic} was unplugged by somebody else")
             self.begin(self.forget(guest, nic))
+
+    def _note_loss(self, guest: Guest, nic: str | None) -> None:
+        """Tell of a card that has lost its connection; one that is on its way out was to lose it."""
+        if nic is None or (guest.vm, nic) in self._leaving:
+            return
+        with contextlib.suppress(NotFound):
+            for row in self._rows(guest):
+                if row.id == nic:
+                    self.tell(guest, nic, helpers.DISCONNECTED)
+                    self.say(f"{guest.vm}: {nic}: {helpers.remedy(guest.vm, row)}")
 
     async def forget(self, guest: Guest, nic: str) -> None:
         """Take back what was made for a card that is gone; what cannot be is said."""

@@ -11,7 +11,7 @@ from qemunet.frozen import frozen, replace
 from qemunet.host import hooks
 from qemunet.host.cards import NO_SUCH_DEVICE
 from qemunet.host.linux import LinuxHost
-from qemunet.live import devices, running
+from qemunet.live import devices, helpers, running
 from qemunet.live.change import Change, card_of
 from qemunet.live.record import pick, refuse_taken
 from qemunet.live.taken import refuse_taken_networks
@@ -179,7 +179,9 @@ class CardWork:
     def rows(self) -> tuple[VmRecord, list[devices.Card]]:
         """Return the record of the vm, and the cards that QEMU has."""
         record = self.runtime.vm(self.vm)
-        return record, list(devices.cards(self.monitor))
+        directory = self.runtime.scope(f"vm/{self.vm}").directory
+        nics = tuple(helpers.as_it_is(directory, row) for row in record.nics)
+        return replace(record, nics=nics), list(devices.cards(self.monitor))
 
     def differences(self, wish: Wish, *, strict: bool) -> tuple[live.Difference, ...]:
         """Return what it takes to make the vm what it is in a wish."""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from qemunet.frozen import frozen
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qemunet.model.nic import Forward
+
 
 @frozen
 class InetAddress:
@@ -61,10 +65,18 @@ class VdeBackend:
 
 
 @frozen
+class PasstBackend:
+    """A passt of its own, by which the guest is on the network with the host's address, without any rights."""
+
+    forwards: tuple[Forward, ...] = ()
+    dns: str | None = None  # the name server that its DHCP tells, else the host's own
+
+
+@frozen
 class HostdevBackend:
     """A PCI device of the host, ``0000:03:00.1``, that the guest gets itself, by VFIO: no backend of QEMU's."""
 
     device: str
 
 
-Remote = StreamBackend | DgramBackend | McastBackend | VdeBackend | HostdevBackend
+Remote = StreamBackend | DgramBackend | McastBackend | VdeBackend | PasstBackend | HostdevBackend

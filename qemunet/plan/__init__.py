@@ -152,7 +152,7 @@ def _unhurried(lab: Lab, vm: Vm, facts: Facts) -> Iterator[Part]:
     """Yield what may take its time, and may call qemunet itself: nobody else is to wait for it."""
     yield Part(scope(vm), (*disks.steps(vm, facts), *_kernel_files(vm)))
     for nic in vm.nics:
-        yield Part(scope(vm), (*links.hook(lab.name, vm, nic), *links.connected(vm, nic)), about=nic.id)
+        yield Part(scope(vm), (*links.hook(lab.name, vm, nic), *links.connected(vm, nic, facts)), about=nic.id)
 
 
 def claims(lab: Lab, vm: Vm, nic: Nic, facts: Facts) -> Iterator[Step]:

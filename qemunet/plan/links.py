@@ -335,13 +335,13 @@ def _ways(nic: Nic, host: HostMacvlan) -> Iterator[Step]:
         yield AddRoute(f"{guest}/{128 if ':' in guest else 32}", host.ifname, source=source)
 
 
-def connected(vm: Vm, nic: Nic) -> tuple[Step, ...]:
+def connected(vm: Vm, nic: Nic, facts: Facts) -> tuple[Step, ...]:
     """Return what connects a card to another program, when all who are to listen do."""
     if isinstance(nic.backend, Linked | UserBackend):
         return ()
     from qemunet.plan import remote
 
-    return tuple(remote.connected(vm, nic))
+    return tuple(remote.connected(vm, nic, facts))
 
 
 def hook(lab: str, vm: Vm, nic: Nic) -> Iterator[Step]:

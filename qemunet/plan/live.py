@@ -21,7 +21,15 @@ from qemunet.model.nic import (
     TapBackend,
     UserBackend,
 )
-from qemunet.model.remote import DgramBackend, HostdevBackend, McastBackend, StreamBackend, VdeBackend
+from qemunet.model.remote import (
+    DgramBackend,
+    HostdevBackend,
+    McastBackend,
+    PasstBackend,
+    Remote,
+    StreamBackend,
+    VdeBackend,
+)
 from qemunet.model.vm import NicBus, Vm
 
 _USUAL_MTU = 1500  # of a guest that was told nothing
@@ -141,6 +149,12 @@ def behind(nic: Nic) -> str:
             return "point to point"
         case MacvtapBackend(parent=parent, mode=mode):
             return f"macvtap {mode} on {parent}"
+        case _:
+            return _behind_remote(nic.backend)
+
+
+def _behind_remote(backend: Remote) -> str:
+    match backend:
         case StreamBackend(address=address, listen=listen):
             return f"stream {'at' if listen else 'to'} {address}"
         case DgramBackend(local=local, remote=remote):
@@ -149,6 +163,8 @@ def behind(nic: Nic) -> str:
             return f"mcast {group}"
         case VdeBackend(path=path):
             return f"vde {path}"
+        case PasstBackend():
+            return "passt"
         case HostdevBackend(device=device):
             return f"hostdev {device}"
 

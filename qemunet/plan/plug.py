@@ -8,7 +8,7 @@ from qemunet.facts import Facts
 from qemunet.frozen import frozen, replace
 from qemunet.model.lab import Lab
 from qemunet.model.nic import LinkState, Nic, OnBridge, OnNetwork, TapBackend, UserBackend
-from qemunet.model.remote import StreamBackend
+from qemunet.model.remote import PasstBackend, StreamBackend
 from qemunet.model.vm import Vm
 from qemunet.plan import claims, is_up, links, live, qemu, rates, scope, shared, spaces, users
 from qemunet.plan.ways import Passed
@@ -61,7 +61,7 @@ def add(lab: Lab, vm: Vm, nic: Nic, seat: Mapping[str, Json], facts: Facts) -> L
     """
     needed = shared(lab, nic, facts)
     own = (*claims(lab, vm, nic, facts), *links.pins((nic,), facts), *links.card(vm, nic, facts))
-    at_last = (*links.hook(lab.name, vm, nic), *links.connected(vm, nic))
+    at_last = (*links.hook(lab.name, vm, nic), *links.connected(vm, nic, facts))
     return Live(
         shared=tuple(part for part in needed if not is_up(part, facts)),
         own=(Part(scope(vm), own, about=nic.id),),
@@ -115,8 +115,8 @@ def _told(lab: Lab, vm: Vm, old: Nic, new: Nic, facts: Facts) -> Iterator[Step]:
 def _plugged(vm: Vm, nic: Nic, seat: Mapping[str, Json]) -> Iterator[Step]:
     """The cable is pulled before the guest could look: QEMU answers both commands before it lets it go on."""
     if qemu.has_netdev(nic):
-        is_stream = isinstance(nic.backend, StreamBackend)
-        yield AddNetdev(vm.name, nic.netdev, as_json(qemu.netdev(nic, Passed(vm))), is_stream)
+        numbered = isinstance(nic.backend, StreamBackend | PasstBackend)
+        yield AddNetdev(vm.name, nic.netdev, as_json(qemu.netdev(nic, Passed(vm))), numbered)
     yield AddCard(vm.name, nic.id, as_json(qemu.hotplugged(nic, seat)))
     if nic.link is LinkState.DOWN:
         yield SetGuestLink(vm.name, nic.id, up=False)

@@ -8,7 +8,7 @@ from itertools import chain, count
 from qemunet.errors import ConfigError
 from qemunet.facts import Facts
 from qemunet.model.nic import Forward, MacvtapBackend, Nic, OnNetwork, TapBackend, UserBackend
-from qemunet.model.remote import HostdevBackend
+from qemunet.model.remote import HostdevBackend, PasstBackend
 from qemunet.model.vm import (
     Accel,
     DirectBoot,
@@ -257,7 +257,7 @@ def kernel_line(vm: Vm, boot: DirectBoot) -> str:
 def _is_told(nic: Nic) -> bool:
     """Tell whether a card gets its addresses by DHCP."""
     attach = nic.backend.attach if isinstance(nic.backend, TapBackend) else None
-    return isinstance(nic.backend, UserBackend) or (isinstance(attach, OnNetwork) and attach.dhcp)
+    return isinstance(nic.backend, UserBackend | PasstBackend) or (isinstance(attach, OnNetwork) and attach.dhcp)
 
 
 def _addresses(nic: Nic) -> str:

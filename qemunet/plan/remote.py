@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from qemunet.facts import Facts
 from qemunet.model.nic import Nic
-from qemunet.model.remote import DgramBackend, HostdevBackend, McastBackend, Remote, StreamBackend, VdeBackend
+from qemunet.model.remote import (
+    DgramBackend,
+    HostdevBackend,
+    McastBackend,
+    PasstBackend,
+    Remote,
+    StreamBackend,
+    VdeBackend,
+)
 from qemunet.model.vm import Vm
 from qemunet.plan.ways import Passed
 from qemunet.plan.words import Json
@@ -27,11 +36,15 @@ def opened(vm: Vm, nic: Nic) -> Iterator[Step]:
             pass
 
 
-def connected(vm: Vm, nic: Nic) -> Iterator[Step]:
-    """Yield what connects a card to somebody who listens."""
+def connected(vm: Vm, nic: Nic, facts: Facts) -> Iterator[Step]:
+    """Yield what connects a card to somebody who listens, who may have to be started for it."""
     match nic.backend:
         case StreamBackend(address=address, listen=False):
             yield OpenSocket(_handle(vm, nic), _where(vm, nic), connect=str(address))
+        case PasstBackend() as backend:
+            from qemunet.plan import passt
+
+            yield from passt.steps(vm, nic, backend, facts, _handle(vm, nic))
         case _:
             pass
 
@@ -48,6 +61,8 @@ def netdev(nic: Nic, backend: Remote, way: Way) -> dict[str, Json]:
             return {"type": "dgram", "remote": {"type": "inet", "host": group.host, "port": str(group.port)}, **here}
         case VdeBackend(path=path):
             return {"type": "vde", "sock": path}
+        case PasstBackend():
+            return {"type": "stream", "server": False, "addr": way.helper(nic)}
         case HostdevBackend():
             raise AssertionError("a device of the host has no backend")
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
         def end(self, nic: Nic, address: Address) -> Mapping[str, Json]:
             """Return where a card's stream is, as a SocketAddress of QEMU."""
 
+        def helper(self, nic: Nic) -> Mapping[str, Json]:
+            """Return where the program is that a card has for itself, as a SocketAddress of QEMU."""
+
         def ends(self, nic: Nic, local: InetAddress, remote: InetAddress) -> Mapping[str, Json]:
             """Return the properties of a dgram netdev that say between which two addresses it is."""
 
@@ -71,6 +74,9 @@ class Passed:
         return found
 
     def end(self, nic: Nic, address: Address) -> Mapping[str, Json]:
+        return {"type": "fd", "str": self.handle(nic.id)}
+
+    def helper(self, nic: Nic) -> Mapping[str, Json]:
         return {"type": "fd", "str": self.handle(nic.id)}
 
     def ends(self, nic: Nic, local: InetAddress, remote: InetAddress) -> Mapping[str, Json]:
@@ -126,6 +132,9 @@ class Named:
         if isinstance(address, UnixAddress):
             return {"type": "unix", "path": address.path}
         return {"type": "inet", "host": address.host or ALL, "port": str(address.port)}
+
+    def helper(self, nic: Nic) -> Mapping[str, Json]:
+        return {"type": "unix", "path": word(self.variable("run"), f"/{self.vm.name}.passt-{nic.id}/socket")}
 
     def ends(self, nic: Nic, local: InetAddress, remote: InetAddress) -> Mapping[str, Json]:
         return {"local": self.end(nic, local), "remote": self.end(nic, remote)}

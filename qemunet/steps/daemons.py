@@ -19,9 +19,9 @@ class StartDaemon:
     """Start the program `name` in the scope at `directory`, and wait until it has written `ready` to its log.
 
     It has ``NAME.log``, which is locked as long as it lives, and ``NAME.pid``; what it reads lies in ``NAME/``, by
-    `FILES` in its `argv`, where only the files that it `writes` are its own. With a `uid` it is that user, with the
-    rights over networks and no others. `script` is the same for a shell, `where` whom errors are about. `netns`: the
-    namespace of the lab that it serves in, empty for the host's own.
+    `FILES` in its `argv`, where only what it `writes` is its own: files, and directories if they end with a slash. With
+    a `uid` it is that user, with these `rights` (capabilities(7)) and no others. `script` is the same for a shell,
+    `where` whom errors are about. `netns`: the namespace of the lab that it serves in, empty for the host's own.
     """
 
     name: str
@@ -33,6 +33,7 @@ class StartDaemon:
     writes: tuple[str, ...] = ()
     script: tuple[str, ...] = ()
     netns: str = ""
+    rights: tuple[str, ...] = ("net_admin", "net_raw", "net_bind_service")
 
     def describe(self) -> str:
         who = f" as uid {self.uid}" if self.uid else ""
@@ -47,7 +48,7 @@ class StartDaemon:
 
 @frozen
 class EndDaemon:
-    """End a program that serves a network, and wait until it is gone."""
+    """End a program that serves a network or a card, and wait until it is gone."""
 
     name: str
     directory: str

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
+import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from threading import Thread
 from typing import Any
@@ -39,6 +42,7 @@ CASES = {
     "add-macvtap": Case("nic-add", {"keys": {"mode": "macvtap", "parent": "up0"}}),
     "add-user": Case("nic-add", {"keys": {"mode": "user", "forward": ["tcp:127.0.0.1:2222:22"]}}),
     "add-stream": Case("nic-add", {"keys": {"mode": "stream", "listen": "unix:HOOK.sock"}}),
+    "add-passt": Case("nic-add", {"keys": {"mode": "passt"}}),
     "del": Case("nic-del", {"nic": "net1"}, TAP, ("nic-add", {"keys": TAP})),
     "move": Case(
         "nic-set",
@@ -58,6 +62,7 @@ KINDS = {
     "add-macvtap": ("kill-after",),
     "add-user": ("kill-before",),
     "add-stream": ("kill-after",),
+    "add-passt": ("kill-after",),
     "move": ("kill-after",),
 }
 
@@ -95,6 +100,20 @@ class Bench:
         assert there, f"{what}: {found}"
         if there is self.after:
             self.go_back()
+
+
+@pytest.fixture(autouse=True)
+def way_out(live: Live, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let the host have a default route, if there is to be a passt, which wants one."""
+    if "passt" not in request.node.name:
+        yield
+        return
+    if shutil.which("passt") is None:
+        pytest.skip("there is no passt")
+    for words in ("address add 192.0.2.10/24 dev up0", "route add default via 192.0.2.1"):
+        subprocess.run(["ip", *words.split()], check=True)
+    yield
+    subprocess.run(["ip", "address", "del", "192.0.2.10/24", "dev", "up0"], check=True)
 
 
 def _placed(case: Case, hook: str) -> Case:

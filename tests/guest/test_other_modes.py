@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.guest.cards import Stage, links, machine, running, until
-from tests.guest.scene import ip
+from tests.guest.scene import Peer, ip, join
 
 pytestmark = [pytest.mark.root, pytest.mark.guest]
 
@@ -191,3 +195,90 @@ def test_a_switch_that_does_not_let_qemu_in_is_said(stage: Stage, switch: str) -
     said = stage.fails(3, "nic", "add", "one", "--mode", "vde", "--path", f"{switch}.not")
     assert f"a vde_switch at {switch}.not" in said
     assert "vde2" in said
+
+
+# ---------------------------------------------------------------- passt
+
+
+SERVER = """
+import socket
+server = socket.create_server(("", 7000))
+while True:
+    connection, _ = server.accept()
+    connection.sendall(b"hello from outside\\n")
+    connection.close()
+"""
+
+
+@pytest.fixture
+def outside() -> Iterator[Peer]:
+    """A host 192.0.2.1, which is the way out of this one."""
+    if shutil.which("passt") is None:
+        pytest.skip("there is no passt")
+    with Peer() as peer:
+        join(peer, "ext0", "out0")
+        Path("/proc/sys/net/ipv6/conf/ext0/disable_ipv6").write_text("1")
+        ip("address", "add", "192.0.2.10/24", "dev", "ext0")
+        ip("route", "add", "default", "via", "192.0.2.1")
+        for address in ("192.0.2.1/24", "192.0.2.2/24"):  # a guest finds this host at the first one
+            peer.run("ip", "address", "add", address, "dev", "out0")
+        yield peer
+        ip("link", "del", "ext0")
+
+
+def fetched(url: str) -> str:
+    """What a web server gives, as soon as it does."""
+    pages: list[str] = []
+
+    def heard() -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=10) as page:
+            pages.append(page.read().decode())
+        return bool(pages)
+
+    until(heard, f"{url} can be read")
+    return pages[-1]
+
+
+def helpers(stage: Stage) -> list[Path]:
+    return sorted((stage.scene.runtime / "vm" / "one").glob("passt-*"))
+
+
+def test_a_guest_is_on_the_hosts_network_by_passt(stage: Stage, outside: Peer) -> None:
+    """With the host's address, by its own DHCP; outside it is the host, and a forwarded port of the host is its own."""
+    forward = "tcp:127.0.0.1:5022:7022"
+    card = stage.add("one", "--mode", "passt", "--forward", forward)
+    name = stage.ifname("one", card["mac"])
+    stage.guest("one").wait_until(f"ip address show dev {name} | grep -q 192.0.2.10/24", timeout=60)
+    server = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(["nsenter", f"--net=/proc/{outside.pid}/ns/net", *server]) as listener:
+        asked = "{ sleep 30 & } | nc -w 5 192.0.2.2 7000 | grep hello"  # a passt of 2023 forgets who has said it all
+        said = stage.guest("one").wait_until(asked, timeout=60)
+        listener.kill()
+    assert "hello from outside" in said
+    stage.guest("one").succeeds("echo hello from inside >/tmp/page; httpd -p 7022 -h /tmp")
+    assert fetched("http://127.0.0.1:5022/page") == "hello from inside\n"
+    said = stage.fails(6, "nic", "add", "two", "--mode", "passt", "--forward", forward)
+    assert "tcp:127.0.0.1:5022 is in use by passt" in said
+    stage.remove("one", card["id"])
+    assert not helpers(stage)
+
+
+def test_that_a_passt_has_ended_is_told(stage: Stage, outside: Peer) -> None:
+    """As an event, in the table, and with what to do; then the card goes as any other."""
+    card = stage.add("one", "--mode", "passt")
+    (pid,) = (int(file.read_text()) for file in helpers(stage) if file.suffix == ".pid")
+    with stage.heard("one", event="card", nic=card["id"], what="disconnected"):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: stage.cards("one")[card["id"]]["state"] == "disconnected", "the table says so")
+    (log,) = (stage.scene.runtime / "lab").glob("*/keeper.log")
+    until(lambda: f"its passt has ended; `qemunet nic del one {card['id']}`" in log.read_text(), "the log says so")
+    stage.remove("one", card["id"])
+    assert not helpers(stage)
+
+
+def test_passt_without_a_way_out_is_said_in_its_own_words(stage: Stage) -> None:
+    if shutil.which("passt") is None:
+        pytest.skip("there is no passt")
+    said = stage.fails(1, "nic", "add", "one", "--mode", "passt")
+    assert "External interface not usable" in said
+    assert not helpers(stage)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 
 from qemunet.guest import image
 from tests.dump import dump, left_behind
-from tests.guest.scene import BOOT, TREE, Guest, Scene
+from tests.guest.scene import BOOT, TREE, Guest, Peer, Scene, ip, join, wait_for
 from tests.images import qcow2
 
 pytestmark = pytest.mark.guest
@@ -212,6 +213,41 @@ def test_an_ordinary_user_runs_a_guest_in_user_mode(ordinary: Ordinary) -> None:
     assert ordinary.runtime.stat().st_mode & 0o777 == 0o700
     stopped = ordinary.qemunet("stop", "--force", "one")
     assert stopped.returncode == 0, stopped.stderr
+
+
+@pytest.fixture
+def way_out(scene: Scene) -> Iterator[Peer]:
+    """A host 192.0.2.1, which is the way out of this one."""
+    if shutil.which("passt") is None:
+        pytest.skip("there is no passt")
+    with Peer() as peer:
+        join(peer, "ext0", "out0")
+        Path("/proc/sys/net/ipv6/conf/ext0/disable_ipv6").write_text("1")
+        ip("address", "add", "192.0.2.10/24", "dev", "ext0")
+        ip("route", "add", "default", "via", "192.0.2.1")
+        peer.run("ip", "address", "add", "192.0.2.1/24", "dev", "out0")
+        yield peer
+        ip("link", "del", "ext0")
+
+
+def test_an_ordinary_user_has_a_guest_on_the_hosts_network_by_passt(ordinary: Ordinary, way_out: Peer) -> None:
+    """Who forwards a port to it; the passt is his own process, and is gone with the guest."""
+    file = ordinary.write(USER_MODE.replace('"user"', '"passt"').replace("5556:22", "5557:8080"))
+    done = ordinary.qemunet("run", "-d", file)
+    assert done.returncode == 0, done.stderr
+    (file_of_pid,) = (ordinary.runtime / "vm" / "one").glob("passt-*.pid")
+    status = Path(f"/proc/{file_of_pid.read_text().strip()}/status")
+    assert f"Uid:\t{USER}\t{USER}\t{USER}\t{USER}\n" in status.read_text()
+    guest = ordinary.guest("one")
+    guest.await_ready()
+    guest.wait_until("ip -4 address show dev eth0 | grep -q 192.0.2.10/24")
+    guest.succeeds("echo hello from inside >/tmp/page; httpd -p 8080 -h /tmp")
+    with urllib.request.urlopen("http://127.0.0.1:5557/page", timeout=20) as page:
+        assert page.read() == b"hello from inside\n"
+    guest.close()
+    stopped = ordinary.qemunet("stop", "--force", "one")
+    assert stopped.returncode == 0, stopped.stderr
+    wait_for(lambda: not status.exists())
 
 
 def test_an_ordinary_user_can_plan_what_he_may_not_run(ordinary: Ordinary) -> None:
