@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qemunet.config import impairkinds, kinds, vlankinds
+from qemunet.config import impairkinds, kinds, secretkinds, vlankinds
 from qemunet.config.cablekeys import CABLE, NETNS
 from qemunet.config.netkeys import DHCP, DHCP_SERVER, DNS, HOSTS, NAT_TABLE, NETWORK, PORT_PROFILE
 from qemunet.config.spec import NicMode, Switch
@@ -39,6 +39,7 @@ __all__ = [
     "DNS",
     "HOSTS",
     "LAB",
+    "LOGIN",
     "MACHINE",
     "NAT_TABLE",
     "NETNS",
@@ -105,8 +106,10 @@ VM = Table(
             "the `[netns.NAME]` that QEMU itself runs in, for what it opens there: cards in user mode, a screen",
             "the host's own",
         ),
+        Key("script-file", kinds.PATH, "a file of steps, `[[script]]`, that come before those of the lab file", "none"),
+        Key("secret", secretkinds.SECRETS, "what `{secret.NAME}` in its script stands for", "none"),
     ),
-    tables=("boot", "machine"),
+    tables=("boot", "machine", "login"),
     lists=("disk", "nic", "script"),
 )
 
@@ -116,9 +119,29 @@ SCRIPT = Table(
     keyed(
         Key("expect", kinds.REGEX, "wait until the guest says what this regular expression finds", "do not wait"),
         Key("fail", kinds.REGEX, "give up at once when it says this instead", "none"),
-        Key("send", kinds.TYPED, "then type this; {vm.name}, {nic.ID.mac} and {nic.ID.ip} are filled in", "nothing"),
+        Key(
+            "send",
+            kinds.TYPED,
+            "then type this; {vm.name}, {nic.ID.mac}, {nic.ID.ip} and {secret.NAME} are filled in",
+            "nothing",
+        ),
         Key("enter", kinds.BOOL, "and press Enter", "true"),
         Key("timeout", kinds.SECONDS, "how long it may wait", "60s"),
+    ),
+)
+
+LOGIN = Table(
+    "[vm.NAME.login]",
+    "How its console is logged in to, before anything else of its script.",
+    keyed(
+        Key(
+            "recipe",
+            kinds.PATH,
+            "tiny, debian, alpine or router, or a path to a TOML file of steps, `[[script]]`",
+            "none: nobody logs in",
+        ),
+        Key("user", kinds.TEXT, "what `{login.user}` stands for"),
+        Key("password", secretkinds.SECRET, "what `{login.password}` stands for", "none is typed"),
     ),
 )
 
@@ -318,6 +341,7 @@ NIC = Table(
 SUB_TABLES = {
     "boot": BOOT,
     "machine": MACHINE,
+    "login": LOGIN,
     "disk": DISK,
     "nic": NIC,
     "script": SCRIPT,

@@ -46,8 +46,8 @@ def _all(spec: LabSpec, profiles: Mapping[str, Profile]) -> Iterator[tuple[str, 
         yield from _table(spec, dotted(vm.path, "boot"), vm.boot, keys.BOOT, None, "")
         for disk in vm.disk:
             yield from _table(spec, disk.path, disk, keys.DISK, profile.disk, named)
-        for step in vm.script:
-            yield from _table(spec, step.path, step, keys.SCRIPT, None, "")
+        yield from _table(spec, dotted(vm.path, "login"), vm.login, keys.LOGIN, None, "")
+        yield from _steps(spec, vm)
         for nic in check.nics(vm):
             yield from _table(spec, nic.path, nic, keys.NIC, profile.nic, named)
             yield from _of_port_profile(spec, nic)
@@ -59,6 +59,14 @@ def _of_port_profile(spec: LabSpec, nic: NicSpec) -> Iterator[tuple[str, str]]:
         for key in keys.PORT_PROFILE.keys.values():
             if getattr(nic, key.field) is None and getattr(preset, key.field) is not None:
                 yield dotted(nic.path, key.name), f"port-profile {preset.name}"
+
+
+def _steps(spec: LabSpec, vm: VmSpec) -> Iterator[tuple[str, str]]:
+    """Yield the origins of a script's steps, each by its place in the whole script."""
+    for index, step in enumerate(vm.script):
+        for path, origin in _table(spec, step.path, step, keys.SCRIPT, None, ""):
+            known = f"file {step.file}" if step.file and origin == "file" else origin
+            yield f"{vm.path}.script[{index}]{path.removeprefix(step.path)}", known
 
 
 _Values = VmSpec | NicSpec | DiskSpec | MachineSpec

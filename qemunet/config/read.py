@@ -36,7 +36,12 @@ def loads(text: str, file: str, overrides: Sequence[str] = ()) -> LabSpec:
         from qemunet.config.override import override
 
         overridden = frozenset(override(raw, one, file) for one in overrides)
-    return Reader(file, os.path.abspath(file), overridden).lab(raw)
+    spec = Reader(file, os.path.abspath(file), overridden).lab(raw)
+    if any(vm.login.recipe is not None or vm.script_file is not None for vm in spec.vms):
+        from qemunet.config.stepfiles import joined
+
+        return joined(spec)
+    return spec
 
 
 def preset(raw: object, file: str, path: str, table: Table) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from qemunet.config.spec import (
     DnsSpec,
     KnownHostSpec,
     LabSpec,
+    LoginSpec,
     MachineSpec,
     NatSpec,
     NetnsSpec,
@@ -155,6 +156,7 @@ class Reader:
             name=name,
             machine=MachineSpec(**self.values(raw.get("machine", {}), dotted(path, "machine"), keys.MACHINE)),
             boot=BootSpec(**self.values(raw.get("boot", {}), dotted(path, "boot"), keys.BOOT)),
+            login=LoginSpec(**self.values(raw.get("login", {}), dotted(path, "login"), keys.LOGIN)),
             disk=tuple(DiskSpec(place, **one) for place, one in self.rows(raw, path, "disk", keys.DISK)),
             nic=tuple(NicSpec(place, **one) for place, one in self.rows(raw, path, "nic", keys.NIC))
             if "nic" in raw

@@ -277,6 +277,7 @@ def _vm(scene: Scene, spec: VmSpec, networks: Mapping[str, Network]) -> Vm:
         depends=spec.depends or (),
         ready=ready.of(spec),
         script=tuple(scripts.steps(scene, spec, cards)),
+        secrets=tuple(scripts.secrets(scene.spec, spec)),
         netns=spec.netns or "",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.config import cablekeys, impairkinds, keys, kinds, netkinds, vlankinds
+from qemunet.config import cablekeys, impairkinds, keys, kinds, netkinds, secretkinds, vlankinds
 from qemunet.model.names import NAME
 
 if typing.TYPE_CHECKING:
@@ -35,6 +35,8 @@ _WRITTEN = (
     (kinds.DISPLAY, '"none", "gtk" or "vnc=ADDR:N"'),
     (kinds.TYPED, 'text; control characters too, as in "\\u0003"'),
     (kinds.REGEX, "regular expression of Python's `re`"),
+    (secretkinds.SECRET, '`{ file = "password.txt" }` or `{ env = "PASSWORD" }`'),
+    (secretkinds.SECRETS, 'table, as in `{ root = { file = "password.txt" }, api = { env = "TOKEN" } }`'),
     (kinds.NAMES, "a name or a list of them"),
     (kinds.READY, '"dhcp", "console=REGEX", "tcp=PORT" or "script"'),
     (kinds.USER, '"auto", a name, or "UID:GID"'),
@@ -154,6 +156,7 @@ def markdown() -> str:
         keys.BOOT,
         keys.DISK,
         keys.NIC,
+        keys.LOGIN,
         keys.SCRIPT,
         keys.MACHINE,
         keys.NETWORK,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from qemunet.config.hints import Bad, did_you_mean, listed
-from qemunet.config.scene import first
-from qemunet.model.script import ScriptStep
+from qemunet.config.scene import absolute, first
+from qemunet.errors import ConfigError
+from qemunet.model.script import FromFile, ScriptStep, Secret
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from qemunet.model.nic import Nic
 
 TIMEOUT = 60  # seconds
-_PLACE_HOLDER = re.compile(r"\{((?:vm|nic)\.[^{}]*)\}")
+PASSWORD = "{login.password}"  # noqa: S105 - the place for one
+_PLACE_HOLDER = re.compile(r"\{((?:vm|nic|login|secret)\.[^{}]*)\}")
 
 
 def pattern(text: str) -> str:
@@ -35,22 +37,31 @@ def check(spec: LabSpec, vm: VmSpec) -> None:
     """Raise ConfigError for a step that does nothing, or that fails by what it does not wait for."""
     for step in vm.script:
         if step.expect is None and step.send is None:
-            raise spec.error(step.path, "it neither waits for anything nor types anything", "give it expect or send")
+            raise _error(spec, step, "", "it neither waits for anything nor types anything", "give it expect or send")
         for key, value in (("fail", step.fail), ("timeout", step.timeout)):
             if value is not None and step.expect is None:
-                raise spec.error(f"{step.path}.{key}", "it waits for nothing", "it belongs to a step with expect")
+                raise _error(spec, step, key, "it waits for nothing", "it belongs to a step with expect")
         if step.enter is not None and step.send is None:
-            raise spec.error(f"{step.path}.enter", "it types nothing", "it belongs to a step with send")
+            raise _error(spec, step, "enter", "it types nothing", "it belongs to a step with send")
+
+
+def secrets(spec: LabSpec, vm: VmSpec) -> Iterator[Secret]:
+    """Yield the secrets of a vm, by the names that stand for them in its script."""
+    every = [(f"secret.{name}", source) for name, source in vm.secret or ()]
+    every += [("login.password", vm.login.password)] if vm.login.password is not None else []
+    for name, source in every:
+        yield Secret(name, FromFile(absolute(spec, source.path)) if isinstance(source, FromFile) else source)
 
 
 def steps(scene: Scene, vm: VmSpec, nics: Sequence[Nic]) -> Iterator[ScriptStep]:
     """Yield the steps of a vm's script, filled in; raises ConfigError."""
     known = _known(vm, nics)
+    hidden = {one.name: f"{{{one.name}}}" for one in secrets(scene.spec, vm)}  # they stay what they are
     for step in vm.script:
         yield ScriptStep(
             expect=_filled(scene, step, "expect", known, re.escape),
             fail=_filled(scene, step, "fail", known, re.escape),
-            send=_filled(scene, step, "send", known, str),
+            send=_filled(scene, step, "send", known | hidden, str),
             enter=first(step.enter, otherwise=True),
             timeout=first(step.timeout, otherwise=TIMEOUT),
         )
@@ -68,12 +79,32 @@ def written(step: ScriptStep) -> Iterator[tuple[str, str | bool | None]]:
 def _known(vm: VmSpec, nics: Sequence[Nic]) -> dict[str, str]:
     """Return what a place holder can stand for."""
     found = {"vm.name": vm.name}
+    if vm.login.user is not None:
+        found["login.user"] = vm.login.user
     for nic in nics:
         if nic.mac:
             found[f"nic.{nic.id}.mac"] = nic.mac
         if nic.ips:
             found[f"nic.{nic.id}.ip"] = nic.ips[0].partition("/")[0]
     return found
+
+
+def _unknown(name: str, known: Mapping[str, str], key: str) -> str:
+    """Say what to do about a place holder that stands for nothing."""
+    if name == "login.user":
+        return 'say who it is: login = { user = "root" } in the vm\'s table'
+    if name.startswith(("secret.", "login.")) and key != "send":
+        return "a secret is typed, and never waited for"
+    if name.startswith(("secret.", "login.")):
+        say = 'secrets are declared in the vm\'s table: secret = { NAME = { file = "password.txt" } }'
+        return did_you_mean(name, [one for one in known if one.startswith("secret.")], say)
+    return did_you_mean(name, [*known], f"known are {listed(known)}; an address of a card is that of its ip")
+
+
+def _error(spec: LabSpec, step: ScriptSpec, key: str, problem: str, hint: str) -> ConfigError:
+    """Return the error for something in a step, wherever that was written."""
+    path = f"{step.path}.{key}" if key else step.path
+    return ConfigError(step.file, path, problem, hint=hint) if step.file else spec.error(path, problem, hint)
 
 
 def _filled(
@@ -84,6 +115,5 @@ def _filled(
         return None
     for name in _PLACE_HOLDER.findall(text):
         if name not in known:
-            hint = did_you_mean(name, [*known], f"known are {listed(known)}; an address of a card is that of its ip")
-            raise scene.spec.error(f"{step.path}.{key}", f"nothing is known of {{{name}}}", hint)
+            raise _error(scene.spec, step, key, f"nothing is known of {{{name}}}", _unknown(name, known, key))
     return _PLACE_HOLDER.sub(lambda match: quoted(known[match[1]]), text)

@@ -12,6 +12,7 @@ from qemunet.model.impair import Impairment
 from qemunet.model.network import Boot, HostSide, NetworkMode, PortProfile
 from qemunet.model.nic import Forward, LinkState, MacvtapMode, Rate
 from qemunet.model.remote import Address, InetAddress
+from qemunet.model.script import Source
 from qemunet.model.vlan import Vlans
 from qemunet.model.vm import Accel, Firmware, NicBus
 
@@ -129,7 +130,7 @@ class NicSpec:
 
 @frozen
 class ScriptSpec:
-    """``[[vm.NAME.script]]``."""
+    """``[[vm.NAME.script]]``, or ``[[script]]`` of a file of its own: that `file`, for errors."""
 
     path: str
     expect: str | None = None
@@ -137,6 +138,16 @@ class ScriptSpec:
     send: str | None = None
     enter: bool | None = None
     timeout: int | None = None
+    file: str = ""
+
+
+@frozen
+class LoginSpec:
+    """``[vm.NAME.login]``."""
+
+    recipe: str | None = None
+    user: str | None = None
+    password: Source | None = None
 
 
 @frozen
@@ -156,8 +167,11 @@ class VmSpec:
     depends: tuple[str, ...] | None = None
     ready: str | None = None
     netns: str | None = None
+    script_file: str | None = None
+    secret: tuple[tuple[str, Source], ...] | None = None
     machine: MachineSpec = MachineSpec()
     boot: BootSpec = BootSpec()
+    login: LoginSpec = LoginSpec()
     disk: tuple[DiskSpec, ...] = ()
     nic: tuple[NicSpec, ...] | None = None
     script: tuple[ScriptSpec, ...] = ()

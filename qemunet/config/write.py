@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qemunet.config import portkeys, ready, remote, scripts, units, wiring
+from qemunet.config import portkeys, ready, remote, scripts, secretkinds, units, wiring
 from qemunet.config.cards import USUAL_MTU, is_virtio
 from qemunet.config.hints import dotted, quoted
 from qemunet.frozen import replace
@@ -141,8 +141,19 @@ def _vm_tables(vm: Vm, networks: Mapping[str, Network], origins: Mapping[str, st
     for index, nic in enumerate(vm.nics):
         pairs = _nic(nic, networks.get(nic.network or ""), whole=bool(origins))
         yield _table(f"[[{path}.nic]]", f"{path}.nic[{index}]", pairs, origins)
+    for kind in ("secret", "login"):
+        hidden = list(_hidden(vm, kind))
+        if hidden:
+            yield _table(f"[{path}.{kind}]", f"{path}.{kind}", hidden, origins)
     for index, step in enumerate(vm.script):
         yield _table(f"[[{path}.script]]", f"{path}.script[{index}]", scripts.written(step), origins)
+
+
+def _hidden(vm: Vm, kind: str) -> Pairs:
+    """Yield where the secrets of a vm come from that a script names by this kind."""
+    for secret in vm.secrets:
+        if secret.name.startswith(f"{kind}."):
+            yield secret.name.partition(".")[2], secretkinds.written(secret.source)
 
 
 def _network_tables(network: Network, origins: Mapping[str, str]) -> Iterator[str]:

@@ -63,7 +63,7 @@ async def begin(runtime: Runtime, order: Order, tell: Callable[[str], None]) -> 
         except NotFound:  # whoever held the lab gave up
             continue
         with contextlib.suppress(Lost):
-            return await _join(runtime, lab, wire, order, tell)
+            return await _join(runtime, lab, wire, order, tell, answer["environ"])
     raise TimedOut(f"the lab {lab} has a keeper that is always about to end")
 
 
@@ -239,10 +239,12 @@ def _spawn(runtime: str) -> tuple[int, socket.socket]:
 # ---------------------------------------------------------------- a keeper that is there
 
 
-async def _join(runtime: Runtime, lab: str, wire: Wire, order: Order, tell: Callable[[str], None]) -> Held:
-    vms, overrides = list(order.vms), list(order.overrides)
+async def _join(
+    runtime: Runtime, lab: str, wire: Wire, order: Order, tell: Callable[[str], None], environ: object
+) -> Held:
+    asked = {"file": order.file, "vms": list(order.vms), "overrides": list(order.overrides), "environ": environ}
     try:
-        reply = await wire.ask("start", within=None, file=order.file, vms=vms, overrides=overrides, tether="all")
+        reply = await wire.ask("start", within=None, tether="all", **asked)
     except BaseException:
         await finish(_withdraw(runtime, lab, wire))
         raise

@@ -11,9 +11,11 @@ Nobody can hold up the guest, the log or another client: what a client does not 
 while the guest does not take its input, no client is read, so a long paste waits in its sender; and what somebody
 typed before he hung up is read to its end.
 
-When QEMU has ended, all that it wrote before is still read and logged (`drain`). The log is bounded: from
-`LOG_LIMIT` on it becomes ``console.log.1``, in place of an older one, and a new one is begun; a runtime
-directory is memory.
+Secrets that a script types are masked in the log, and for whoever asks for that, as those do whose output people see
+(`hide`); what may be the beginning of one is held back from these for a moment.
+
+When QEMU has ended, all that it wrote before is still read and logged (`drain`). The log is bounded: when it is full it
+becomes ``console.log.1``, in place of an older one, and a new one is begun; a runtime directory is memory.
 
 Plain readiness callbacks instead of asyncio's streams: those would read on for a guest that does not take its
 input, and buffer without bound for a client that does not read.
@@ -28,78 +30,35 @@ import os
 import select
 import typing
 
+from qemunet.live.consolelog import Log
 from qemunet.live.control import listen
+from qemunet.live.mask import PATIENCE, Mask
 
 if typing.TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 CHUNK = 65536  # bytes read at a time
 CLIENT_BUFFER = 1 << 20  # bytes that a client may be behind
 INPUT_BUFFER = 65536  # bytes that may wait for the guest
 LAST_WORDS = 1.0  # seconds that a client has for what it is behind when the guest has ended
 CLIENTS = 64  # at the same console
-LOG_LIMIT = 64 << 20  # bytes
 
 Say = typing.Callable[[str], None]
 
 
-class Log:
-    """The console log at `path`: appended to, and moved aside when it is full."""
-
-    def __init__(self, path: str, say: Say) -> None:
-        self.path = path
-        self._say = say
-        self._fd = self._open()
-        self._size = os.fstat(self._fd).st_size
-        self._failed = False
-
-    def write(self, data: bytes) -> None:
-        """Append; a disk that is full costs the log, never the guest."""
-        if self._size + len(data) > LOG_LIMIT:
-            self._turn()
-        self._size += len(data)
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[os.write(self._fd, view) :]
-            self._failed = False
-        except OSError as error:
-            if not self._failed:
-                self._say(f"{self.path}: bytes are missing from here on: {error.strerror}")
-            self._failed = True
-
-    @property
-    def size(self) -> int:
-        """How many bytes are in the file."""
-        return self._size
-
-    def tail(self, size: int) -> bytes:
-        """Return the last bytes, at most `size`."""
-        size = max(0, min(size, os.fstat(self._fd).st_size))
-        return os.pread(self._fd, size, os.fstat(self._fd).st_size - size)
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
-
-    def _open(self) -> int:
-        return os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-    def _turn(self) -> None:
-        with contextlib.suppress(OSError):
-            os.rename(self.path, f"{self.path}.1")
-            full, self._fd = self._fd, self._open()
-            os.close(full)
-            self._size = 0
-
-
 class Client:
-    """Somebody at the console: what he has not taken yet, and whether he still types and still listens."""
+    """Somebody at the console: what he has not taken yet, and whether he still types and still listens.
 
-    def __init__(self, sock: socket.socket, name: str) -> None:
+    `masked`: he gets what the log gets. `newest`: of what he is behind with he gets the end, and the rest is `skipped`.
+    """
+
+    def __init__(self, sock: socket.socket, name: str, *, masked: bool, newest: bool) -> None:
         self.sock = sock
         self.name = name
+        self.masked = masked
+        self.newest = newest
+        self.skipped = 0  # bytes
         self.waiting = bytearray()
         self.types = True
         self.listens = True
@@ -115,6 +74,8 @@ class Console:
         self._clients: dict[int, Client] = {}
         self._count = 0
         self._input = bytearray()
+        self._mask = Mask(())
+        self._patience: asyncio.TimerHandle | None = None
         self._path = os.path.join(directory, "console.sock")
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self.log = Log(os.path.join(directory, "console.log"), say)
@@ -125,19 +86,29 @@ class Console:
 
     def mark(self, text: str) -> None:
         """Put a line of ours into the log; clients do not see it."""
+        self._reveal()
         self.log.write(f"\r\n[qemunet: {text}]\r\n".encode())
 
-    def add(self, sock: socket.socket, replay: int = 0, name: str = "") -> int:
-        """Take somebody in; first he gets the last `replay` bytes of the log, whose number is returned."""
+    def hide(self, secrets: Iterable[bytes]) -> None:
+        """Mask these from now on."""
+        self._reveal()
+        self._mask = Mask(secrets)
+
+    def add(
+        self, sock: socket.socket, replay: int = 0, name: str = "", *, masked: bool = False, newest: bool = False
+    ) -> Client:
+        """Take somebody in; first he gets the last `replay` bytes of the log."""
         self._count += 1
         sock.settimeout(0)
-        client = Client(sock, name or f"client {self._count}")
+        client = Client(sock, name or f"client {self._count}", masked=masked, newest=newest)
         self._clients[sock.fileno()] = client
         tail = self.log.tail(replay) if replay else b""
+        if replay and not masked:
+            tail += self._mask.held
         if len(self._input) < INPUT_BUFFER:
             self._loop.add_reader(sock, self._from_client, client)
         self._give(client, tail)
-        return len(tail)
+        return client
 
     async def drain(self, seconds: float = 5.0) -> None:
         """Wait until all that an ended QEMU wrote is logged."""
@@ -167,13 +138,33 @@ class Console:
         if not data:
             self._end()
             return
-        self.log.write(data)
-        for client in list(self._clients.values()):
+        self._show(self._mask.feed(data))
+        for client in [one for one in self._clients.values() if not one.masked]:
             self._give(client, data)
+        self._wait_for_more()
+
+    def _show(self, data: bytes) -> None:
+        """Log what has no secret in it, and pass it on to those who want no other."""
+        if data:
+            self.log.write(data)
+        for client in [one for one in self._clients.values() if one.masked]:
+            self._give(client, data)
+
+    def _wait_for_more(self) -> None:
+        """Hold back what may be the beginning of a secret, but not for long."""
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = self._loop.call_later(PATIENCE, self._reveal) if self._mask.held else None
+
+    def _reveal(self) -> None:
+        self._show(self._mask.flush())
 
     def _end(self) -> None:
         """QEMU's end is gone."""
+        if self._patience is not None:
+            self._patience.cancel()
         if not self.ended.done():
+            self._reveal()
             self._loop.remove_reader(self._guest)
             self._loop.remove_writer(self._guest)
             self._guest.close()
@@ -257,6 +248,9 @@ class Console:
             return
         client.waiting += data
         self._to_client(client)
+        if client.newest and len(client.waiting) > CLIENT_BUFFER:
+            client.skipped += len(client.waiting) - CLIENT_BUFFER
+            del client.waiting[:-CLIENT_BUFFER]
         if len(client.waiting) > CLIENT_BUFFER:
             self._say(f"{self._path}: {client.name} does not read and was dropped")
             self._drop(client)

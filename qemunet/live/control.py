@@ -13,14 +13,16 @@ verb           takes                              gives
 ``stop``       ``vm``, ``timeout`` (s), ``force``  ``how`` (powerdown, quit, kill), when all is taken back
 ``powerdown``  ``vm``                             at once: the power button is pressed, nothing else
 ``start``      ``file``, ``vms``, ``overrides``,  ``vms``; meanwhile events ``said`` with ``text``; with a true
-               ``tether``                         ``tether`` a single vm is bound to this connection, with
-                                                  ``"all"`` all of them are
+               ``tether``, ``environ``            ``tether`` a single vm is bound to this connection, with
+                                                  ``"all"`` all of them are; ``environ``: variables by name
+                                                  that secrets of scripts come from
 ``tether``     ``vms``                            the vms end when this connection closes without a ``detach``
 ``watch``      ``vms``                            the events of a tether, without being one
 ``detach``                                        this connection is neither a tether nor a watch any more
 ``events``     ``vm`` or nothing                  ``vms``; the news of that vm, or of all, as long as this
                                                   connection lasts
-``console``    ``vm``, ``replay`` (bytes)         nothing; after that line this connection is the console
+``console``    ``vm``, ``replay`` (bytes),        nothing; after that line this connection is the console,
+               ``masked``                         with a true ``masked`` without the secrets of its script
 ``capture``    ``vm``, ``nic``                    nothing; after that line this connection is a pcap stream
                                                   of a card that has no interface on the host, until you
                                                   shut it down for writing or the card is gone. The last
@@ -169,9 +171,9 @@ class Control:
         """Turn this connection into the console of `vm`; return its socket and the bytes that came already.
 
         The first `replay` bytes at most are the end of what the console showed before; nothing is lost or doubled
-        between them and the rest.
+        between them and the rest. Secrets of its script are asterisks: what people see goes into other logs.
         """
-        self.ask("console", vm=vm, replay=replay)
+        self.ask("console", vm=vm, replay=replay, masked=True)
         data, self._data = self._data, b""
         return self.sock, data
 

@@ -140,7 +140,7 @@ class _Parent:
 
             raise error_from(reply["error"])
         if "elsewhere" in reply:
-            return self._join(reply["elsewhere"])
+            return self._join(reply["elsewhere"], reply["environ"])
         return self._clean_up(os.waitstatus_to_exitcode(status))
 
     def _answer(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class _Parent:
         keeper = control.Control(self.tether, self.child)
         return stay.stay(state.Runtime(state.locate()), reply["ready"][0], keeper, self.order.console)
 
-    def _join(self, lab: str) -> int:
+    def _join(self, lab: str, environ: dict[str, str]) -> int:
         """The lab has a keeper already: let that start these vms, unless it is just about to end."""
         from qemunet import state
         from qemunet.live import stay
@@ -190,14 +190,14 @@ class _Parent:
         except NotFound:  # whoever held the lab gave up
             return run(self.order, self.tell)
         try:
-            vms = self._ask_to_start(keeper)
+            vms = self._ask_to_start(keeper, environ)
         except Lost:
             return run(self.order, self.tell)
         if self.order.detach or len(vms) > 1:
             return 0
         return stay.stay(runtime, vms[0], keeper, self.order.console)
 
-    def _ask_to_start(self, keeper: Control) -> list[str]:
+    def _ask_to_start(self, keeper: Control, environ: dict[str, str]) -> list[str]:
         reply = keeper.ask(
             "start",
             within=None,
@@ -205,6 +205,7 @@ class _Parent:
             vms=list(self.order.vms),
             overrides=list(self.order.overrides),
             tether=not self.order.detach,
+            environ=environ,
         )
         vms = reply["vms"]
         assert isinstance(vms, list), "the keeper names what it started"

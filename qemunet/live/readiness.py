@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from qemunet.errors import NotFound, TimedOut
 from qemunet.live.control import Lost
 from qemunet.live.reach import learn, reach
+from qemunet.live.seen import words
 from qemunet.model.ready import ConsoleReady, LeaseReady, Ready, ScriptReady, TcpReady
 
 if typing.TYPE_CHECKING:
@@ -83,8 +84,7 @@ class _Console(Watch):
             return False
         text = self._said + new
         self._said = text[-_TAIL:]
-        words = self._said.decode(errors="replace").split()
-        self.seen = f"its console said …{' '.join(words)[-_SAID:]}"
+        self.seen = f"its console said …{words(self._said, _SAID)}"
         return self._pattern.search(text) is not None
 
     def _news(self) -> bytes:

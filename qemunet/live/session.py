@@ -22,7 +22,7 @@ from qemunet.steps import AwaitQemu
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from qemunet.facts import Facts
     from qemunet.journal import Journal
@@ -54,6 +54,7 @@ class Start:
         self.runtime = runtime
         self.host = host
         self.tethered = tethered
+        self.secrets: Mapping[str, Mapping[str, str]] = {}  # by vm and name
         self._works: dict[str, Work] = {}
 
     def prepare(self, thought: Thought, vms: Sequence[Vm]) -> None:
@@ -100,7 +101,7 @@ class Start:
         if vm.script:
             from qemunet.live import script
 
-            script.write(scope.directory, vm.script)
+            script.begin(scope.directory, vm.script, self.secrets.get(vm.name, {}))
         scope.save(replace(record(lab, vm, facts), tethered=self.tethered))
         lock = Lock.take(scope.path("lock"), wait=True, create=True)
         assert lock is not None, "a lock that is waited for is had"
@@ -163,12 +164,13 @@ def start(
     *,
     tethered: bool,
     tell: Tell,
+    environ: Mapping[str, str] | None = None,
     commit: Callable[[Sequence[str]], None] = lambda names: None,
 ) -> Lab:
     """Start these vms of a lab (all of them if none is named) and what they need; return the lab.
 
-    When they run, `commit` gets their names and may still raise. Raises any QemunetError; then everything was taken
-    back, or `NotTakenBack` says what was not. `host.guests` has the processes.
+    Secrets of scripts come from `environ`. When they run, `commit` gets their names and may still raise. Raises any
+    QemunetError; then everything was taken back, or `NotTakenBack` says what was not. `host.guests` has the processes.
     """
     for name in source.chosen(vms):
         _see_out(runtime.scope(f"vm/{name}"))
@@ -181,6 +183,7 @@ def start(
             drop_half_made(runtime, host)
             thought = source.think(runtime, vms, host=host, tell=tell)
             refuse_taken_networks(runtime, thought.plan)
+            attempt.secrets = source.secrets(thought.lab, vms, environ or {})
             _heal(runtime, host, thought)
             attempt.prepare(thought, [thought.lab.vm(name) for name in source.chosen(vms)])
         attempt.launch(thought)

@@ -97,6 +97,15 @@ class Source:
                 tell(f"note: {text}")
         return Thought(lab, found, facts)
 
+    def secrets(self, lab: Lab, vms: Sequence[str], environ: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]:
+        """Return the values of what the scripts of these vms type in secret, by vm and name; raises ConfigError."""
+        scripted = [vm for vm in map(lab.vm, self.chosen(vms)) if vm.script and vm.secrets]
+        if not scripted:
+            return {}
+        from qemunet.live import secrets
+
+        return secrets.gather(self.spec, scripted, environ)
+
     def think_networks(self, runtime: Runtime, scopes: Sequence[str], host: LinuxHost) -> Networks:
         """Photograph the host and work out what these networks, cables and namespaces of the file are made of."""
         facts = photograph(runtime, resolve.wanted(self.spec, self.profiles), host)

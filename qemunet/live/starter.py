@@ -37,7 +37,7 @@ def start(tether: socket.socket) -> list[str]:
     source = Source.read(order["file"], order["overrides"])
     keeper = runtime.take_lab(source.spec.name)
     if keeper is None:
-        send(tether, {"elsewhere": source.spec.name})
+        send(tether, {"elsewhere": source.spec.name, "environ": _environment(source)})
         os._exit(0)
     host = LinuxHost(runtime.path)
     tethered = order["hold"] or (not order["detach"] and len(source.chosen(order["vms"])) == 1)
@@ -49,6 +49,7 @@ def start(tether: socket.socket) -> list[str]:
             order["vms"],
             tethered=tethered,
             tell=lambda text: send(tether, {"tell": text}),
+            environ=os.environ,
             commit=lambda names: _commit(tether, names, tethered=tethered),
         )
     except BaseException:
@@ -57,6 +58,13 @@ def start(tether: socket.socket) -> list[str]:
     send(tether, {"final": True, "lab": source.spec.name})
     _let_go(runtime.lab(source.spec.name).path("keeper.log"))
     return keeper_argv(runtime, source.spec.name, host, keeper, tether if tethered else None)
+
+
+def _environment(source: Source) -> dict[str, str]:
+    """Return what the secrets of a lab are of this process's environment: its keeper has another one."""
+    from qemunet.live import secrets
+
+    return secrets.environment(source.spec, os.environ)
 
 
 def _commit(tether: socket.socket, vms: Sequence[str], *, tethered: bool) -> None:

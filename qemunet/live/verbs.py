@@ -105,6 +105,7 @@ class Verbs:
             tethered=tethered,
             tell=_teller(peer),
             wanted=lambda: not (peer.gone() or self.keeper.leaving),
+            environ=_texts_by_name(request, "environ"),
             held=held,
         )
         names = await self.keeper.start(wish)
@@ -139,7 +140,8 @@ class Verbs:
     async def _console(self, peer: Peer, request: Message) -> Answer:
         replay = int(_number(request, "replay", 0, MAX_TAIL))
         console = self._console_of(request)
-        return Takeover(lambda sock: console.add(sock, replay, "a client of the control socket"))
+        masked = request.get("masked") is True
+        return Takeover(lambda sock: console.add(sock, replay, "a client of the control socket", masked=masked))
 
     async def _capture(self, peer: Peer, request: Message) -> Answer:
         guest, nic = self._guest(request), _text(request, "nic")
@@ -279,6 +281,13 @@ def _texts(request: Message, key: str) -> list[str]:
     value = request.get(key, [])
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise UsageError(f"`{key}` is a list of texts")
+    return value
+
+
+def _texts_by_name(request: Message, key: str) -> dict[str, str]:
+    value = request.get(key, {})
+    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+        raise UsageError(f"`{key}` is an object of texts")
     return value
 
 

@@ -11,7 +11,7 @@ from qemunet.frozen import frozen, replace
 from qemunet.live.process import Seen
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from qemunet.live.console import Say
     from qemunet.live.mend import Found
@@ -23,7 +23,8 @@ if typing.TYPE_CHECKING:
 class Wish:
     """A start that somebody asked the keeper for; `wanted` tells whether he still waits for it.
 
-    `tethered`: a single vm ends with his connection; `held`: all of them do.
+    `tethered`: a single vm ends with his connection; `held`: all of them do. `environ` is the part of his environment
+    that secrets of scripts come from.
     """
 
     file: str
@@ -32,6 +33,7 @@ class Wish:
     tethered: bool
     tell: Say
     wanted: Callable[[], bool]
+    environ: Mapping[str, str]
     held: bool = False
 
 
@@ -74,6 +76,7 @@ class Worker:
                 wish.vms,
                 tethered=wish.held or (wish.tethered and len(source.chosen(wish.vms)) == 1),
                 tell=wish.tell,
+                environ=wish.environ,
                 commit=lambda names: _check(wish),
             )
             return [_seen(guest) for guest in host.guests.values()]

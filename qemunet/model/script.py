@@ -9,7 +9,8 @@ from qemunet.frozen import frozen
 class ScriptStep:
     """Wait for `expect`, but no longer than `timeout` seconds and not if `fail` comes first; then type `send`.
 
-    Both are regular expressions. What is typed ends with Enter if `enter` says so.
+    Both are regular expressions. What is typed ends with Enter if `enter` says so. The names of secrets stand in braces
+    in `send`: what they stand for is known to nobody but whoever types it.
     """
 
     expect: str | None
@@ -17,3 +18,28 @@ class ScriptStep:
     send: str | None
     enter: bool
     timeout: int
+
+
+@frozen
+class FromFile:
+    """A secret is what a file holds; an absolute path, or relative to the lab file until that is resolved."""
+
+    path: str
+
+
+@frozen
+class FromEnvironment:
+    """A secret is the value of an environment variable of the command that starts the vm."""
+
+    variable: str
+
+
+Source = FromFile | FromEnvironment
+
+
+@frozen
+class Secret:
+    """What is typed where a script has `name` in braces, and where its value comes from when the vm is started."""
+
+    name: str
+    source: Source

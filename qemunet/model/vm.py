@@ -7,7 +7,7 @@ from enum import StrEnum
 from qemunet.frozen import frozen
 from qemunet.model.nic import Nic
 from qemunet.model.ready import Ready
-from qemunet.model.script import ScriptStep
+from qemunet.model.script import ScriptStep, Secret
 
 
 class NicBus(StrEnum):
@@ -134,4 +134,5 @@ class Vm:
     depends: tuple[str, ...] = ()
     ready: Ready | None = None
     script: tuple[ScriptStep, ...] = ()
+    secrets: tuple[Secret, ...] = ()
     netns: str = ""
