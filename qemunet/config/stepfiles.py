@@ -79,5 +79,5 @@ def _steps(path: str) -> tuple[ScriptSpec, ...]:
 def _folder() -> str:
     """Return where the recipes are: beside the package, or in it where it is installed."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    tree = os.path.join(os.path.dirname(package), "logins")
-    return tree if os.path.isdir(tree) else os.path.join(package, "data", "logins")
+    tree = os.path.join(os.path.dirname(package), "profiles", "logins")
+    return tree if os.path.isdir(tree) else os.path.join(package, "data", "profiles", "logins")
