@@ -139,6 +139,9 @@ def _check_adopted(spec: LabSpec, nic: NicSpec, network: NetworkSpec | None) -> 
         if given is not None:
             problem = f"{key} would change the tap, which is somebody else's"
             raise spec.error(f"{nic.path}.{key}", problem, f"leave out one of {key} and adopt")
+    if nic.vlan:
+        problem = "the VLANs of a tap that is there (adopt = true) are with whoever has made it"
+        raise spec.error(f"{nic.path}.vlan", problem, f"`bridge vlan add dev {nic.ifname} vid …`; or leave out adopt")
 
 
 def has_port_profiles(spec: LabSpec) -> bool:

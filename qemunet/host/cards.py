@@ -86,8 +86,8 @@ def _add_netdev(monitor: Monitor, step: AddNetdev, handles: Mapping[str, Sequenc
                 monitor.forget(name)
         if isinstance(error, Refused):
             _refuse_duplicate(step.vm, error)
-            if taken := complaints.taken(step.vm, error.message):
-                raise taken from error
+            if story := complaints.meant(step.vm, error.message):
+                raise story from error
         raise
     if step.numbered:
         _await_stream(monitor, step, [fd for name in wanted for fd in handles[name]])

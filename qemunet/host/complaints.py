@@ -14,7 +14,7 @@ import re
 import struct
 import typing
 
-from qemunet.errors import Taken
+from qemunet.errors import HostLacks, Taken
 from qemunet.frozen import frozen
 from qemunet.host import processes
 
@@ -28,6 +28,10 @@ _VNC = re.compile(r"-vnc (\S*):(\d+)\S*: .*Address already in use")
 _LOCKED = re.compile(r'Failed to get (?:shared )?"[^"]*" lock\nIs another process using the image \[(.*)\]\?')
 _DISK = re.compile(r'"(?:node-name|drive)": ?"disk\.(\d+)[.\d]*"')
 _VFIO = re.compile(r"vfio ([0-9a-f:.]+): failed to open (/dev/vfio/\d+): Device or resource busy")
+_NO_BACKEND = re.compile(
+    r"network backend '(\w[\w-]*)' is not compiled in|Parameter 'type' does not accept value '([\w-]+)'"
+)
+_REMEDIES = dict.fromkeys(("stream", "dgram"), "install QEMU 7.2 or newer")
 _PASSED = "/dev/fdset/"
 _VM_LOG = re.compile(r"(/.*)/vm/([^/]+)/qemu\.log")
 _VNC_BASE = 5900
@@ -58,6 +62,21 @@ def taken(vm: str, said: str) -> Taken | None:
         what = f"{found[1]} is in an IOMMU group of which somebody else has a device: {opener(found[2])} has {found[2]}"
         return Taken(what, where=f"vm.{vm}", hint="a group is given to one guest as a whole; end the other one")
     return None
+
+
+def meant(vm: str, said: str) -> Taken | HostLacks | None:
+    """Return what QEMU's words about a backend mean: somebody has what it wanted, or this QEMU has none such."""
+    return taken(vm, said) or _without(vm, said)
+
+
+def _without(vm: str, said: str) -> HostLacks | None:
+    found = _NO_BACKEND.search(said)
+    if found is None:
+        return None
+    kind = found[1] or found[2]
+    hint = _REMEDIES.get(kind, "install a QEMU that is built with it, as Debian's qemu-system-x86 is")
+    text = f"a QEMU with the network backend {kind}, for vm.{vm} (`qemu-system-x86_64 -netdev help` lists what it has)"
+    return HostLacks([text], hint=hint)
 
 
 def opener(path: str) -> str:

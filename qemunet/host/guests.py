@@ -186,11 +186,11 @@ def _alive(guest: RunningQemu) -> Iterator[None]:
 
 
 def _story(guest: RunningQemu, status: int | None) -> QemunetError:
-    """Say why it died: `Taken` if somebody has a port that it wanted, else its own words."""
+    """Say why it died: `Taken` if somebody has what it wanted, HostLacks if it has no such backend, else its words."""
     from qemunet.host import complaints
 
     said = _tail(guest.directory)
-    return complaints.taken(guest.vm, said) or LaunchFailed(guest.vm, status, guest.argv, said)
+    return complaints.meant(guest.vm, said) or LaunchFailed(guest.vm, status, guest.argv, said)
 
 
 def _monitor(guest: RunningQemu) -> socket.socket:

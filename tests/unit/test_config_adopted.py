@@ -59,6 +59,16 @@ def test_what_would_change_the_tap_is_refused(more: str, path: str, what: str) -
     assert what in str(caught.value)
 
 
+@pytest.mark.parametrize("port", ['bridge = "br0"', 'network = "lab"'])
+def test_an_adopted_tap_is_in_no_vlans_of_ours(port: str) -> None:
+    """Whether it is plugged in here or not: what there was could not be given back."""
+    network = "[network.lab]\nvlan-filtering = true\n"
+    with pytest.raises(ConfigError, match="with whoever has made it") as caught:
+        lab(f"{network}{CARD}{port}\nvlan = {{ access = 10 }}", host())
+    assert caught.value.where.endswith("nic[0].vlan")
+    assert "bridge vlan add dev tap7" in caught.value.hint
+
+
 def test_adopting_needs_the_name_of_the_tap() -> None:
     with pytest.raises(ConfigError, match="has a name") as caught:
         lab(f"{VM}adopt = true", host())

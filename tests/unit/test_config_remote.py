@@ -8,11 +8,12 @@ from qemunet.config.write import vm_toml
 from qemunet.errors import ConfigError, HostLacks
 from qemunet.facts import SocketFact
 from qemunet.frozen import replace
-from qemunet.model.nic import Backend
+from qemunet.model.nic import Backend, Forward
 from qemunet.model.remote import (
     DgramBackend,
     InetAddress,
     McastBackend,
+    PasstBackend,
     StreamBackend,
     UnixAddress,
     VdeBackend,
@@ -20,7 +21,8 @@ from qemunet.model.remote import (
 from tests.unit.config_host import FACTS, lab
 
 CTL = "/run/vde.ctl/ctl"
-HOST = replace(FACTS, sockets={CTL: SocketFact(CTL, answered=True)})
+PROGRAMS = {**FACTS.programs, "passt": "/usr/bin/passt"}
+HOST = replace(FACTS, sockets={CTL: SocketFact(CTL, answered=True)}, programs=PROGRAMS)
 VM = '[vm.a]\nboot.guest = "tiny"\n[[vm.a.nic]]\n'
 LOCAL = InetAddress("127.0.0.1", 5000)
 
@@ -45,6 +47,10 @@ CARDS = [
         McastBackend(InetAddress("230.0.0.1", 1234), "192.0.2.1"),
     ),
     ('mode = "vde"\npath = "/run/vde.ctl"', VdeBackend("/run/vde.ctl")),
+    (
+        'mode = "passt"\nforward = ["tcp:[::1]:8080:80"]\ndns = "192.0.2.53"',
+        PasstBackend((Forward("tcp", "::1", (8080, 8080), "", (80, 80)),), "192.0.2.53"),
+    ),
 ]
 
 
@@ -82,6 +88,9 @@ def test_a_card_is_written_as_it_was_read(card: str) -> None:
         ('mode = "mcast"', "group", "needs the group"),
         ('mode = "mcast"\ngroup = "192.0.2.1:1234"', "group", "not a multicast group"),
         ('mode = "vde"', "path", "needs the directory of its switch"),
+        ('mode = "passt"\nhostname = "a"', "hostname", 'belongs to mode "user"'),
+        ('mode = "passt"\nrestrict = true', "restrict", 'belongs to mode "user"'),
+        ('mode = "passt"\nforward = ["tcp::80:b:80"]', "forward", "names a vm"),
         ('mode = "user"\npath = "/run/vde.ctl"', "path", 'belongs to mode "vde"'),
         ('mode = "vde"\npath = "/run/vde.ctl"\nqueues = 2', "queues", "belongs to"),
         ('mode = "vde"\npath = "/run/vde.ctl"\nguard = "mac"', "guard", "belongs to"),
@@ -116,6 +125,12 @@ def test_a_switch_has_to_be_there_and_let_qemu_in(fact: SocketFact | None, lacki
     with pytest.raises(HostLacks, match=lacking) as caught:
         lab(f'{VM}mode = "vde"\npath = "/run/vde.ctl"', replace(FACTS, sockets={CTL: fact} if fact else {}))
     assert "vde_switch" in caught.value.hint
+
+
+def test_passt_has_to_be_there() -> None:
+    with pytest.raises(HostLacks, match=r"passt, for vm\.a\.nic") as caught:
+        lab(f'{VM}mode = "passt"', FACTS)
+    assert "Debian has it in passt" in caught.value.hint
 
 
 def test_a_user_of_the_switch_is_let_in() -> None:

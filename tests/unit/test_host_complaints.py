@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qemunet.errors import Taken
+from qemunet.errors import HostLacks, Taken
 from qemunet.host import complaints
 
 
@@ -27,9 +27,23 @@ def forward(port: int, address: str = "127.0.0.1") -> str:
     return f"qemu-system-x86_64: -netdev {{}}: Could not set up host forwarding rule '{rule}'\n"
 
 
+@pytest.mark.parametrize(
+    ("properties", "kind"),
+    [('{"type":"netmap","id":"a","ifname":"x"}', "netmap"), ('{"type":"of-the-future","id":"a"}', "of-the-future")],
+)
+def test_a_backend_that_a_qemu_has_not_is_what_the_host_lacks(properties: str, kind: str) -> None:
+    """In the words of the QEMU that is here: one that it was built without, and one that it has never heard of."""
+    argv = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-M", "none", "-netdev", properties]
+    said = subprocess.run(argv, capture_output=True, text=True).stderr
+    found = complaints.meant("a", said)
+    assert isinstance(found, HostLacks), said
+    assert f"a QEMU with the network backend {kind}" in str(found)
+    assert "install" in found.hint
+
+
 @pytest.mark.parametrize("said", ["", "qemu-system-x86_64: unsupported machine type", "Address already in use"])
 def test_other_words_are_another_story(said: str) -> None:
-    assert complaints.taken("a", said) is None
+    assert complaints.meant("a", said) is None
 
 
 def test_a_port_that_nobody_has_is_another_story() -> None:
