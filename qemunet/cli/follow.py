@@ -17,14 +17,29 @@ _CHUNK = 1 << 16
 def follow(path: str) -> Iterator[bytes]:
     """Yield what the file holds and then what is added, until it is unlinked; waits for one that is not there yet.
 
-    When another file takes its place, as logs do that have become too long, that one is followed. It ends at once
-    if the file's directory is not there either.
+    When another file takes its place, as logs do that have become too long, that one is followed; if that was moved
+    aside as well, to the same name with ``.1``, that comes first. It ends at once if the file's directory is not there
+    either.
     """
-    renamed = True
+    renamed, before = True, None
     while renamed and (fd := _opened(path)) is not None:
         try:
+            if before is not None:
+                yield from _between((before, os.fstat(fd)), f"{path}.1")
             yield from _to_the_end(fd, path)
-            renamed = os.fstat(fd).st_nlink > 0 or os.path.exists(path)
+            before = os.fstat(fd)
+            renamed = before.st_nlink > 0 or os.path.exists(path)
+        finally:
+            os.close(fd)
+
+
+def _between(known: tuple[os.stat_result, os.stat_result], older: str) -> Iterator[bytes]:
+    """Yield what is in the file that was moved aside last, unless it is one of those that are read anyway."""
+    with contextlib.suppress(FileNotFoundError):
+        fd = os.open(older, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if not any(os.path.samestat(one, os.fstat(fd)) for one in known):
+                yield from _rest(fd)
         finally:
             os.close(fd)
 

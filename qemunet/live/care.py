@@ -125,6 +125,9 @@ class Keeper:
         peer.vms |= set(vms)
         peer.holds = peer.holds or holds
         peer.tell({"event": "watching", "vms": sorted(peer.vms)})
+        for vm in peer.vms & self.guests.keys():
+            if self.guests[vm].scripted:
+                peer.tell({"event": "script", "vm": vm, **self.guests[vm].scripted})
         if not peer.vms:
             peer.tell({"event": "over", "failures": []})
         if peer.gone():  # while the guests were made ready for it
@@ -197,7 +200,7 @@ class Keeper:
     async def _play(self, guest: Guest) -> None:
         from qemunet.live import script  # few guests have one, and it brings pexpect
 
-        await script.play(guest, self.tell, self.say)
+        await script.play(guest, self._tell_script, self.say)
 
     async def _accompany(self, guest: Guest) -> None:
         """Stay with a guest to its end, and clear up after it."""
@@ -254,6 +257,14 @@ class Keeper:
             if not peer.vms:
                 peer.tell({"event": "over", "failures": peer.failures})
                 peer.holds = False
+
+    def _tell_script(self, kind: str, vm: str | None, /, **details: object) -> None:
+        self.tell(kind, vm, **details)
+        assert vm is not None, "a script is that of a vm"
+        if vm in self.guests:
+            self.guests[vm].scripted = details
+        for peer in self._watchers(vm):
+            peer.tell({"event": "script", "vm": vm, **details})
 
     def _watchers(self, vm: str) -> list[Peer]:
         return [peer for peer in self.server.peers() if vm in peer.vms]

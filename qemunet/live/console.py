@@ -7,9 +7,12 @@ them types goes to the guest. Somebody who wants to see what was before reads th
 socket (``console`` with ``replay``, ``tail``).
 
 Nobody can hold up the guest, the log or another client: what a client does not take is kept up to
-`CLIENT_BUFFER`, then it is dropped, with a line in the keeper's log. In the other direction nothing is dropped:
-while the guest does not take its input, no client is read, so a long paste waits in its sender; and what somebody
-typed before he hung up is read to its end.
+`CLIENT_BUFFER`, then it is dropped, with a line in the keeper's log; people and scripts get the newest of it instead.
+In the other direction nothing is dropped: while the guest does not take its input, no client is read, so a long paste
+waits in its sender; and what somebody typed before he hung up is read to its end.
+
+A guest may ask the terminal something. Of the screens that people look at the one that came first may answer; answers
+of others are left out (`queries`), and so are questions in what is shown again.
 
 Secrets that a script types are masked in the log, and for whoever asks for that, as those do whose output people see
 (`hide`); what may be the beginning of one is held back from these for a moment.
@@ -30,6 +33,7 @@ import os
 import select
 import typing
 
+from qemunet.live import queries
 from qemunet.live.consolelog import Log
 from qemunet.live.control import listen
 from qemunet.live.mask import PATIENCE, Mask
@@ -50,18 +54,30 @@ Say = typing.Callable[[str], None]
 class Client:
     """Somebody at the console: what he has not taken yet, and whether he still types and still listens.
 
-    `masked`: he gets what the log gets. `newest`: of what he is behind with he gets the end, and the rest is `skipped`.
+    `masked`: he gets what the log gets, and is told what he misses. `newest`: of what he is behind with he gets the
+    end, and the rest is `skipped`. `screen`: his terminal answers what it is asked, and `owed` are answers of his that
+    nobody wants.
     """
 
-    def __init__(self, sock: socket.socket, name: str, *, masked: bool, newest: bool) -> None:
+    def __init__(self, sock: socket.socket, name: str, *, masked: bool, newest: bool, screen: bool) -> None:
         self.sock = sock
         self.name = name
         self.masked = masked
         self.newest = newest
+        self.screen = screen
         self.skipped = 0  # bytes
+        self.owed = 0
         self.waiting = bytearray()
         self.types = True
         self.listens = True
+
+    def skip(self) -> None:
+        """Leave out the older half of what he has not taken."""
+        excess = len(self.waiting) - CLIENT_BUFFER // 2
+        self.skipped += excess
+        del self.waiting[:excess]
+        if self.masked:
+            self.waiting[:0] = f"\r\n[qemunet: {self.skipped} bytes left out]\r\n".encode()
 
 
 class Console:
@@ -75,6 +91,7 @@ class Console:
         self._count = 0
         self._input = bytearray()
         self._mask = Mask(())
+        self._asked = queries.Asked()
         self._patience: asyncio.TimerHandle | None = None
         self._path = os.path.join(directory, "console.sock")
         self.ended: asyncio.Future[None] = self._loop.create_future()
@@ -95,16 +112,25 @@ class Console:
         self._mask = Mask(secrets)
 
     def add(
-        self, sock: socket.socket, replay: int = 0, name: str = "", *, masked: bool = False, newest: bool = False
+        self,
+        sock: socket.socket,
+        replay: int = 0,
+        name: str = "",
+        *,
+        masked: bool = False,
+        newest: bool = False,
+        screen: bool = False,
     ) -> Client:
         """Take somebody in; first he gets the last `replay` bytes of the log."""
         self._count += 1
         sock.settimeout(0)
-        client = Client(sock, name or f"client {self._count}", masked=masked, newest=newest)
+        client = Client(sock, name or f"client {self._count}", masked=masked, newest=newest, screen=screen)
         self._clients[sock.fileno()] = client
         tail = self.log.tail(replay) if replay else b""
         if replay and not masked:
             tail += self._mask.held
+        if screen:
+            tail = queries.without(tail)
         if len(self._input) < INPUT_BUFFER:
             self._loop.add_reader(sock, self._from_client, client)
         self._give(client, tail)
@@ -138,10 +164,17 @@ class Console:
         if not data:
             self._end()
             return
+        self._note_questions(data)
         self._show(self._mask.feed(data))
         for client in [one for one in self._clients.values() if not one.masked]:
             self._give(client, data)
         self._wait_for_more()
+
+    def _note_questions(self, data: bytes) -> None:
+        """All screens but the first owe answers that nobody wants."""
+        asked = self._asked.count(data)
+        for client in [one for one in self._clients.values() if one.screen][1:] if asked else ():
+            client.owed += asked
 
     def _show(self, data: bytes) -> None:
         """Log what has no secret in it, and pass it on to those who want no other."""
@@ -217,6 +250,7 @@ class Console:
         if not data:
             self._typed_all(client)
             return
+        data, client.owed = queries.unanswered(data, client.owed)
         self._input += data
         self._to_guest()
         if len(self._input) >= INPUT_BUFFER:
@@ -249,8 +283,7 @@ class Console:
         client.waiting += data
         self._to_client(client)
         if client.newest and len(client.waiting) > CLIENT_BUFFER:
-            client.skipped += len(client.waiting) - CLIENT_BUFFER
-            del client.waiting[:-CLIENT_BUFFER]
+            client.skip()
         if len(client.waiting) > CLIENT_BUFFER:
             self._say(f"{self._path}: {client.name} does not read and was dropped")
             self._drop(client)

@@ -22,7 +22,9 @@ verb           takes                              gives
 ``events``     ``vm`` or nothing                  ``vms``; the news of that vm, or of all, as long as this
                                                   connection lasts
 ``console``    ``vm``, ``replay`` (bytes),        nothing; after that line this connection is the console,
-               ``masked``                         with a true ``masked`` without the secrets of its script
+               ``masked``, ``screen``             with a true ``masked`` without the secrets of its script
+                                                  and what you are too slow for; ``screen``: a terminal,
+                                                  whose answers count if no other was there first
 ``capture``    ``vm``, ``nic``                    nothing; after that line this connection is a pcap stream
                                                   of a card that has no interface on the host, until you
                                                   shut it down for writing or the card is gone. The last
@@ -52,7 +54,8 @@ Whoever shuts his side down for writing while he waits for ``nic-add`` or ``nic-
 an error of the kind ``interrupted`` that says what is so, or the usual one if it was done by then.
 
 Events: ``watching`` (``vms``) when a tether or a watch begins, ``ended`` (``vm``, ``status``, ``reason``, ``text``)
-for each vm, and ``over`` (``failures``) when the last of them has ended and everything was taken back.
+for each vm, ``script`` (``vm``, ``what``: done or failed, ``text``) when its script has ended, and ``over``
+(``failures``) when the last of them has ended and everything was taken back.
 
 News, for whoever asked for `events`, have ``time`` (seconds since the epoch), ``lab`` and ``vm`` (null: it concerns
 all): ``guest`` (``what``: running, started, adopted, ended, over), ``qmp`` (``name``, ``data``, ``timestamp``),
@@ -167,13 +170,14 @@ class Control:
                 return message
         return self._events.pop(0)
 
-    def console(self, vm: str, replay: int = 0) -> tuple[socket.socket, bytes]:
+    def console(self, vm: str, replay: int = 0, *, screen: bool = False) -> tuple[socket.socket, bytes]:
         """Turn this connection into the console of `vm`; return its socket and the bytes that came already.
 
         The first `replay` bytes at most are the end of what the console showed before; nothing is lost or doubled
         between them and the rest. Secrets of its script are asterisks: what people see goes into other logs.
+        `screen`: what it shows goes to a terminal, which may answer what the guest asks.
         """
-        self.ask("console", vm=vm, replay=replay, masked=True)
+        self.ask("console", vm=vm, replay=replay, masked=True, screen=screen)
         data, self._data = self._data, b""
         return self.sock, data
 

@@ -99,6 +99,7 @@ class Guest:
         self.since = _started_at(seen.start_time)
         self.directory = directory
         self.adopted = seen.console is None
+        self.scripted: Message = {}  # how its script has ended
         self.has_script = os.path.exists(os.path.join(directory, "script.json"))
         self.hear: list[Callable[[Message], None]] = []  # called in the loop with every event of QEMU, as it comes
         self.missed: list[Callable[[], None]] = []  # likewise, when some may have been missed

@@ -92,12 +92,24 @@ class _Console(Watch):
         try:
             with open(self._path, "rb") as file:
                 inode = os.fstat(file.fileno()).st_ino
+                before = b"" if inode == self._inode else self._moved_aside()
                 if inode != self._inode:
                     self._inode, self._read = inode, 0
                 file.seek(self._read)
                 found = file.read()
                 self._read += len(found)
-                return found
+                return before + found
+        except FileNotFoundError:
+            return b""
+
+    def _moved_aside(self) -> bytes:
+        """Return what came to the file that was looked at before, if that is the one that was moved aside."""
+        try:
+            with open(f"{self._path}.1", "rb") as file:
+                if os.fstat(file.fileno()).st_ino != self._inode:
+                    return b""
+                file.seek(self._read)
+                return file.read()
         except FileNotFoundError:
             return b""
 

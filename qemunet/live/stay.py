@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import typing
 
 from qemunet import interrupts
-from qemunet.errors import Failed, Interrupted, NotFound, NotTakenBack
+from qemunet.errors import Failed, Interrupted, NotFound, NotTakenBack, TimedOut
 from qemunet.live.control import Control, Lost
 
 if typing.TYPE_CHECKING:
@@ -22,8 +23,8 @@ _WANTED = frozenset({"guest-shutdown", "guest-reset", "quit"})  # ends that nobo
 def stay(runtime: Runtime, vm: str, tether: Control, console: bool) -> int:
     """Return 0 when the guest has ended as it should, or the user has detached.
 
-    Raises Failed with QEMU's story if it has not, NotTakenBack, and Interrupted after a signal, once the guest is
-    ended and taken back.
+    Raises Failed with QEMU's story if it has not, NotTakenBack, Interrupted after a signal, and TimedOut when its
+    script has failed and nobody is there to go on by hand; with the last two the guest is ended and taken back.
     """
     from qemunet.live.terminal import End
 
@@ -31,7 +32,7 @@ def stay(runtime: Runtime, vm: str, tether: Control, console: bool) -> int:
     try:
         _await_keeper(tether)
         outcome = _at_console(runtime, vm, tether) if console else _waiting(tether)
-    except Interrupted:
+    except (Interrupted, TimedOut):
         interrupts.forget()
         tether.ask("stop", within=_KEEPER, vm=vm, force=True)
         tether.see_off()
@@ -58,19 +59,19 @@ def _await_keeper(tether: Control) -> None:
 
 
 def _at_console(runtime: Runtime, vm: str, tether: Control) -> Outcome:
-    from qemunet.live.terminal import attach
+    from qemunet.live.terminal import attach, is_screen
 
     try:
-        lab = runtime.vm(vm).lab
-        connection, already = Control.open(runtime.lab(lab).path("keeper.sock")).console(vm, _REPLAY)
+        keeper = Control.open(runtime.lab(runtime.vm(vm).lab).path("keeper.sock"))
+        connection, already = keeper.console(vm, _REPLAY, screen=is_screen())
     except (NotFound, Lost):  # it has ended already
         return _waiting(tether)
-    return attach(connection, vm, tether, already=already)
+    return attach(connection, vm, tether, already=already, attended=os.isatty(0))
 
 
 def _waiting(tether: Control) -> Outcome:
     """Wait for the end without showing the console."""
-    from qemunet.live.terminal import End, Outcome
+    from qemunet.live.terminal import End, Outcome, refuse_failed
 
     ended = []
     try:
@@ -78,6 +79,8 @@ def _waiting(tether: Control) -> Outcome:
             event = tether.wait()
             if event["event"] == "ended":
                 ended.append(event)
+            elif event["event"] == "script":
+                refuse_failed(event)
             elif event["event"] == "over":
                 failures = event["failures"]
                 assert isinstance(failures, list), "a list of texts"

@@ -1,7 +1,7 @@
 """The user's terminal at a guest's console: raw mode, a menu behind Ctrl-], and everything as before afterwards.
 
-Whatever ends this, an exception, TERM or HUP included, the terminal gets its old settings back. Only SIGKILL leaves no
-time for that; `reset` then helps. A serial console has no window size, so nothing is told to the guest when it changes.
+Whatever ends this, an exception, TERM and KILL included, the terminal gets its old settings back (`rawmode`). A serial
+line does not tell the size of a window; the menu types it into the guest's shell.
 
 Output that the terminal does not take yet (a pager, a slow line) waits here, `BACKLOG` bytes at most; more than that is
 left out, with a line that says so. So the keeper never finds its client slow.
@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from qemunet import interrupts
-from qemunet.errors import Interrupted, QemunetError
+from qemunet.errors import Interrupted, QemunetError, TimedOut
+from qemunet.live import queries
 from qemunet.live.control import Control, Lost, connect
 from qemunet.live.rawmode import Raw, wakeups
 
@@ -34,7 +35,7 @@ AFTER_EOF = 60.0  # seconds for the keeper to say how a guest ended once its con
 
 MENU = (
     "\r\n[qemunet] d: detach, the guest runs on   p: press its power button   "
-    "q: end it at once   Ctrl-]: send Ctrl-]   any other key: back "
+    "q: end it at once   w: type the window's size   Ctrl-]: send Ctrl-]   any other key: back "
 )
 
 
@@ -61,6 +62,7 @@ def attach(
     control: Control | None = None,
     *,
     already: bytes = b"",
+    attended: bool = True,
     stdin: int = 0,
     stdout: int = 1,
 ) -> Outcome:
@@ -68,14 +70,26 @@ def attach(
 
     `console` is the path of a ``console.sock`` or a connection; `already` are bytes that came on it. `control` is a
     tether or a watch of `vm`: it tells how the guest ended, and carries out what is chosen from the menu (which only a
-    terminal has). Raises Interrupted on a signal, or when nobody reads the output any more.
+    terminal has). Raises Interrupted on a signal, or when nobody reads the output any more, and TimedOut when the
+    guest's script has failed, unless somebody is there to be told (`attended`).
     """
     sock = connect(console) if isinstance(console, str) else console
     try:
         with wakeups() as wakeup, Raw(stdin, stdout) as raw:
-            return _Attached(sock, vm, control, raw, wakeup, already).run()
+            return _Attached(sock, vm, control, raw, wakeup, already, attended).run()
     finally:
         sock.close()
+
+
+def is_screen(stdin: int = 0, stdout: int = 1) -> bool:
+    """Tell whether a terminal is there, with somebody at it."""
+    return os.isatty(stdin) and os.isatty(stdout)
+
+
+def refuse_failed(event: Message) -> None:
+    """Raise TimedOut if a keeper's event says that the script of a guest has failed."""
+    if event["what"] == "failed":
+        raise TimedOut(str(event["text"]), where=f"vm.{event['vm']}")
 
 
 @dataclass(slots=True)
@@ -88,6 +102,7 @@ class _Attached:
     raw: Raw
     wakeup: int
     already: bytes
+    attended: bool
     menu: bool = False
     typing: bool = True  # stdin has more
     closed: bool = False  # the console has no more
@@ -168,7 +183,9 @@ class _Attached:
             self.raw.column_zero = piece[written - 1] in b"\r\n"
 
     def _flush(self) -> None:
-        """Write what is left, as long as somebody takes it."""
+        """Write what is left, as long as somebody takes it; nobody reads a terminal's answers any more."""
+        if self.raw.is_tty:
+            self.output[:] = queries.without(bytes(self.output))
         while self.output and select.select([], [self.raw.stdout], [], 2.0)[1]:
             self._write()
 
@@ -185,8 +202,16 @@ class _Attached:
         for event in events:
             if event["event"] == "ended":
                 self.ended.append(event)
+            elif event["event"] == "script":
+                self._scripted(event)
             elif event["event"] == "over":
                 self._over(event)
+
+    def _scripted(self, event: Message) -> None:
+        if not self.attended:
+            refuse_failed(event)
+        elif event["what"] == "failed":
+            self._show(f"\r\n[qemunet] {event['text']}\r\n".encode())
 
     def _over(self, event: Message) -> None:
         """The guest's last bytes are here before this event: the keeper closed the console first."""
@@ -240,6 +265,10 @@ class _Attached:
             self._detach()
         elif key == b"p":
             self._ask("power button pressed", "powerdown", {})
+        elif key == b"w":
+            size = os.get_terminal_size(self.raw.stdout if os.isatty(self.raw.stdout) else self.raw.stdin)
+            self._note(f"{size.columns} columns, {size.lines} lines")
+            self.input += f"stty cols {size.columns} rows {size.lines}\r".encode()
         elif key in (b"q", b"k"):
             self._ask("ended", "stop", {"force": True})
         else:

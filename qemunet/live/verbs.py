@@ -140,8 +140,9 @@ class Verbs:
     async def _console(self, peer: Peer, request: Message) -> Answer:
         replay = int(_number(request, "replay", 0, MAX_TAIL))
         console = self._console_of(request)
-        masked = request.get("masked") is True
-        return Takeover(lambda sock: console.add(sock, replay, "a client of the control socket", masked=masked))
+        name, seen = "a client of the control socket", request.get("masked") is True
+        screen = request.get("screen") is True
+        return Takeover(lambda sock: console.add(sock, replay, name, masked=seen, newest=seen, screen=screen))
 
     async def _capture(self, peer: Peer, request: Message) -> Answer:
         guest, nic = self._guest(request), _text(request, "nic")

@@ -173,6 +173,34 @@ def test_quit_from_the_menu_ends_it(lab: Lab) -> None:
     lab.wait_gone()
 
 
+FAILING = """qemu-args = ["-S"]
+[[vm.one.script]]
+expect = "what it never says"
+timeout = "1s"
+"""
+
+
+@pytest.mark.parametrize("words", [["--no-console"], []])
+def test_a_script_that_fails_ends_a_run_that_nobody_is_at(lab: Lab, words: list[str]) -> None:
+    lab.file.write_text(LAB + FAILING)
+    result = lab.qemunet("run", str(lab.file), *words)
+    said = 'error: vm.one: step 1 of 1 of its script: no "what it never says" within 1 s; nothing was seen'
+    assert (result.returncode, result.stderr.splitlines()[-1]) == (5, said)
+    assert lab.is_gone()
+
+
+def test_a_script_that_fails_is_told_to_who_is_at_the_terminal(lab: Lab) -> None:
+    """And left to him."""
+    lab.file.write_text(LAB + FAILING)
+    child = lab.foreground()
+    child.expect_exact('[qemunet] step 1 of 1 of its script: no "what it never says" within 1 s')
+    child.send("\x1dq")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    lab.wait_gone()
+
+
 def test_a_terminal_that_is_killed_takes_the_guest_with_it(lab: Lab) -> None:
     child = lab.foreground()
     child.expect("one:~# ")

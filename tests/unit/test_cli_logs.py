@@ -12,6 +12,8 @@ import pytest
 
 from qemunet.cli.follow import follow
 from qemunet.cli.main import main
+from qemunet.live import readiness
+from qemunet.model.ready import ConsoleReady
 from qemunet.records import VmRecord
 from qemunet.state import Runtime
 
@@ -87,6 +89,35 @@ def test_a_log_that_became_too_long_is_followed_into_the_next_file(vm: Path) -> 
     assert next(seen) == b"three"
     path.unlink()
     assert list(seen) == []
+
+
+def test_a_log_that_became_too_long_twice_is_followed_through_both(vm: Path) -> None:
+    """As a flood does while the reader has not looked."""
+    path, older = vm / "console.log", vm / "console.log.1"
+    path.write_bytes(b"one ")
+    seen = follow(str(path))
+    assert next(seen) == b"one "
+    for text in (b"two ", b"three"):
+        with path.open("rb"):  # its number is not given to the next one
+            path.rename(older)
+            path.write_bytes(text)
+    assert next(seen) == b"two "
+    assert next(seen) == b"three"
+    path.unlink()
+    assert list(seen) == []
+
+
+def test_whoever_waits_for_a_word_sees_what_came_before_the_log_was_moved_aside(vm: Path) -> None:
+    here = Runtime(str(vm.parent.parent))
+    path = vm / "console.log"
+    path.write_bytes(b"one ")
+    watch = readiness.watch(here, here.vm("kali2"), ConsoleReady("two th(?!$)ree"))
+    assert not watch.ready()
+    with path.open("ab") as old:
+        old.write(b"two ")
+    path.rename(vm / "console.log.1")
+    path.write_bytes(b"three")
+    assert watch.ready()
 
 
 def test_the_older_part_of_a_log_comes_first(vm: Path, capsys: Output) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pexpect
 import pytest
 
-from qemunet.live import terminal
+from qemunet.live import rawmode, terminal
 from qemunet.live.control import listen
 
 ATTACH = """
@@ -103,6 +105,21 @@ def until_raw(fd: int) -> None:
     deadline = time.monotonic() + 20
     while is_cooked(fd):
         assert time.monotonic() < deadline, "the terminal never became raw"
+
+
+def until_cooked(fd: int) -> None:
+    until(lambda: is_cooked(fd))
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def is_cooked(fd: int) -> bool:
@@ -213,9 +230,69 @@ def test_every_way_out_restores_the_terminal(guest: Guest) -> None:
         guest.console.sendall(b"\x1b[31;1mred and no newline")
         child.expect(b"no newline")
         guest.end()
-        child.expect_exact(b"\x1b[0m\x1b[?25h\x1b[?7h")
+        child.expect_exact(rawmode._CALM)
         child.expect(b"OUTCOME")
         assert is_cooked(child.child_fd)
+
+
+def test_a_terminal_whose_process_was_killed_is_put_back_all_the_same(guest: Guest) -> None:
+    """By a process that outlives it for that moment, and holds nothing else of it: the keeper sees the end at once."""
+    with at_terminal(guest) as child:
+        before = children(child.pid)
+        assert len(before) == 1
+        os.kill(child.pid, signal.SIGKILL)
+        assert guest.keeper.recv(1) == b""
+        assert guest.console.recv(1) == b""
+        until_cooked(child.child_fd)
+        child.expect(re.escape(rawmode._CALM), timeout=20)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before))
+
+
+def test_a_terminal_that_a_shell_has_taken_over_is_left_to_it(guest: Guest) -> None:
+    with at_terminal(guest) as child:
+        (guard,) = children(child.pid)
+        modes = termios.tcgetattr(child.child_fd)
+        modes[3] |= termios.ISIG  # as the shells' own editors have it
+        termios.tcsetattr(child.child_fd, termios.TCSANOW, modes)
+        os.kill(child.pid, signal.SIGKILL)
+        until(lambda: not Path(f"/proc/{guard}").exists())
+        assert termios.tcgetattr(child.child_fd) == modes
+
+
+def test_its_guard_goes_with_it(guest: Guest) -> None:
+    with at_terminal(guest) as child:
+        (guard,) = children(child.pid)
+        guest.end()
+        child.expect("OUTCOME ended")
+        assert not Path(f"/proc/{guard}").exists()
+
+
+def test_the_size_of_the_window_is_typed_on_demand(guest: Guest) -> None:
+    """A serial line has no other way to tell it."""
+    with at_terminal(guest) as child:
+        child.setwinsize(33, 111)
+        child.send(b"\x1dw")
+        child.expect_exact("111 columns, 33 lines")
+        assert guest.console.recv(100) == b"stty cols 111 rows 33\r"
+
+
+def test_a_script_that_fails_is_told_to_whoever_is_there(guest: Guest) -> None:
+    with at_terminal(guest) as child:
+        event = {"event": "script", "vm": "one", "what": "failed", "text": "step 1 of 1 of its script: no prompt"}
+        guest.keeper.sendall(json.dumps(event).encode() + b"\n")
+        child.expect_exact("\r\n[qemunet] step 1 of 1 of its script: no prompt\r\n")
+        guest.console.sendall(b"go on")
+        child.expect_exact("go on")
+
+
+def test_the_last_words_of_a_guest_ask_the_terminal_nothing(guest: Guest) -> None:
+    """Its answer would be typed into the shell that comes then."""
+    with at_terminal(guest) as child:
+        child.send(b"\x1d")
+        child.expect_exact("[qemunet] d: detach")
+        guest.console.sendall(b"one\x1b[6ntwo")
+        guest.end()
+        child.expect("onetwo.*OUTCOME ended")
 
 
 def test_a_stopped_job_gives_the_terminal_back_and_takes_it_again(guest: Guest) -> None:
