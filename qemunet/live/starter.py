@@ -39,6 +39,9 @@ def start(tether: socket.socket) -> list[str]:
     if keeper is None:
         send(tether, {"elsewhere": source.spec.name, "environ": _environment(source)})
         os._exit(0)
+    environ = _environment(source)
+    for name in environ:
+        os.unsetenv(name)  # QEMU and the keeper, which are executed, do not get it
     host = LinuxHost(runtime.path)
     tethered = order["hold"] or (not order["detach"] and len(source.chosen(order["vms"])) == 1)
     try:
@@ -49,7 +52,7 @@ def start(tether: socket.socket) -> list[str]:
             order["vms"],
             tethered=tethered,
             tell=lambda text: send(tether, {"tell": text}),
-            environ=os.environ,
+            environ=environ,
             commit=lambda names: _commit(tether, names, tethered=tethered),
         )
     except BaseException:
@@ -62,6 +65,8 @@ def start(tether: socket.socket) -> list[str]:
 
 def _environment(source: Source) -> dict[str, str]:
     """Return what the secrets of a lab are of this process's environment: its keeper has another one."""
+    if not any(vm.secret or vm.login.password for vm in source.spec.vms):
+        return {}
     from qemunet.live import secrets
 
     return secrets.environment(source.spec, os.environ)

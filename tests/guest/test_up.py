@@ -88,6 +88,8 @@ def test_a_script_is_finished_by_the_keeper_that_comes_after_a_killed_one(tmp_pa
         stage.succeeds("up", file, "router")
         until(lambda: "step 4 of 5" in stage.succeeds("status", "router").stdout, "it waits in its fourth step")
         assert files_with(stage, WORD) == ["vm/router/secrets.json"]
+        every = [stage.keeper(), *(one["pid"] for one in json.loads(stage.succeeds("ps", "--json").stdout))]
+        assert not any(WORD.encode() in Path(f"/proc/{pid}/environ").read_bytes() for pid in every)
         kill(stage.keeper())
         del stage.scene.environment["WORD"]
         up = stage.begin("up", file, "router", "--wait", "ready")
