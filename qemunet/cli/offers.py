@@ -40,7 +40,7 @@ _PLACES: dict[str, Offer] = {
     "NETWORK": (Kind.NETWORKS,),
     "NIC": (Kind.CARDS,),
     "CABLE": (Kind.CABLES,),
-    "NETNS": (Kind.NAMESPACES,),
+    "VM|NETNS": (Kind.VMS, Kind.NAMESPACES),
     "A": ("=network:", "=bridge:", "=host", "=free"),
     "B": ("=network:", "=bridge:", "=host", "=free"),
 }

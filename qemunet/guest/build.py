@@ -27,7 +27,7 @@ LOCK = "lock"
 WORK_PREFIX = "work-"
 INDICES = "index*.json"  # earlier versions had one index.json for all
 UNUSED = 60 * 24 * 3600  # seconds without a use after which an image may go
-NEEDED_APPLETS = {"dd", "halt", "httpd", "ip", "login", "modprobe", "mount", "nc"}
+NEEDED_APPLETS = {"base64", "dd", "halt", "httpd", "ip", "login", "mkfifo", "modprobe", "mount", "nc"}
 NEEDED_APPLETS |= {"poweroff", "reboot", "setsid", "sh", "stty", "udhcpc", "uevent"}
 LIST_TIMEOUT = 10  # seconds
 

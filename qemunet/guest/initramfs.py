@@ -20,6 +20,7 @@ DIRECTORIES = (
     "root",
     "root/www",
     "run",
+    "run/calls",
     "sys",
     "tmp",
     "var",
@@ -52,6 +53,7 @@ def build(
             cpio.CharDevice("dev/console", 5, 1),  # what process 1 talks to before /dev is mounted
             cpio.Fifo("run/events"),
             cpio.Fifo("run/asked"),
+            cpio.Fifo("run/turn"),
             *_programs(busybox, applets),
             *_settings(scripts),
             *_drivers(release, chosen),

@@ -1,20 +1,21 @@
-"""What the built-in guest says of its own cards, over a serial port of its own: their names and addresses.
+"""What a guest with our agent says over a port of its own: its cards' names and addresses, and of commands in it.
 
-Theory of operation. The guest's second serial port carries lines both ways. Each is a kind, the number of the request
+Theory of operation. A virtio port of the guest carries lines both ways. Each is a kind, the number of the request
 that it is about (0: nobody asked), and what the kind says::
 
     cards 7                                           we ask
     cards 7 eth0/52:54:00:00:00:01,1,10.0.0.2/24 …    it answers: name, MAC, whether there is a carrier, addresses
 
 It says the same unasked when it has booted and when something has changed, but an address that is set by hand does not
-wake it: who wants to know how things are now asks (`fresh`). Other kinds may come, and are passed over.
+wake it: who wants to know how things are now asks (`fresh`). Other kinds are about commands (`qemunet.live.calls`).
 
 Nothing that comes here is believed: a guest may write what it likes. The port is read always, for a guest would wait
 for us; what is kept is the beginning of one line and the last line about cards, at most `LINE` bytes each, which is
 taken apart when somebody wants to know. Of that only what has the form of a name, a MAC or an address is passed on,
 and nothing that a terminal would obey.
 
-A keeper that was killed leaves the port to the next one: QEMU drops what the guest says meanwhile.
+A keeper that was killed leaves the port to the next one: what the guest says meanwhile waits in the guest. The next one
+has whatever commands ran for the last one ended.
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ import typing
 from ipaddress import IPv6Interface, ip_interface
 
 from qemunet.frozen import frozen
+from qemunet.live.calls import Calls
 
 if typing.TYPE_CHECKING:
     import socket
 
 PATIENCE = 0.5  # seconds for an answer of a guest that runs
-LINE = 65536  # bytes; of a longer line only the beginning is looked at, and a card that is cut is left out
+LINE = 1 << 19  # bytes; of a longer line only the beginning is looked at, and a card that is cut is left out
 CARDS, ADDRESSES = 256, 32  # that are taken from a line, and from a card
 _CHUNK = 65536  # bytes read at a time
+_ODD = 3.0  # seconds within which a guest has seen that its keeper is another one, if its port told it so
 _KIND = b"cards"
 _NAME = 15  # bytes (IFNAMSIZ without the end)
 _NUMBER = 9  # digits
@@ -54,17 +57,25 @@ class GuestCard:
 
 
 class Agent:
-    """The host's end of one guest's agent port; `sock` is connected. To be used in the loop's thread."""
+    """The host's end of one guest's agent port; `sock` is connected. To be used in the loop's thread.
 
-    def __init__(self, sock: socket.socket) -> None:
+    `inherited`: another keeper had it before, and what ran for that is to end.
+    """
+
+    def __init__(self, sock: socket.socket, *, inherited: bool = False) -> None:
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._rest = b""  # the beginning of a line
         self._last = b""  # what was last said of the cards
         self._asked = self._answered = 0
         self._said = asyncio.Event()
+        self._unsent = bytearray()
+        self.calls = Calls(self._send)
         sock.settimeout(0)
         self._loop.add_reader(sock, self._read)
+        if inherited:
+            self._send(b"\nreset 0\n")
+            self._loop.call_later(_ODD, self._resume)
         self.ask()
 
     @property
@@ -108,23 +119,60 @@ class Agent:
         If the guest has not read the last request yet, that one will do: it is not to find hundreds when it boots.
         """
         with contextlib.suppress(OSError):
-            if not self._closed() and not _unread(self._sock):
+            if not self._closed() and (self._asked == self._answered or not _unread(self._sock)):
                 self._asked += 1
-                # The blank line ends what an earlier keeper may have begun.
-                self._sock.send(b"\n%s %d\n" % (_KIND, self._asked))
+                self._send(b"\n%s %d\n" % (_KIND, self._asked))
         return self._asked
+
+    def _resume(self) -> None:
+        """Say it again if the guest takes it for input that the last keeper had begun to send: let that be complete."""
+        if not self.heard:
+            self._send(b"\n" * LINE + b"reset 0\n%s %d\n" % (_KIND, self._asked))
+
+    async def awake(self, seconds: float) -> bool:
+        """Wait until the guest has said anything since it booted, `seconds` at most; tell whether it has."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self.heard and not self._closed():
+                    await self._more()
+        return self.heard
 
     def forget(self) -> None:
         """What was said is not so any more: the guest boots."""
         self._rest = self._last = b""
+        self._unsent.clear()
+        self.calls.fail("the guest has rebooted meanwhile")
 
     def close(self) -> None:
         """Hang up; once is enough."""
         if self._closed():
             return
         self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
         self._sock.close()
         self._tell()
+        self.calls.fail("the guest has ended meanwhile")
+
+    # ---------------------------------------------------------------- speaking
+
+    def _send(self, data: bytes) -> None:
+        """Say something as soon as the guest takes it: calls have little under way, and nobody else says much."""
+        self._unsent += data
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._closed():
+            self._unsent.clear()
+            return
+        try:
+            while self._unsent:
+                del self._unsent[: self._sock.send(self._unsent[:_CHUNK])]
+            self._loop.remove_writer(self._sock)
+        except (BlockingIOError, InterruptedError):
+            self._loop.add_writer(self._sock, self._flush)
+        except OSError:  # reading will find that out
+            self._loop.remove_writer(self._sock)
+            self._unsent.clear()
 
     # ---------------------------------------------------------------- listening
 
@@ -158,9 +206,12 @@ class Agent:
             self._tell()
 
     def _take(self, line: bytes) -> bool:
-        """Tell whether a line is about cards; note which request it answers."""
-        kind, number = (*line[:LINE].split(b" ", 2), b"")[:2]
-        if kind != _KIND or len(number) > _NUMBER or not number.isdigit():
+        """Tell whether a line is about cards; note which request it answers. If it is about a call, pass it on."""
+        kind, number, rest = (*line[:LINE].split(b" ", 2), b"", b"")[:3]
+        if kind != _KIND:
+            self.calls.hear(kind, number, rest)
+            return False
+        if len(number) > _NUMBER or not number.isdigit():
             return False
         self._answered = max(self._answered, min(int(number), self._asked))
         return True

@@ -47,6 +47,11 @@ verb           takes                              gives
                ``timeout``
 ``apply``      ``file``, ``overrides``, ``dry``,  ``changes`` (``vm``, ``what``, ``disruption``, ``done``, and
                ``timeout``                        ``error`` if it failed), ``vms``: those of the file that run
+``exec``       ``vm``, ``argv``, ``input``,       nothing; after that line this connection carries frames
+               ``bulk``, ``wait`` (s)             (`qemunet.live.frames`): a true ``input`` says that some
+                                                  will come, a true ``bulk`` that output is only wanted in
+                                                  large pieces. Whoever hangs up has the command killed;
+                                                  ``wait`` is for a guest that has not booted
 ``adopt``                                         ``vms``: those that were taken in now
 =============  =================================  =============================================================
 
@@ -79,7 +84,7 @@ from qemunet.errors import NotFound, QemunetError, TimedOut, waits_for_itself
 from qemunet.host import processes
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 MAX_LINE = 1 << 20  # bytes; a longer line is an error
 _ANSWER = 30.0  # seconds that a keeper may take for what it does at once
@@ -184,6 +189,15 @@ class Control:
     def capture(self, vm: str, nic: str) -> tuple[socket.socket, bytes]:
         """Turn this connection into a pcap stream of a card; return its socket and the bytes that came already."""
         self.ask("capture", vm=vm, nic=nic)
+        data, self._data = self._data, b""
+        return self.sock, data
+
+    def command(self, vm: str, argv: Sequence[str], wait: float, **settings: bool) -> tuple[socket.socket, bytes]:
+        """Turn this connection into the frames of a command in `vm`; return its socket and what came already.
+
+        The settings are what else the verb ``exec`` takes.
+        """
+        self.ask("exec", vm=vm, argv=list(argv), wait=wait, **settings)
         data, self._data = self._data, b""
         return self.sock, data
 

@@ -189,7 +189,7 @@ class Guest:
     def _agent(self) -> Agent | None:
         """Return the agent of a guest that has a port for it."""
         try:
-            return Agent(connect(os.path.join(self.directory, "agent.sock")))
+            return Agent(connect(os.path.join(self.directory, "agent.sock")), inherited=self.adopted)
         except FileNotFoundError:
             return None
         except OSError as error:

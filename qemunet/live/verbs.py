@@ -57,6 +57,7 @@ class Verbs:
             "nic-set": self._nic_set,
             "apply": self._apply,
             "adopt": self._adopt,
+            "exec": self._exec,
         }
 
     async def answer(self, peer: Peer, request: Message) -> Answer:
@@ -216,6 +217,15 @@ class Verbs:
         seen = await self.keeper.blocking(self.keeper.worker.living)
         return {"vms": await self.keeper.take(seen)}
 
+    async def _exec(self, peer: Peer, request: Message) -> Answer:
+        from qemunet.live import command
+        from qemunet.live.client import Client
+
+        guest, seconds = self._guest(request), _number(request, "wait", command.WAIT, MAX_TIMEOUT)
+        argv = _words(request)
+        told = {"has_input": request.get("input") is True, "is_bulk": request.get("bulk") is True}
+        return Takeover(lambda sock: self.keeper.begin(command.run(guest, argv, seconds, Client(sock, **told))))
+
     def _guest(self, request: Message) -> Guest:
         guest = self.keeper.guests.get(_text(request, "vm"))
         if guest is None:
@@ -290,6 +300,14 @@ def _texts_by_name(request: Message, key: str) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
         raise UsageError(f"`{key}` is an object of texts")
     return value
+
+
+def _words(request: Message) -> list[bytes]:
+    """Return a command, each of its words as a program gets it."""
+    argv = _texts(request, "argv")
+    if not argv or not all(_is_encodable(word) and "\0" not in word for word in argv):
+        raise UsageError("`argv` is a command and its arguments, without zero bytes")
+    return [os.fsencode(word) for word in argv]
 
 
 def _number(request: Message, key: str, default: float, most: float) -> float:

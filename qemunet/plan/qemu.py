@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "qemu-system-x86_64"
 MONITORS = ("qmp", "monitor")  # ours, and the user's
-AGENT_PORT = "ttyS1"  # where the built-in guest listens for its keeper
+AGENT_PORT = "org.qemunet.agent.0"  # where a guest that has our agent listens for its keeper
 KERNEL_LINE = 2047  # bytes; COMMAND_LINE_SIZE of Linux on x86 without the terminating zero
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
@@ -40,6 +40,11 @@ _NOT_PCI = {"ne2k_isa", "usb-net"}
 _FIRST_PORT = 2  # root ports from this slot of pcie.0 on, eight in each
 _FIRST_SLOT = 3  # cards on pci.0 from here on, as on a machine with QEMU's defaults: ens3, ens4 in a guest
 _PC_SLOTS = 32
+_PORTS: dict[NicBus, dict[str, Json]] = {  # where no card goes: beside the machine's own bridges
+    NicBus.ROOT_PORTS: {"driver": "virtio-serial-pci", "bus": "pcie.0", "addr": "0x1f.0x4", "disable-legacy": "on"},
+    NicBus.PCI: {"driver": "virtio-serial-pci", "bus": "pci.0", "addr": "0x1.0x4"},
+    NicBus.MMIO: {"driver": "virtio-serial-device"},
+}
 
 FIRMWARE_FILES = frozenset((*_ROMS, *chain.from_iterable(disks.UEFI_IMAGES)))
 """What a photograph should look for besides the files that a lab names."""
@@ -69,7 +74,7 @@ def hardware(file: str, vm: Vm, facts: Facts, way: Way) -> Iterator[Word]:
     yield from option("-machine", _machine(file, vm))
     yield from option("-smp", str(vm.cpus))
     yield from option("-m", size(vm.memory))
-    yield from _sockets(vm, way)
+    yield from _sockets(way)
     yield from _display(file, vm)
     yield from _ports(vm)
     yield from disks.nodes(vm, facts, way)
@@ -78,6 +83,7 @@ def hardware(file: str, vm: Vm, facts: Facts, way: Way) -> Iterator[Word]:
             yield from json_option("-netdev", netdev(nic, way))
         yield from json_option("-device", _card(vm, number, facts, boot))
     yield from disks.devices(file, vm, boot)
+    yield from _agent(vm, way)
     yield from _kernel(file, vm, way)
     yield from map(word, vm.qemu_args)
 
@@ -139,21 +145,28 @@ def _machine(file: str, vm: Vm) -> str:
 
 
 def has_agent(vm: Vm) -> bool:
-    """Tell whether the keeper can ask the guest itself: a microvm has but one serial port."""
-    own_ports = "-serial" in vm.qemu_args  # the second is the user's then
-    tiny = isinstance(vm.boot, DirectBoot) and vm.boot.tiny
-    return tiny and vm.machine.nic_bus is not NicBus.MMIO and not own_ports
+    """Tell whether the keeper can ask the guest itself."""
+    return isinstance(vm.boot, DirectBoot) and vm.boot.tiny
 
 
-def _sockets(vm: Vm, way: Way) -> Iterator[Word]:
+def _sockets(way: Way) -> Iterator[Word]:
     for name in MONITORS:
         yield from _socket(way, name)
         yield from option("-mon", f"chardev={name},mode=control")
     yield from _socket(way, "serial")
     yield from option("-serial", "chardev:serial")
-    if has_agent(vm):
-        yield from _socket(way, "agent")
-        yield from option("-serial", "chardev:agent")
+
+
+def _agent(vm: Vm, way: Way) -> Iterator[Word]:
+    """A port without the speed limit of a serial line; behind all cards, whose places are not to change for it."""
+    if not has_agent(vm):
+        return
+    yield from _socket(way, "agent")
+    yield from json_option("-device", {"id": "ports.0", **_PORTS[vm.machine.nic_bus]})
+    yield from json_option(
+        "-device",
+        {"driver": "virtserialport", "id": "agent.0", "bus": "ports.0.0", "chardev": "agent", "name": AGENT_PORT},
+    )
 
 
 def _socket(way: Way, name: str) -> tuple[Word, Word]:
@@ -249,7 +262,6 @@ def kernel_line(vm: Vm, boot: DirectBoot) -> str:
     words = [boot.append]
     if boot.tiny:
         words.append(f"qemunet.name={vm.name}")
-        words += [f"qemunet.agent={AGENT_PORT}"] if has_agent(vm) else []
         words += [_addresses(nic) for nic in vm.nics if nic.ips and not _is_told(nic)]
     return " ".join(filter(None, words))
 

@@ -106,7 +106,7 @@ def test_bash_offers_what_an_argument_stands_for(folder: Path) -> None:
         ("qmp kali2", ""),
         ("cable pull", "trunk"),
         ("cable add host", "network: bridge: host free"),
-        ("exec", "router"),
+        ("exec", "kali2 router"),
         ("nic add --network", "lan"),
         ("nic add --mode", "user tap macvtap stream dgram mcast vde passt hostdev"),
         ("nic set --link", "up down"),

@@ -130,9 +130,16 @@ ADDRESSES = """1: lo    inet 127.0.0.1/8 scope host lo
 3: eth1    inet 10.0.1.2/24 scope global eth1"""
 
 
-@pytest.mark.parametrize(("words", "port"), [("a qemunet.agent=ttyS1 b", "ttyS1"), ("", ""), ("qemunet.agent=", "")])
-def test_the_command_line_says_where_the_keeper_listens(words: str, port: str) -> None:
-    assert shell(f"{AGENT} cmdline='{words}'; find_agent_port; echo $agent_port") == f"{port}\n"
+@pytest.mark.parametrize(
+    ("ports", "found"),
+    [({"vport0p1": "spice", "vport0p2": "org.qemunet.agent.0"}, "vport0p2"), ({"vport0p1": "x"}, ""), ({}, "")],
+)
+def test_the_keepers_port_is_known_by_its_name(tmp_path: Path, ports: dict[str, str], found: str) -> None:
+    """A guest may have others, which are for somebody else."""
+    for port, name in ports.items():
+        (tmp_path / "class/virtio-ports" / port).mkdir(parents=True)
+        (tmp_path / "class/virtio-ports" / port / "name").write_text(f"{name}\n")
+    assert shell(f"{AGENT} SYS={tmp_path}; find_agent_port; echo $agent_port") == f"{found}\n"
 
 
 def test_a_line_tells_of_each_card_its_name_mac_carrier_and_addresses(tmp_path: Path) -> None:

@@ -1,38 +1,166 @@
 # shellcheck shell=sh
-# Tells the keeper on the host, over the second serial port, what the cards are called and which addresses they have.
+# The guest's side of its keeper's port: tells what the cards are called, and runs commands for `exec`.
 #
-# A line each way is a kind, the number of the request that it is about (0: nobody asked), and what the kind says:
+# A line each way is a kind, a number, and what the kind says. The number is that of a request, or of a call: one command
+# with what goes in and comes out of it. What is not such a line is passed over.
 #   cards N                                              asks
 #   cards N NAME/MAC,CARRIER[,ADDRESS/LENGTH...] ...     answers, and is said whenever something has changed
-# No name has a slash, a colon or a blank in it: the kernel sees to that. What is not such a line is passed over; a blank
-# line comes first, to end what firmware or somebody else has left there.
+#   run N MARK SIZE in|- ''|fullblock 'WORD'...           a command, in the shell's own quotes; $nl is a line's end
+#   began N                                              it runs, and input may come
+#   out N BASE64, err N BASE64                           what it wrote; MARK ends it when the command has ended
+#   more N out|err                                       a piece was taken, another may come
+#   in N SLOT SIZE, then SIZE bytes and a line's end     a piece of its input, in base64
+#   took N                                               it went in, and its slot is free
+#   eof N                                                the input has ended; so has, said here, the output `eof N out`
+#   kill N SIGNAL                                        for the command and all in its session
+#   end N STATUS                                         it has ended
+#   over N                                               nobody wants what it may still write
+#   reset 0                                              another keeper: whatever runs for the last one is to end
+# No name of a card has a slash, a colon or a blank in it: the kernel sees to that. Base64 has no blanks either: should
+# the two sides ever disagree where a line begins, nothing that goes in or comes out of a command is taken for a kind.
 #
-# Two processes, neither of which is the one that follows the cards: one listens, one speaks. If the keeper does not
-# read, only the latter waits. Wishes reach it over /run/asked, descriptor 5; /run/untold is not empty while a change
-# waits there to be told, so that one is enough however many there are.
+# One process listens, one tells of the cards, and each call has some of its own. If the keeper does not read, only those
+# wait that speak. Wishes about the cards go over /run/asked, descriptor 5; /run/untold is not empty while a change
+# waits there to be told, so that one is enough however many there are. Who has the one byte that is in /run/turn,
+# descriptor 6, may speak on the port, descriptor 4.
 
-# The port of $cmdline, in $agent_port; empty if nobody listens there.
+AGENT_NAME=org.qemunet.agent.0 # of the port
+WINDOW=4                       # pieces that may be under way before the keeper has taken one
+nl='
+'
+
+# The device of the port, in $agent_port; empty if there is none.
 find_agent_port() {
     agent_port=
-    for word in $cmdline; do
-        case $word in qemunet.agent=?*) agent_port=${word#*=} ;; esac
+    for port in "$SYS"/class/virtio-ports/*/name; do
+        { read -r called <"$port"; } 2>/dev/null || continue
+        [ "$called" = "$AGENT_NAME" ] || continue
+        port=${port%/name}
+        agent_port=${port##*/}
     done
 }
 
-# For ever: does what is asked, one after the other.
+# For ever: listens, and tells of the cards when that is asked, one after the other.
 serve_keeper() {
-    exec 4<>"/dev/$agent_port"
-    stty raw -echo <&4 # a program, but the guest is up by now
-    hear_keeper &
+    exec 4<>"/dev/$agent_port" 6<>"$RUN/turn"
+    echo >&6
+    while :; do # without a keeper the port has an end; with the next one it goes on
+        hear_keeper
+        sleep 1
+    done &
     while read -r kind number <&5; do
         case $kind in cards) tell_cards "$number" ;; esac
     done
 }
 
 hear_keeper() {
-    while read -r kind number _ <&4; do
+    while read -r kind number rest <&4; do
         case $number in "" | *[!0-9]*) continue ;; esac
-        case $kind in cards) echo "cards $number" >&5 ;; esac
+        obey "$kind" "$number" "$rest"
+    done
+}
+
+obey() {
+    call=$RUN/calls/$2
+    case $1 in
+    cards) echo "cards $2" >&5 ;;
+    run) run_call "$2" "$3" & ;;
+    in) take_input "${3%% *}" "${3##* }" ;;
+    eof) [ ! -p "$call.feed" ] || echo eof 1<>"$call.feed" ;;
+    more) [ ! -p "$call.more-$3" ] || echo 1<>"$call.more-$3" ;;
+    kill) kill_call "$call" "$3" ;;
+    over) forget_call "$call" ;;
+    reset) reset_calls ;;
+    esac
+}
+
+say() {
+    read -r _ <&6
+    echo "$1" >&4
+    echo >&6
+}
+
+# Runs what $2 says as call $1: a mark; how many bytes of output make one line at most; whether there is input; whether
+# it may wait until there are so many; and the command. That has a session of its own, so that all of it can be killed,
+# and none of our descriptors.
+run_call() {
+    call=$RUN/calls/$1 number=$1
+    eval "set -- $2"
+    mark=$1 size=$2 input=$3 whole=$4
+    shift 4
+    mkfifo "$call.out" "$call.err" "$call.more-out" "$call.more-err" "$call.in" "$call.feed"
+    exec 9<>"$call.feed"
+    pump out <"$call.out" &
+    pump err <"$call.err" &
+    exec 7>"$call.out" 8>"$call.err"
+    [ "$input" = in ] && feed >"$call.in" 7>&- 8>&- & # else it ends at once
+    [ "$input" = in ] && input=$call.in || input=/dev/null
+    cd "${HOME:-/}" 2>/dev/null || cd /
+    setsid "$@" <"$input" >&7 2>&8 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&- &
+    command=$!
+    echo "$command" >"$call.pid"
+    say "began $number"
+    wait "$command"
+    status=$?
+    : >"$call.pid"
+    echo eof >&9
+    printf %s "$mark" >&7
+    printf %s "$mark" >&8
+    exec 7>&- 8>&-
+    say "end $number $status"
+    wait # for whatever the command has left that may still write
+    rm -f "$call".*
+}
+
+# Says what comes on standard input, as `out` or `err`.
+pump() {
+    exec 9<>"$call.more-$1" 7>&-
+    left=$WINDOW
+    # shellcheck disable=SC2086  # an option or none
+    while dd bs="$size" count=1 ${whole:+iflag=$whole} of="$call.part-$1" 2>/dev/null && [ -s "$call.part-$1" ]; do
+        if [ "$left" = 0 ]; then read -r _ <&9; else left=$((left - 1)); fi
+        [ ! -e "$call.over" ] || exec cat >/dev/null
+        say "$1 $number $(base64 -w 0 <"$call.part-$1" 2>/dev/null || base64 <"$call.part-$1" | tr -d '\n')"
+    done
+    say "eof $number $1"
+}
+
+# Writes the pieces of input to standard output in the order in which they came.
+feed() {
+    while read -r piece <&9 && [ "$piece" != eof ]; do
+        cat "$call.slot-$piece"
+        say "took $number"
+    done 2>/dev/null
+}
+
+# The piece is read even if nobody wants it: behind it comes the next line.
+take_input() {
+    if [ -p "$call.feed" ]; then
+        dd bs="$2" count=1 iflag=fullblock <&4 2>/dev/null | base64 -d >"$call.slot-$1"
+        echo "$1" 1<>"$call.feed"
+    else
+        dd bs="$2" count=1 iflag=fullblock <&4 >/dev/null 2>&1
+    fi
+}
+
+kill_call() {
+    { read -r command <"$1.pid" && [ -n "$command" ]; } 2>/dev/null || return 0
+    # It may not have its session yet.
+    kill "-$2" "-$command" 2>/dev/null || kill "-$2" "$command" 2>/dev/null
+}
+
+forget_call() {
+    [ -p "$1.out" ] || return 0
+    : >"$1.over"
+    echo 1<>"$1.more-out"
+    echo 1<>"$1.more-err"
+}
+
+reset_calls() {
+    for call in "$RUN"/calls/*.pid; do
+        call=${call%.pid}
+        kill_call "$call" KILL
+        forget_call "$call"
     done
 }
 

@@ -355,8 +355,6 @@ QEMUNET
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/one/serial.sock,server=on,wait=off \
     -serial chardev:serial \
-    -chardev socket,id=agent,path="${run}"/one/agent.sock,server=on,wait=off \
-    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -381,9 +379,12 @@ QEMUNET
     -device '{"driver":"virtio-net-pci","id":"net3","netdev":"host-net3","mac":"52:54:00:8a:48:bf","bus":"rp.3","addr":"0x0","acpi-index":4,"romfile":""}' \
     -netdev '{"type":"tap","id":"host-net4","ifname":"qn-one-net4","script":"no","downscript":"no"}' \
     -device '{"driver":"virtio-net-pci","id":"net4","netdev":"host-net4","mac":"52:54:00:d8:35:d4","bus":"rp.4","addr":"0x0","acpi-index":5,"romfile":""}' \
+    -chardev socket,id=agent,path="${run}"/one/agent.sock,server=on,wait=off \
+    -device '{"id":"ports.0","driver":"virtio-serial-pci","bus":"pcie.0","addr":"0x1f.0x4","disable-legacy":"on"}' \
+    -device '{"driver":"virtserialport","id":"agent.0","bus":"ports.0.0","chardev":"agent","name":"org.qemunet.agent.0"}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=one qemunet.agent=ttyS1 qemunet.nic=52:54:00:c5:ae:d9,192.168.50.12/24,fd77::12/64 qemunet.nic=52:54:00:8a:48:bf,192.0.2.77/24 qemunet.nic=52:54:00:d8:35:d4,10.0.0.2/30' \
+    -append 'console=ttyS0 quiet qemunet.name=one qemunet.nic=52:54:00:c5:ae:d9,192.168.50.12/24,fd77::12/64 qemunet.nic=52:54:00:8a:48:bf,192.0.2.77/24 qemunet.nic=52:54:00:d8:35:d4,10.0.0.2/30' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \

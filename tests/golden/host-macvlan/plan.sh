@@ -147,8 +147,6 @@ up() {
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/one/serial.sock,server=on,wait=off \
     -serial chardev:serial \
-    -chardev socket,id=agent,path="${run}"/one/agent.sock,server=on,wait=off \
-    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -161,9 +159,12 @@ up() {
     -device '{"driver":"pcie-root-port","id":"rp.8","chassis":9,"port":8,"addr":"0x3.0"}' \
     -netdev '{"type":"tap","id":"host-net0","fd":"3"}' \
     -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:ed:6e:ce","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
+    -chardev socket,id=agent,path="${run}"/one/agent.sock,server=on,wait=off \
+    -device '{"id":"ports.0","driver":"virtio-serial-pci","bus":"pcie.0","addr":"0x1f.0x4","disable-legacy":"on"}' \
+    -device '{"driver":"virtserialport","id":"agent.0","bus":"ports.0.0","chardev":"agent","name":"org.qemunet.agent.0"}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=one qemunet.agent=ttyS1 qemunet.nic=52:54:00:ed:6e:ce,192.0.2.11/24,2001:db8::11/64' \
+    -append 'console=ttyS0 quiet qemunet.name=one qemunet.nic=52:54:00:ed:6e:ce,192.0.2.11/24,2001:db8::11/64' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \
@@ -194,8 +195,6 @@ up() {
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/two/serial.sock,server=on,wait=off \
     -serial chardev:serial \
-    -chardev socket,id=agent,path="${run}"/two/agent.sock,server=on,wait=off \
-    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -211,9 +210,12 @@ up() {
     -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:9b:ad:25","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
     -netdev '{"type":"tap","id":"host-net1","fd":"4"}' \
     -device '{"driver":"virtio-net-pci","id":"net1","netdev":"host-net1","mac":"52:54:00:94:15:73","bus":"rp.1","addr":"0x0","acpi-index":2,"romfile":""}' \
+    -chardev socket,id=agent,path="${run}"/two/agent.sock,server=on,wait=off \
+    -device '{"id":"ports.0","driver":"virtio-serial-pci","bus":"pcie.0","addr":"0x1f.0x4","disable-legacy":"on"}' \
+    -device '{"driver":"virtserialport","id":"agent.0","bus":"ports.0.0","chardev":"agent","name":"org.qemunet.agent.0"}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=two qemunet.agent=ttyS1 qemunet.nic=52:54:00:9b:ad:25,192.0.2.12/24' \
+    -append 'console=ttyS0 quiet qemunet.name=two qemunet.nic=52:54:00:9b:ad:25,192.0.2.12/24' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \

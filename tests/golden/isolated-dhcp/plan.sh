@@ -229,8 +229,6 @@ QEMUNET
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/a/serial.sock,server=on,wait=off \
     -serial chardev:serial \
-    -chardev socket,id=agent,path="${run}"/a/agent.sock,server=on,wait=off \
-    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -249,9 +247,12 @@ QEMUNET
     -device '{"driver":"virtio-net-pci","id":"net1","netdev":"host-net1","mac":"52:54:00:2c:b7:ae","bus":"rp.1","addr":"0x0","acpi-index":2,"romfile":""}' \
     -netdev '{"type":"tap","id":"host-net2","ifname":"qn-a-net2","script":"no","downscript":"no"}' \
     -device '{"driver":"virtio-net-pci","id":"net2","netdev":"host-net2","mac":"52:54:00:83:bb:a9","bus":"rp.2","addr":"0x0","acpi-index":3,"romfile":""}' \
+    -chardev socket,id=agent,path="${run}"/a/agent.sock,server=on,wait=off \
+    -device '{"id":"ports.0","driver":"virtio-serial-pci","bus":"pcie.0","addr":"0x1f.0x4","disable-legacy":"on"}' \
+    -device '{"driver":"virtserialport","id":"agent.0","bus":"ports.0.0","chardev":"agent","name":"org.qemunet.agent.0"}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=a qemunet.agent=ttyS1' \
+    -append 'console=ttyS0 quiet qemunet.name=a' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \

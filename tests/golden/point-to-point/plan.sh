@@ -114,8 +114,6 @@ up() {
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/router/serial.sock,server=on,wait=off \
     -serial chardev:serial \
-    -chardev socket,id=agent,path="${run}"/router/agent.sock,server=on,wait=off \
-    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -128,9 +126,12 @@ up() {
     -device '{"driver":"pcie-root-port","id":"rp.8","chassis":9,"port":8,"addr":"0x3.0"}' \
     -netdev '{"type":"tap","id":"host-net0","ifname":"qn-router-net0","script":"no","downscript":"no"}' \
     -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:3f:ec:8d","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
+    -chardev socket,id=agent,path="${run}"/router/agent.sock,server=on,wait=off \
+    -device '{"id":"ports.0","driver":"virtio-serial-pci","bus":"pcie.0","addr":"0x1f.0x4","disable-legacy":"on"}' \
+    -device '{"driver":"virtserialport","id":"agent.0","bus":"ports.0.0","chardev":"agent","name":"org.qemunet.agent.0"}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=router qemunet.agent=ttyS1 qemunet.nic=52:54:00:3f:ec:8d,10.0.0.2/30,10.99.0.1/24,via=10.0.0.1' \
+    -append 'console=ttyS0 quiet qemunet.name=router qemunet.nic=52:54:00:3f:ec:8d,10.0.0.2/30,10.99.0.1/24,via=10.0.0.1' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \

@@ -135,8 +135,6 @@ up() {
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/one/serial.sock,server=on,wait=off \
     -serial chardev:serial \
-    -chardev socket,id=agent,path="${run}"/one/agent.sock,server=on,wait=off \
-    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -152,9 +150,12 @@ up() {
     -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:20:6a:a8","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
     -netdev '{"type":"tap","id":"host-net1","ifname":"qn-one-net1","script":"no","downscript":"no"}' \
     -device '{"driver":"virtio-net-pci","id":"net1","netdev":"host-net1","mac":"52:54:00:64:7a:08","bus":"rp.1","addr":"0x0","host_mtu":1400,"acpi-index":2,"romfile":""}' \
+    -chardev socket,id=agent,path="${run}"/one/agent.sock,server=on,wait=off \
+    -device '{"id":"ports.0","driver":"virtio-serial-pci","bus":"pcie.0","addr":"0x1f.0x4","disable-legacy":"on"}' \
+    -device '{"driver":"virtserialport","id":"agent.0","bus":"ports.0.0","chardev":"agent","name":"org.qemunet.agent.0"}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=one qemunet.agent=ttyS1' \
+    -append 'console=ttyS0 quiet qemunet.name=one' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \
@@ -178,8 +179,6 @@ up() {
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/server/serial.sock,server=on,wait=off \
     -serial chardev:serial \
-    -chardev socket,id=agent,path="${run}"/server/agent.sock,server=on,wait=off \
-    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -192,9 +191,12 @@ up() {
     -device '{"driver":"pcie-root-port","id":"rp.8","chassis":9,"port":8,"addr":"0x3.0"}' \
     -netdev '{"type":"tap","id":"host-net0","ifname":"qn-server-net0","script":"no","downscript":"no"}' \
     -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:c5:13:aa","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
+    -chardev socket,id=agent,path="${run}"/server/agent.sock,server=on,wait=off \
+    -device '{"id":"ports.0","driver":"virtio-serial-pci","bus":"pcie.0","addr":"0x1f.0x4","disable-legacy":"on"}' \
+    -device '{"driver":"virtserialport","id":"agent.0","bus":"ports.0.0","chardev":"agent","name":"org.qemunet.agent.0"}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=server qemunet.agent=ttyS1' \
+    -append 'console=ttyS0 quiet qemunet.name=server' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \

@@ -153,8 +153,6 @@ up() {
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/slow/serial.sock,server=on,wait=off \
     -serial chardev:serial \
-    -chardev socket,id=agent,path="${run}"/slow/agent.sock,server=on,wait=off \
-    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -176,9 +174,12 @@ up() {
     -device '{"driver":"virtio-net-pci","id":"net2","netdev":"host-net2","mac":"52:54:00:da:e3:4a","bus":"rp.2","addr":"0x0","acpi-index":3,"romfile":""}' \
     -netdev '{"type":"tap","id":"host-net3","fd":"4"}' \
     -device '{"driver":"virtio-net-pci","id":"net3","netdev":"host-net3","mac":"52:54:00:35:e8:48","bus":"rp.3","addr":"0x0","acpi-index":4,"romfile":""}' \
+    -chardev socket,id=agent,path="${run}"/slow/agent.sock,server=on,wait=off \
+    -device '{"id":"ports.0","driver":"virtio-serial-pci","bus":"pcie.0","addr":"0x1f.0x4","disable-legacy":"on"}' \
+    -device '{"driver":"virtserialport","id":"agent.0","bus":"ports.0.0","chardev":"agent","name":"org.qemunet.agent.0"}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=slow qemunet.agent=ttyS1' \
+    -append 'console=ttyS0 quiet qemunet.name=slow' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \

@@ -100,8 +100,6 @@ up() {
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/right/serial.sock,server=on,wait=off \
     -serial chardev:serial \
-    -chardev socket,id=agent,path="${run}"/right/agent.sock,server=on,wait=off \
-    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -120,9 +118,12 @@ up() {
     -device '{"driver":"virtio-net-pci","id":"net1","netdev":"host-net1","mac":"52:54:00:10:ea:53","bus":"rp.1","addr":"0x0","acpi-index":2,"romfile":""}' \
     -netdev '{"id":"host-net2","type":"dgram","local":{"type":"inet","host":"0.0.0.0","port":"5003"},"remote":{"type":"inet","host":"127.0.0.1","port":"5002"}}' \
     -device '{"driver":"virtio-net-pci","id":"net2","netdev":"host-net2","mac":"52:54:00:d1:f7:72","bus":"rp.2","addr":"0x0","acpi-index":3,"romfile":""}' \
+    -chardev socket,id=agent,path="${run}"/right/agent.sock,server=on,wait=off \
+    -device '{"id":"ports.0","driver":"virtio-serial-pci","bus":"pcie.0","addr":"0x1f.0x4","disable-legacy":"on"}' \
+    -device '{"driver":"virtserialport","id":"agent.0","bus":"ports.0.0","chardev":"agent","name":"org.qemunet.agent.0"}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=right qemunet.agent=ttyS1' \
+    -append 'console=ttyS0 quiet qemunet.name=right' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -S \
@@ -149,8 +150,6 @@ up() {
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/left/serial.sock,server=on,wait=off \
     -serial chardev:serial \
-    -chardev socket,id=agent,path="${run}"/left/agent.sock,server=on,wait=off \
-    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -172,9 +171,12 @@ up() {
     -device '{"driver":"virtio-net-pci","id":"net2","netdev":"host-net2","mac":"52:54:00:31:01:af","bus":"rp.2","addr":"0x0","acpi-index":3,"romfile":""}' \
     -netdev '{"id":"host-net3","type":"dgram","remote":{"type":"inet","host":"230.0.0.1","port":"5004"},"local":{"type":"inet","host":"127.0.0.1","port":"0"}}' \
     -device '{"driver":"e1000","id":"net3","netdev":"host-net3","mac":"52:54:00:bb:a6:fe","bus":"rp.3","addr":"0x0","acpi-index":4,"romfile":""}' \
+    -chardev socket,id=agent,path="${run}"/left/agent.sock,server=on,wait=off \
+    -device '{"id":"ports.0","driver":"virtio-serial-pci","bus":"pcie.0","addr":"0x1f.0x4","disable-legacy":"on"}' \
+    -device '{"driver":"virtserialport","id":"agent.0","bus":"ports.0.0","chardev":"agent","name":"org.qemunet.agent.0"}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=left qemunet.agent=ttyS1' \
+    -append 'console=ttyS0 quiet qemunet.name=left' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \
