@@ -27,6 +27,7 @@ COMMANDS = {
     "cable add": ("cable", "join two places by a cable of no lab file"),
     "cable del": ("cable", "take cables away"),
     "exec": ("enter", "run a command in a guest, or in a namespace of a lab"),
+    "verify": ("verify", "try what a lab file expects: who reaches whom, and who must not"),
     "console": ("terminal", "attach to a vm's serial console"),
     "logs": ("terminal", "print what a vm's console, or its QEMU, has said"),
     "events": ("events", "print what happens to the guests, one JSON object a line"),

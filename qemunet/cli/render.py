@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 
 Cell = str | None
 
-_COLOURS = {"running": "32", "starting": "33", "paused": "33", "dead": "31", "down": "33", "error": "1;31"}
+_COLOURS = {
+    "running": "32",
+    "starting": "33",
+    "paused": "33",
+    "dead": "31",
+    "down": "33",
+    "error": "1;31",
+    "holds": "32",
+    "fails": "31",
+    "unclear": "33",
+}
 
 
 def out(text: str) -> None:

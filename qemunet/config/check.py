@@ -41,6 +41,10 @@ def check(spec: LabSpec) -> None:
     _addresses(spec)
     _subnets(spec)
     listeners.check(spec)
+    if spec.expects:
+        from qemunet.config import expects  # only where it is needed
+
+        expects.all_of(spec)
 
 
 def nics(vm: VmSpec) -> tuple[NicSpec, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qemunet.config import impairkinds, kinds, secretkinds, vlankinds
 from qemunet.config.cablekeys import CABLE, NETNS
+from qemunet.config.expectkeys import EXPECT
 from qemunet.config.netkeys import DHCP, DHCP_SERVER, DNS, HOSTS, NAT_TABLE, NETWORK, PORT_PROFILE
 from qemunet.config.spec import NicMode, Switch
 from qemunet.config.tables import (
@@ -37,6 +38,7 @@ __all__ = [
     "DHCP_SERVER",
     "DISK",
     "DNS",
+    "EXPECT",
     "HOSTS",
     "LAB",
     "LOGIN",

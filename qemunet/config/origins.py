@@ -38,6 +38,8 @@ def _all(spec: LabSpec, profiles: Mapping[str, Profile]) -> Iterator[tuple[str, 
         yield from _table(spec, netns.path, netns, keys.NETNS, None, "")
     for cable in spec.cables:
         yield from _table(spec, cable.path, cable, keys.CABLE, None, "")
+    for expect in spec.expects:
+        yield from _table(spec, expect.path, expect, keys.EXPECT, None, "")
     for vm in spec.vms:
         profile = profiles[vm.profile or "q35"]
         named = f"profile {profile.name}"

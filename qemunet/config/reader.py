@@ -14,6 +14,7 @@ from qemunet.config.spec import (
     DhcpSpec,
     DiskSpec,
     DnsSpec,
+    ExpectSpec,
     KnownHostSpec,
     LabSpec,
     LoginSpec,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from qemunet.config.keys import Table
 
-TOP = ("lab", "vm", "network", "dhcp-server", "cable", "netns")
+TOP = ("lab", "vm", "network", "dhcp-server", "cable", "netns", "expect")
 
 
 @frozen
@@ -62,7 +63,8 @@ class Reader:
             DhcpServerSpec(path, name, **self.values(one, path, keys.DHCP_SERVER))
             for path, name, one in self.named(raw, "dhcp-server", keys.DHCP_SERVER)
         )
-        cables = tuple(self.cables(raw))
+        cables = tuple(CableSpec(place, **one) for place, one in self.top_rows(raw, "cable", keys.CABLE))
+        expects = tuple(ExpectSpec(place, **one) for place, one in self.top_rows(raw, "expect", keys.EXPECT))
         spaces = tuple(
             NetnsSpec(path, name, **self.values(one, path, keys.NETNS))
             for path, name, one in self.named(raw, "netns", keys.NETNS)
@@ -82,13 +84,14 @@ class Reader:
             spaces,
             self.overridden,
             servers,
+            expects,
         )
 
-    def cables(self, raw: dict[str, Any]) -> Iterable[CableSpec]:
-        """Yield the cables ``[[cable]]``."""
-        if isinstance(raw.get("cable"), dict):
-            raise self.error("cable", "must be a list of tables", "in double brackets: [[cable]]")
-        return (CableSpec(place, **one) for place, one in self.rows(raw, "", "cable", keys.CABLE))
+    def top_rows(self, raw: dict[str, Any], key: str, table: Table) -> Iterable[tuple[str, dict[str, Any]]]:
+        """Yield the values of the tables ``[[key]]`` with their paths."""
+        if isinstance(raw.get(key), dict):
+            raise self.error(key, "must be a list of tables", f"in double brackets: [[{key}]]")
+        return self.rows(raw, "", key, table)
 
     def port_profiles(self, raw: dict[str, Any], path: str) -> Iterable[PortProfile]:
         """Yield the port profiles of a network."""
@@ -198,7 +201,8 @@ def _of_64_bits(value: object) -> None:
 def _top_hint(key: str) -> str:
     if key in keys.VM.known():
         return f"it belongs into a guest's table: [vm.NAME], then {key} = …"
-    return did_you_mean(key, TOP, "a lab file has [lab], [vm.NAME], [network.NAME], [netns.NAME] and [[cable]]")
+    every = "[lab], [vm.NAME], [network.NAME], [netns.NAME], [[cable]] and [[expect]]"
+    return did_you_mean(key, TOP, f"a lab file has {every}")
 
 
 def _name_after(path: str, taken: set[str]) -> str:

@@ -35,6 +35,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from qemunet.model.expect import Expect
+
 QEMU = "qemu-system-x86_64"
 QEMU_IMG = "qemu-img"
 PASST = "passt"
@@ -159,10 +161,18 @@ def resolve(
     wired = tuple(cables.resolve(scene, one, networks) for one in spec.cables)
     made = tuple(spaces.resolve(scene, one) for one in spec.spaces)
     guests = tuple(_vm(scene, vm, networks) for vm in chosen)
-    lab = Lab(spec.name, spec.path, guests, tuple(networks.values()), wired, made)
+    lab = Lab(spec.name, spec.path, guests, tuple(networks.values()), wired, made, _expects(spec))
     _distinct(spec, lab)
     scene.settle()
     return lab
+
+
+def _expects(spec: LabSpec) -> tuple[Expect, ...]:
+    if not spec.expects:
+        return ()
+    from qemunet.config import expects
+
+    return expects.all_of(spec)
 
 
 def _all_known(spec: LabSpec, vms: Sequence[str]) -> None:

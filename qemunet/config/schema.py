@@ -97,6 +97,7 @@ def lab_schema() -> Schema:
             "dhcp-server": _named(keys.DHCP_SERVER),
             "netns": _named(keys.NETNS),
             "cable": {"type": "array", "items": _table(keys.CABLE)},
+            "expect": {"type": "array", "items": _table(keys.EXPECT)},
         },
         "additionalProperties": False,
     }
@@ -162,7 +163,7 @@ def markdown() -> str:
         keys.NETWORK,
     )
     tables += (keys.NAT_TABLE, keys.DHCP, keys.DNS, keys.HOSTS, keys.PORT_PROFILE)
-    tables += (keys.DHCP_SERVER, keys.CABLE, keys.NETNS)
+    tables += (keys.DHCP_SERVER, keys.CABLE, keys.NETNS, keys.EXPECT)
     return "\n".join((_PREFACE, *(line for table in tables for line in _section(table))))
 
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 from qemunet.errors import ConfigError, Duplicate
 from qemunet.frozen import frozen
 from qemunet.model.cable import Route
+from qemunet.model.expect import Family
 from qemunet.model.guard import GuardLevel
 from qemunet.model.impair import Impairment
 from qemunet.model.network import Boot, HostSide, NetworkMode, PortProfile
@@ -322,6 +323,25 @@ class NetnsSpec:
 
 
 @frozen
+class ExpectSpec:
+    """``[[expect]]``."""
+
+    path: str
+    name: str | None = None
+    source: str | None = None  # written `from`
+    to: str | None = None
+    ping: bool | None = None
+    tcp: int | None = None
+    udp: int | None = None
+    dhcp: bool | None = None
+    allow: bool | None = None
+    network: str | None = None
+    family: Family | None = None
+    listen: bool | None = None
+    timeout: int | None = None
+
+
+@frozen
 class LabSpec:
     """A lab file. `file` is for messages, `path` is absolute, `overridden` are the paths that ``--set`` gave.
 
@@ -339,6 +359,7 @@ class LabSpec:
     overridden: frozenset[str] = frozenset()
     servers: tuple[DhcpServerSpec, ...] = ()
     preset: tuple[tuple[str, str], ...] = ()
+    expects: tuple[ExpectSpec, ...] = ()
 
     def error(self, path: str, problem: str, hint: str = "") -> ConfigError:
         """Return the error for something at a dotted path of this lab."""

@@ -32,7 +32,7 @@ DIRECT = "a boot with kernel"
 FROM_FIRMWARE = "a boot without kernel and guest"
 
 
-_FIELDS = {"path": "socket"}  # a table's own `path` is where it stands in its file
+_FIELDS = {"path": "socket", "from": "source"}  # a table's own `path` is where it stands; `from` is Python's
 
 
 def field_of(name: str) -> str:

@@ -46,7 +46,16 @@ if TYPE_CHECKING:
 
 def lab_toml(lab: Lab, origins: Mapping[str, str] | None = None) -> str:
     """Return the whole lab. `origins` (see `qemunet.config.origins`) says in a comment where each value came from."""
-    return _text(lab, lab.networks, lab.vms, origins or {}, lab.cables, lab.spaces)
+    return _text(lab, lab.networks, lab.vms, origins or {}, lab.cables, lab.spaces) + "".join(
+        _expects(lab, origins or {})
+    )
+
+
+def _expects(lab: Lab, origins: Mapping[str, str]) -> Iterator[str]:
+    if lab.expects:
+        from qemunet.config import expects  # only where it is needed
+    for index, one in enumerate(lab.expects):
+        yield "\n" + _table("[[expect]]", f"expect[{index}]", expects.written(one), origins)
 
 
 def vm_toml(lab: Lab, vm: Vm) -> str:

@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from qemunet.model.expect import Expect
+
 
 @frozen
 class Lab:
@@ -23,6 +25,7 @@ class Lab:
     networks: tuple[Network, ...]
     cables: tuple[Cable, ...] = ()
     spaces: tuple[Netns, ...] = ()
+    expects: tuple[Expect, ...] = ()
 
     def vm(self, name: str) -> Vm:
         """Return the vm of that name; raises KeyError."""
