@@ -1,0 +1,169 @@
+"""The pytest plugin: the fixture `qemunet_lab`, its marker, and what a failing test's guests said and sent.
+
+Nothing of qemunet is imported before a test wants a lab: whoever has it installed pays for this module only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import typing
+
+import pytest
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from qemunet.testing.bench import Bench
+    from qemunet.testing.evidence import Evidence
+    from qemunet.testing.pool import Opened, Wish
+
+    Node = pytest.Item | pytest.Collector
+    _Key = tuple[Wish, Node]
+
+_SCOPES = ("function", "class", "module", "session")
+_EVIDENCE: pytest.StashKey[Evidence] = pytest.StashKey()
+_OPEN: pytest.StashKey[dict[_Key, Opened]] = pytest.StashKey()
+_MARKER = (
+    "qemunet_lab(file_or_text, *vms, scope='module', set=(), isolate=True, ready=True, timeout=SECONDS): the lab "
+    "that the fixture of this name runs, shared by a function, a class, a module or the session"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what is set on the command line or in pytest's own file."""
+    group = parser.getgroup("qemunet")
+    where = "directory for the logs and packets of tests that fail (default: with pytest's temporary files)"
+    group.addoption("--qemunet-artifacts", metavar="DIR", help=where)
+    parser.addini("qemunet_artifacts", where, default="")
+    parser.addini("qemunet_lab", "lab file of tests that have none of their own, relative to the root", default="")
+    parser.addini("qemunet_timeout", "seconds until the guests of a lab have to be ready", default="120")
+    parser.addini("qemunet_capture", "capture the packets of every card, for tests that fail", "bool", default=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker."""
+    config.addinivalue_line("markers", _MARKER)
+    config.stash[_OPEN] = {}
+
+
+@pytest.fixture
+def qemunet_lab(request: pytest.FixtureRequest) -> Bench:
+    """The lab of the marker of this name, or the one beside the test: ``web, db = qemunet_lab``."""
+    from qemunet.testing.evidence import Evidence
+
+    item = request.node
+    wish, node = _wish(item)
+    opened = _opened(item.config, wish, node)
+    evidence = Evidence(opened.bench, capture=item.config.getini("qemunet_capture"))
+    item.stash[_EVIDENCE] = evidence
+    request.addfinalizer(evidence.forget)  # noqa: PT021 - also if the next line raises, but after the report is made
+    opened.await_ready(wish)
+    return opened.bench
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Attach what the guests said and sent to the report of a test that fails, while they are still there."""
+    report = yield
+    evidence = item.stash.get(_EVIDENCE, None)
+    if evidence is not None and report.when in ("setup", "call") and report.failed:
+        report.sections += list(evidence.sections(_folder(item)))
+    return report
+
+
+# ---------------------------------------------------------------- which lab
+
+
+def _wish(item: pytest.Item) -> tuple[Wish, Node]:
+    """Return the lab that a test wants, and the node with which it ends; raises UsageError."""
+    from qemunet.testing.pool import Wish
+
+    marker = item.get_closest_marker("qemunet_lab") or pytest.mark.qemunet_lab().mark
+    known = {"file", "scope", "set", "isolate", "ready", "timeout"}
+    unknown = sorted(marker.kwargs.keys() - known)
+    if unknown:
+        raise pytest.UsageError(f"qemunet_lab: unknown {unknown[0]!r}; it takes {', '.join(sorted(known))}")
+    file, *vms = marker.args or (marker.kwargs.get("file"),)
+    keys = dict(marker.kwargs)
+    set_keys = keys.get("set", ())
+    seconds = float(keys.get("timeout") or item.config.getini("qemunet_timeout")) if keys.get("ready", True) else None
+    wish = Wish(
+        file=_file(item, file),
+        vms=tuple(vms),
+        set=(set_keys,) if isinstance(set_keys, str) else tuple(set_keys),
+        isolate=bool(keys.get("isolate", True)),
+        seconds=seconds,
+    )
+    return wish, _node(item, keys.get("scope", "module"))
+
+
+def _node(item: pytest.Item, scope: str) -> Node:
+    if scope not in _SCOPES:
+        raise pytest.UsageError(f"qemunet_lab: unknown scope {scope!r}; scopes are {', '.join(_SCOPES)}")
+    if scope == "function":
+        return item
+    if scope == "session":
+        return item.session
+    own = item.getparent(pytest.Class) if scope == "class" else None
+    return own or item.getparent(pytest.Module) or item.session
+
+
+def _file(item: pytest.Item, wanted: str | os.PathLike[str] | None) -> str:
+    """Return the lab file: as named, beside the test, or that of pytest's own file; text is written into one."""
+    folder = item.path.parent
+    if wanted is not None and "\n" in os.fspath(wanted):
+        return _written(item, os.fspath(wanted))
+    if wanted is not None:
+        return str(folder / wanted)
+    beside = [folder / f"{item.path.stem}.toml", folder / "lab.toml"]
+    found = next((path for path in beside if path.exists()), None)
+    if found is not None:
+        return str(found)
+    named = item.config.getini("qemunet_lab")
+    if not named:
+        every = " nor ".join(path.name for path in beside)
+        raise pytest.UsageError(f"{item.nodeid}: no lab: neither {every} is beside it, and no marker names one")
+    return str(item.config.rootpath / named)
+
+
+def _written(item: pytest.Item, text: str) -> str:
+    """Write a lab into a file, once: tests that say the same share it."""
+    import hashlib
+
+    factory: pytest.TempPathFactory = item.config._tmp_path_factory  # type: ignore[attr-defined]
+    folder = factory.getbasetemp() / f"qemunet-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    folder.mkdir(exist_ok=True)
+    (folder / "lab.toml").write_text(text, encoding="utf-8")
+    return str(folder / "lab.toml")
+
+
+# ---------------------------------------------------------------- the labs that are open
+
+
+def _opened(config: pytest.Config, wish: Wish, node: Node) -> Opened:
+    """Return a lab that is open; one in which a guest has ended is closed, and opened anew."""
+    from qemunet.testing.pool import Opened
+
+    every, key = config.stash[_OPEN], (wish, node)
+    if key in every and not every[key].bench.is_whole():
+        every.pop(key).close()
+    if key not in every:
+        every[key] = Opened(wish)
+        node.addfinalizer(lambda: _close(every, key))
+    return every[key]
+
+
+def _close(every: dict[_Key, Opened], key: _Key) -> None:
+    if key in every:
+        every.pop(key).close()
+
+
+def _folder(item: pytest.Item) -> str:
+    """Return where the files of a test that fails go."""
+    name = re.sub(r"[^\w.-]+", "-", item.nodeid).strip("-")[-150:]
+    chosen = item.config.getoption("qemunet_artifacts") or item.config.getini("qemunet_artifacts")
+    if chosen:
+        return str(item.config.rootpath / chosen / name)
+    factory: pytest.TempPathFactory = item.config._tmp_path_factory  # type: ignore[attr-defined]
+    return str(factory.getbasetemp() / "qemunet" / name)

@@ -1,0 +1,175 @@
+"""What is kept of a test that fails: what consoles and QEMU said meanwhile, and the packets of every card."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import tempfile
+import threading
+import typing
+
+from qemunet.errors import QemunetError
+from qemunet.host import pcap
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qemunet.host.packets import Packets
+    from qemunet.live.mirrored import Mirrored
+    from qemunet.records import NicRecord
+    from qemunet.testing.bench import Bench
+
+    Source = Packets | Mirrored
+
+_LINES = 200  # of a log in a report; the files have all of it
+_MOST = 64 << 20  # bytes of packets that are kept of a card
+_GLANCE = 0.1  # seconds between two looks whether it is over
+_LOGS = (("console.log", "console"), ("qemu.log", "QEMU"))
+
+
+class Evidence:
+    """Watches a lab from its making until `close`; packets are captured only if `capture`."""
+
+    def __init__(self, bench: Bench, *, capture: bool) -> None:
+        self._bench = bench
+        self._before = {key: len(text) for key, text in self._texts()}
+        self._recorder = Recorder(bench) if capture else None
+
+    def sections(self, folder: str) -> Iterator[tuple[str, str]]:
+        """Write everything into a directory; yield the titles and texts of a report."""
+        self.close()
+        os.makedirs(folder, exist_ok=True)
+        for (vm, file), text in self._texts():
+            path = os.path.join(folder, f"{vm}.{file}")
+            with open(path, "w", encoding="utf-8") as log:
+                log.write(text)
+            title = f"{dict(_LOGS)[file]} of {vm}"
+            if shown := self._shown((vm, file), text):
+                yield title, f"{shown}\n(all of it: {path})"
+        if self._recorder is not None:
+            lines = list(self._recorder.keep(folder))
+            yield f"packets of {self._bench.name}", "\n".join(lines) or "no card could be captured"
+
+    def close(self) -> None:
+        """Watch no longer; once is enough."""
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def forget(self) -> None:
+        """Watch no longer, and keep nothing but what was asked for."""
+        if self._recorder is not None:
+            self._recorder.forget()
+
+    def _texts(self) -> Iterator[tuple[tuple[str, str], str]]:
+        for name in self._bench.guests:
+            for file, _ in _LOGS:
+                yield (name, file), self._bench.text_of(name, file)
+
+    def _shown(self, key: tuple[str, str], text: str) -> str:
+        """Return what was said since the test began; of a console that said nothing, what it said before."""
+        before = self._before.get(key, 0)
+        new = text[before:] if before <= len(text) else text
+        since = new if new.strip() or key[1] != "console.log" else text
+        return "\n".join(since.rstrip().splitlines()[-_LINES:])
+
+
+class Recorder:
+    """Captures at every card of every guest, each into a file of its own, in a thread."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.folder = tempfile.mkdtemp(prefix="qemunet-packets-")
+        self._bench = bench
+        self._over = threading.Event()
+        self._cards = [card for name in bench.guests for card in self._begin(name)]
+        self._thread = threading.Thread(target=self._record, name="qemunet-packets", daemon=True)
+        self._thread.start()
+
+    def keep(self, folder: str) -> Iterator[str]:
+        """Move the files into a directory; yield a line about each."""
+        for card in self._cards:
+            path = shutil.move(card.path, os.path.join(folder, os.path.basename(card.path)))
+            yield f"{card.name}: {card.count} packets, {path}"
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """End; the files stay until they were moved, or this is forgotten."""
+        self._over.set()
+        self._thread.join()
+
+    def forget(self) -> None:
+        """End, and keep nothing."""
+        self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _begin(self, vm: str) -> Iterator[_Card]:
+        record = self._bench.runtime.scope(f"vm/{vm}").record()
+        for nic in record.nics if record is not None else ():
+            with contextlib.suppress(QemunetError, OSError):  # a guest that has ended, or a device of the host
+                source = self._bench.inside(lambda nic=nic: _source(self._bench, vm, nic))  # type: ignore[misc]
+                yield _Card(f"{vm} {nic.id}", os.path.join(self.folder, f"{vm}.{nic.id}.pcap"), source)
+
+    def _record(self) -> None:
+        open_ones = list(self._cards)
+        while open_ones:
+            if self._over.is_set():
+                for card in open_ones:
+                    card.stop()
+            ready = select.select([card.source for card in open_ones], [], [], _GLANCE)[0]
+            for card in [one for one in open_ones if one.source in ready or self._over.is_set()]:
+                card.read()
+            open_ones = [card for card in open_ones if not card.over]
+
+
+class _Card:
+    """One card and its file."""
+
+    def __init__(self, name: str, path: str, source: Source) -> None:
+        self.name = name
+        self.path = path
+        self.source = source
+        self.count = 0
+        self.over = False
+        self._file = open(path, "wb")  # noqa: SIM115 - until it is over
+        self._file.write(pcap.HEADER)
+
+    def stop(self) -> None:
+        """Want no more than what is there."""
+        try:
+            self.source.stop()
+        except OSError:  # the other side has hung up already
+            self._end()
+
+    def read(self) -> None:
+        """Take what is there."""
+        if self.over:
+            return
+        try:
+            records = self.source.read()
+        except (QemunetError, OSError):
+            self._end()
+            return
+        self.count += len(records)
+        if self._file.tell() < _MOST:
+            self._file.write(b"".join(records))
+        if self.source.over:
+            self._end()
+
+    def _end(self) -> None:
+        self.over = True
+        self._file.close()
+        self.source.close()
+
+
+def _source(bench: Bench, vm: str, nic: NicRecord) -> Source:
+    """Return where the frames of a card are to be had: on the host, or else from its QEMU."""
+    if nic.ifname is None:
+        from qemunet.live.mirrored import Mirrored
+        from qemunet.live.reach import reach
+
+        return Mirrored(reach(bench.runtime, bench.name), vm, nic.id)
+    from qemunet.host import spaces
+    from qemunet.host.packets import Packets
+
+    return Packets(spaces.place(bench.runtime.path, nic.netns), nic.ifname)

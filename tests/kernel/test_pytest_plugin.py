@@ -1,0 +1,149 @@
+"""The pytest plugin with guests that run nothing but their firmware: who shares a lab, what is kept, what is left."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from qemunet.host import pcap
+from tests import namespace
+
+LAB = """
+[network.lan]
+mode = "isolated"
+address = "192.168.77.1/24"
+[netns.peer]
+[[cable]]
+a = "network:lan"
+b = "netns:peer"
+b-name = "eth0"
+b-address = "192.168.77.9/24"
+[vm.web]
+memory = "64M"
+accel = "tcg"
+[[vm.web.nic]]
+network = "lan"
+[vm.db]
+memory = "64M"
+accel = "tcg"
+[[vm.db.nic]]
+network = "lan"
+[[expect]]
+from = "peer"
+to = "host"
+ping = true
+"""
+BOTH = """
+import pytest
+
+pids = []
+
+def test_both_are_there(qemunet_lab):
+    web, db = qemunet_lab
+    assert (web.name, db.name, qemunet_lab["db"] is db) == ("web", "db", True)
+    pids.append(web.vm.pid)
+    assert "192.168.77.9" in qemunet_lab["peer"].succeeds("ip -4 -br address")
+    qemunet_lab.verify()
+"""
+SHARED = """
+def test_the_same_ones_are_there_again(qemunet_lab):
+    web, db = qemunet_lab
+    assert pids == [web.vm.pid]
+    web.link_down()
+    assert web.vm.nics["net0"].link == "down"
+    db.crash()
+
+def test_one_that_has_ended_is_there_anew(qemunet_lab):
+    assert pids != [qemunet_lab["web"].vm.pid]
+
+@pytest.mark.qemunet_lab(scope="function", set="vm.web.memory=72M")
+def test_a_lab_of_its_own(qemunet_lab):
+    assert "72M" in qemunet_lab.qemunet("show", "web")
+"""
+FAILING = """
+def test_that_fails(qemunet_lab):
+    peer = qemunet_lab["peer"]
+    peer.succeeds("busybox ping -c 1 -W 20 192.168.77.1")
+    peer.succeeds("echo much >&2; exit 3")
+
+def test_that_waits_in_vain(qemunet_lab):
+    qemunet_lab["peer"].wait_for_port(7, timeout=1)
+"""
+
+
+def run(folder: Path, *words: str) -> tuple[str, dict[str, int]]:
+    """Run pytest there; return what it printed, and how many tests ended how. Nothing of its labs is left."""
+    (folder / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider -p no:hypothesispytest\nfilterwarnings = error\n")
+    argv = [sys.executable, "-m", "pytest", "--basetemp", str(folder / "tmp"), *words]
+    with tempfile.TemporaryDirectory(prefix="qn-") as short:  # the path of a socket is no longer than 107 bytes
+        environment = {**os.environ, "TMPDIR": short}
+        done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+        assert os.listdir(short) == [], done.stdout
+    counts = re.findall(r"(\d+) (passed|failed|errors?|warnings?)", done.stdout.splitlines()[-1])
+    return done.stdout + done.stderr, {kind: int(number) for number, kind in counts}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    if why := namespace.lack():
+        pytest.skip(why)
+    (tmp_path / "lab.toml").write_text(LAB)
+    return tmp_path
+
+
+def test_a_lab_is_shared_by_a_module_and_made_anew_where_it_is_wanted(folder: Path) -> None:
+    """In two workers at once, with the same names and subnets; each sees its own only."""
+    (folder / "test_one.py").write_text(BOTH + SHARED)
+    (folder / "test_two.py").write_text(BOTH)
+    said, counts = run(folder, "-n", "2", "--dist", "loadfile")
+    assert counts == {"passed": 5}, said
+
+
+def test_what_a_failing_test_leaves_for_its_author(folder: Path) -> None:
+    """What failed and why in its report, consoles and packets in files; the trace ends in the test itself."""
+    (folder / "test_it.py").write_text(FAILING)
+    said, counts = run(folder, "--qemunet-artifacts", "kept")
+    assert counts == {"failed": 2}, said
+    assert "AssertionError: peer: 'echo much >&2; exit 3' fails: status 3\n" in said
+    assert "stderr: much" in said
+    assert "test_it.py:5: AssertionError" in said
+    assert "port 7 of 127.0.0.1 after 1 s: 127.0.0.1 refuses it" in said
+    assert "packets of lab" in said
+    kept = folder / "kept" / "test_it.py-test_that_fails"
+    assert sorted(path.name for path in kept.iterdir()) == [
+        "db.console.log",
+        "db.net0.pcap",
+        "db.qemu.log",
+        "web.console.log",
+        "web.net0.pcap",
+        "web.qemu.log",
+    ]
+    assert len((kept / "web.net0.pcap").read_bytes()) > len(pcap.HEADER), "somebody asked who has the address"
+
+
+def test_what_is_wrong_about_a_lab_is_said_once_and_plainly(folder: Path) -> None:
+    tests = (
+        '@pytest.mark.qemunet_lab("no.toml")\ndef test_file(qemunet_lab): pass',
+        '@pytest.mark.qemunet_lab(scope="modul")\ndef test_scope(qemunet_lab): pass',
+        "@pytest.mark.qemunet_lab(fresh=True)\ndef test_key(qemunet_lab): pass",
+        "def test_no_such_vm(qemunet_lab): qemunet_lab['mail']",
+        '@pytest.mark.qemunet_lab("lab.toml", "web", timeout=1, set="vm.web.ready=console=hello")',
+        "def test_never_ready(qemunet_lab): pass",
+    )
+    (folder / "test_it.py").write_text("\n".join(("import pytest", *tests)))
+    said, counts = run(folder, "--tb=line", "-rA")
+    assert counts == {"failed": 1, "errors": 4}, said
+    for text in (
+        "no.toml: no such file",
+        "unknown scope 'modul'; scopes are function, class, module, session",
+        "unknown 'fresh'; it takes",
+        "lab has no vm and no namespace 'mail'; it has web, db, peer",
+        "lab: not ready after 1 s: web: its console said",
+    ):
+        assert text in said, (text, said)
