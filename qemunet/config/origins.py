@@ -32,14 +32,10 @@ def _all(spec: LabSpec, profiles: Mapping[str, Profile]) -> Iterator[tuple[str, 
             yield from _table(spec, place, preset, keys.PORT_PROFILE, None, "")
         for host in network.hosts or ():
             yield from _table(spec, host.path, host, keys.HOSTS, None, "")
-    for server in spec.servers:
-        yield from _table(spec, server.path, server, keys.DHCP_SERVER, None, "")
-    for netns in spec.spaces:
-        yield from _table(spec, netns.path, netns, keys.NETNS, None, "")
-    for cable in spec.cables:
-        yield from _table(spec, cable.path, cable, keys.CABLE, None, "")
-    for expect in spec.expects:
-        yield from _table(spec, expect.path, expect, keys.EXPECT, None, "")
+    plain = ((spec.servers, keys.DHCP_SERVER), (spec.spaces, keys.NETNS), (spec.cables, keys.CABLE))
+    for group, table in (*plain, (spec.expects, keys.EXPECT)):
+        for one in group:
+            yield from _table(spec, one.path, one, table, None, "")
     for vm in spec.vms:
         profile = profiles[vm.profile or "q35"]
         named = f"profile {profile.name}"

@@ -358,8 +358,8 @@ class LabSpec:
     spaces: tuple[NetnsSpec, ...] = ()
     overridden: frozenset[str] = frozenset()
     servers: tuple[DhcpServerSpec, ...] = ()
-    preset: tuple[tuple[str, str], ...] = ()
     expects: tuple[ExpectSpec, ...] = ()
+    preset: tuple[tuple[str, str], ...] = ()
 
     def error(self, path: str, problem: str, hint: str = "") -> ConfigError:
         """Return the error for something at a dotted path of this lab."""

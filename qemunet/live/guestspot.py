@@ -155,8 +155,7 @@ class InGuest(Spot):
         """Have a client ask that tells nobody what it is lent: the same address as the card has, if it has one."""
         if card is None:
             return Attempt(Reach.UNABLE, f"{self.name} does not say what it calls its cards")
-        carrier = self._run("cat", f"/sys/class/net/{card}/carrier", seconds=1)
-        if carrier.stdout.strip() != b"1":
+        if b"LOWER_UP" not in self._run("ip", "-o", "link", "show", "dev", card, seconds=1).stdout:
             return Attempt(Reach.UNABLE, f"{card} is not up, or has no carrier")
         words = ("-f", "-n", "-q", "-t", str(max(round(seconds), 1)), "-T", "1", "-s", "/bin/true")
         done = self._run("udhcpc", "-i", card, *words, "-x", f"hostname:{host}", seconds=seconds)

@@ -79,7 +79,9 @@ def test_that_waits_in_vain(qemunet_lab):
 
 def run(folder: Path, *words: str) -> tuple[str, dict[str, int]]:
     """Run pytest there; return what it printed, and how many tests ended how. Nothing of its labs is left."""
-    (folder / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider -p no:hypothesispytest\nfilterwarnings = error\n")
+    (folder / "pytest.ini").write_text(
+        "[pytest]\naddopts = -p no:cacheprovider -p no:hypothesispytest\nfilterwarnings = error\n"
+    )
     argv = [sys.executable, "-m", "pytest", "--basetemp", str(folder / "tmp"), *words]
     with tempfile.TemporaryDirectory(prefix="qn-") as short:  # the path of a socket is no longer than 107 bytes
         environment = {**os.environ, "TMPDIR": short}

@@ -175,7 +175,7 @@ def test_the_schema_knows_all_keys() -> None:
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     properties = schema["properties"]
     assert isinstance(properties, dict)
-    assert [*properties] == ["lab", "vm", "network", "dhcp-server", "netns", "cable"]
+    assert [*properties] == ["lab", "vm", "network", "dhcp-server", "netns", "cable", "expect"]
     (vm,) = properties["vm"]["patternProperties"].values()
     assert vm["additionalProperties"] is False
     assert {*vm["properties"]} == {*keys.VM.known()}
