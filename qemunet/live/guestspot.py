@@ -30,7 +30,7 @@ if typing.TYPE_CHECKING:
 _GRACE = 30.0  # seconds more than it should take, for a guest that is slow
 _LONGEST = 600  # seconds after which what was begun in a guest ends by itself
 _PATIENCE = 10.0  # seconds for a guest to answer itself
-_ONE = 2  # seconds for a first echo, after which more are sent
+_ONE = 2  # seconds for a first echo or datagram, after which more are sent
 _GLANCE = 0.2  # seconds between two looks whether it has begun
 _MISSING = 127  # a program that the guest does not have
 _RECEIVED = re.compile(rb"([0-9]+) (?:packets )?received")
@@ -39,6 +39,7 @@ _UNKNOWN = re.compile(r"(?i)bad address|not known|resol|unknown host")
 _COUNTERS = ("/proc/net/snmp", "/proc/net/snmp6", "/proc/net/udp", "/proc/net/udp6")
 _BEGIN = 'timeout "$1" nc -ll -p "$2" -e true </dev/null >/dev/null 2>&1 & echo $!'
 _BEGIN_OTHER = 'timeout "$1" nc -lk -p "$2" </dev/null >/dev/null 2>&1 & echo $!'
+_SEND = 'timeout "$1" tftp -g -r "$2" -l /dev/null "$3" "$4"; exit $?'  # a shell of its own hears of the end
 _SEND_OTHER = 'printf %s "$1" | nc -u -w 1 "$2" "$3"'
 
 
@@ -73,8 +74,8 @@ class InGuest(Spot):
 
     def send(self, address: str, port: int, token: bytes, seconds: float) -> Attempt:
         if self._has_busybox():
-            words = ("-g", "-r", token.decode(), "-l", "/dev/null", address, str(port))
-            done = self._run("timeout", str(max(round(seconds), 1)), "tftp", *words, seconds=seconds)
+            words = (str(max(round(seconds), _ONE)), token.decode(), address, str(port))
+            done = self._run("sh", "-c", _SEND, "sh", *words, seconds=seconds)
             answered = b"server" in done.stderr  # what tftp makes of any answer
         else:
             done = self._run("sh", "-c", _SEND_OTHER, "sh", token.decode(), address, str(port), seconds=seconds)

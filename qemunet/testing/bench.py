@@ -62,7 +62,8 @@ class Seat(ABC):
         said = ""
         for command in commands:
             done = self.execute(command, timeout)
-            assert done.status == 0, f"{self.name}: {command!r} fails: {done}"
+            if done.status != 0:
+                raise AssertionError(f"{self.name}: {command!r} fails: {done}")
             said += done.stdout
         return said
 
@@ -72,7 +73,8 @@ class Seat(ABC):
         said = ""
         for command in commands:
             done = self.execute(command, timeout)
-            assert done.status != 0, f"{self.name}: {command!r} succeeds: {done}"
+            if done.status == 0:
+                raise AssertionError(f"{self.name}: {command!r} succeeds: {done}")
             said += done.stdout + done.stderr
         return said
 
@@ -96,7 +98,8 @@ class Seat(ABC):
         __tracebackhide__ = True
         deadline = time.monotonic() + timeout
         while seen := self._refusal(port, address):
-            assert time.monotonic() < deadline, f"{self.name}: port {port} of {address} after {timeout:g} s: {seen}"
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{self.name}: port {port} of {address} after {timeout:g} s: {seen}")
             _glance()
 
     @abstractmethod
@@ -112,7 +115,8 @@ class Seat(ABC):
             done = self.execute(command, max(deadline - time.monotonic(), 1.0))
             if wanted(done):
                 return done
-            assert time.monotonic() < deadline, f"{self.name}: {command!r} never {what} in {timeout:g} s: {done}"
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{self.name}: {command!r} never {what} in {timeout:g} s: {done}")
             _glance()
 
 
@@ -169,7 +173,8 @@ class Guest(Seat):
         """Press its power button, and wait for its end; it fails if it took more than that."""
         __tracebackhide__ = True
         how = self.vm.stop(timeout=timeout)
-        assert how == "powerdown", f"{self.name} did not shut down in {timeout:g} s, it took: {how}"
+        if how != "powerdown":
+            raise AssertionError(f"{self.name} did not shut down in {timeout:g} s, it took: {how}")
 
     def crash(self) -> None:
         """End it at once, as if its power had failed."""
@@ -267,11 +272,13 @@ class Bench:
         from qemunet.live.verify import Verdict, judge_all
 
         wanted = expects.all_of(self._spec)
-        assert wanted, f"{self._spec.file} expects nothing"
+        if not wanted:
+            raise AssertionError(f"{self._spec.file} expects nothing")
         ends = [end for one in wanted for end in (one.source, one.target) if end is not None]
         results = self.inside(lambda: judge_all(wanted, Spots(self.runtime, self._spec, ends).find))
         wrong = [f"{one.expect.path}: {one.complaint}" for one in results if one.verdict is not Verdict.HOLDS]
-        assert not wrong, "\n".join(wrong)
+        if wrong:
+            raise AssertionError("\n".join(wrong))
 
     def qemunet(self, *arguments: str, timeout: float = PATIENCE) -> str:
         """Run a command, as ``lab.qemunet("cable", "pull", "uplink")``; return what it wrote to stdout."""
