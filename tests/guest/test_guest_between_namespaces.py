@@ -14,7 +14,7 @@ EXAMPLE = TREE / "examples" / "firewall-between-namespaces.toml"
 pytestmark = [
     pytest.mark.root,
     pytest.mark.guest,
-    pytest.mark.qemunet_lab(EXAMPLE, set=["vm.firewall.accel=tcg"]),
+    pytest.mark.qemunet_lab(EXAMPLE, set=["vm.firewall.accel=tcg"], timeout=240),
 ]
 
 

@@ -99,7 +99,7 @@ allow = false
 timeout = "2s"
 """
 
-pytestmark = [pytest.mark.guest, pytest.mark.qemunet_lab(LAB)]
+pytestmark = [pytest.mark.guest, pytest.mark.qemunet_lab(LAB, timeout=240)]
 
 
 @pytest.fixture
