@@ -106,8 +106,6 @@ up() {
     -mon chardev=monitor,mode=control \
     -chardev socket,id=serial,path="${run}"/guest/serial.sock,server=on,wait=off \
     -serial chardev:serial \
-    -chardev socket,id=agent,path="${run}"/guest/agent.sock,server=on,wait=off \
-    -serial chardev:agent \
     -display none \
     -device '{"driver":"pcie-root-port","id":"rp.0","chassis":1,"port":0,"addr":"0x2.0","multifunction":true}' \
     -device '{"driver":"pcie-root-port","id":"rp.1","chassis":2,"port":1,"addr":"0x2.1"}' \
@@ -120,9 +118,12 @@ up() {
     -device '{"driver":"pcie-root-port","id":"rp.8","chassis":9,"port":8,"addr":"0x3.0"}' \
     -netdev '{"id":"host-net0","type":"stream","server":false,"addr":{"type":"unix","path":"'"${run}"'/guest.passt-net0/socket"}}' \
     -device '{"driver":"virtio-net-pci","id":"net0","netdev":"host-net0","mac":"52:54:00:ca:1c:ec","bus":"rp.0","addr":"0x0","acpi-index":1,"romfile":""}' \
+    -chardev socket,id=agent,path="${run}"/guest/agent.sock,server=on,wait=off \
+    -device '{"id":"ports.0","driver":"virtio-serial-pci","bus":"pcie.0","addr":"0x1f.0x4","disable-legacy":"on"}' \
+    -device '{"driver":"virtserialport","id":"agent.0","bus":"ports.0.0","chardev":"agent","name":"org.qemunet.agent.0"}' \
     -kernel /cache/tiny/vmlinuz \
     -initrd /cache/tiny/initrd.gz \
-    -append 'console=ttyS0 quiet qemunet.name=guest qemunet.agent=ttyS1' \
+    -append 'console=ttyS0 quiet qemunet.name=guest' \
     -sandbox on,obsolete=deny,resourcecontrol=deny \
     -accel tcg \
     -daemonize \
