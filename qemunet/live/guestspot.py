@@ -102,7 +102,8 @@ class InGuest(Spot):
             self._await_listener(address, port)
             yield
         finally:
-            self._run("kill", done.stdout.decode().strip(), seconds=1)
+            with interrupts.deferred():
+                self._run("kill", done.stdout.decode().strip(), seconds=1)
 
     @contextlib.contextmanager
     def receiving(self, address: str, port: int, token: bytes) -> Iterator[Arrived]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 
@@ -192,13 +193,15 @@ def test_a_guests_counters_tell_what_arrives(port: int, v6: bool, count: int) ->
 def test_this_host_reaches_itself_and_is_refused_by_itself() -> None:
     """By the sockets that expectations use."""
     here, token = Place(), b"0123456789abcdef"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
     with attempts.listening(here, "127.0.0.1", 0):
         pass
-    with attempts.receiving(here, "127.0.0.1", 47399, token) as arrived:
-        attempts.send(here, "127.0.0.1", 47399, token, 0.1)
+    with attempts.receiving(here, "127.0.0.1", port, token) as arrived:
+        attempts.send(here, "127.0.0.1", port, token, 0.1)
         assert arrived()
-    assert attempts.send(here, "127.0.0.1", 47399, token, 5).reach is REFUSED
-    assert attempts.connect(here, "127.0.0.1", 47399, 5).reach is REFUSED
+    assert attempts.send(here, "127.0.0.1", port, token, 5).reach is REFUSED
+    assert attempts.connect(here, "127.0.0.1", port, 5).reach is REFUSED
     assert attempts.connect(here, "no-such-host.invalid", 80, 5).reach is UNABLE
 
 
