@@ -13,6 +13,9 @@ import pytest
 
 if typing.TYPE_CHECKING:
     from collections.abc import Generator
+    from pathlib import Path
+
+    import pluggy
 
     from qemunet.testing.bench import Bench
     from qemunet.testing.evidence import Evidence
@@ -48,34 +51,33 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def qemunet_lab(request: pytest.FixtureRequest) -> Bench:
+def qemunet_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """The lab of the marker of this name, or the one beside the test: ``web, db = qemunet_lab``."""
     from qemunet.testing.evidence import Evidence
 
-    item = request.node
-    wish, node = _wish(item)
+    item, base = request.node, tmp_path_factory.getbasetemp()
+    wish, node = _wish(item, base)
     opened = _opened(item.config, wish, node)
-    evidence = Evidence(opened.bench, capture=item.config.getini("qemunet_capture"))
+    evidence = Evidence(opened.bench, _folder(item, base), capture=item.config.getini("qemunet_capture"))
     item.stash[_EVIDENCE] = evidence
     request.addfinalizer(evidence.forget)  # noqa: PT021 - also if the next line raises, but after the report is made
     opened.await_ready(wish)
     return opened.bench
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pluggy.Result[pytest.TestReport], None]:
     """Attach what the guests said and sent to the report of a test that fails, while they are still there."""
-    report = yield
+    report = (yield).get_result()
     evidence = item.stash.get(_EVIDENCE, None)
     if evidence is not None and report.when in ("setup", "call") and report.failed:
-        report.sections += list(evidence.sections(_folder(item)))
-    return report
+        report.sections += list(evidence.sections())
 
 
 # ---------------------------------------------------------------- which lab
 
 
-def _wish(item: pytest.Item) -> tuple[Wish, Node]:
+def _wish(item: pytest.Item, base: Path) -> tuple[Wish, Node]:
     """Return the lab that a test wants, and the node with which it ends; raises UsageError."""
     from qemunet.testing.pool import Wish
 
@@ -89,7 +91,7 @@ def _wish(item: pytest.Item) -> tuple[Wish, Node]:
     set_keys = keys.get("set", ())
     seconds = float(keys.get("timeout") or item.config.getini("qemunet_timeout")) if keys.get("ready", True) else None
     wish = Wish(
-        file=_file(item, file),
+        file=_file(item, file, base),
         vms=tuple(vms),
         set=(set_keys,) if isinstance(set_keys, str) else tuple(set_keys),
         isolate=bool(keys.get("isolate", True)),
@@ -109,11 +111,11 @@ def _node(item: pytest.Item, scope: str) -> Node:
     return own or item.getparent(pytest.Module) or item.session
 
 
-def _file(item: pytest.Item, wanted: str | os.PathLike[str] | None) -> str:
+def _file(item: pytest.Item, wanted: str | os.PathLike[str] | None, base: Path) -> str:
     """Return the lab file: as named, beside the test, or that of pytest's own file; text is written into one."""
     folder = item.path.parent
     if wanted is not None and "\n" in os.fspath(wanted):
-        return _written(item, os.fspath(wanted))
+        return _written(os.fspath(wanted), base)
     if wanted is not None:
         return str(folder / wanted)
     beside = [folder / f"{item.path.stem}.toml", folder / "lab.toml"]
@@ -127,12 +129,11 @@ def _file(item: pytest.Item, wanted: str | os.PathLike[str] | None) -> str:
     return str(item.config.rootpath / named)
 
 
-def _written(item: pytest.Item, text: str) -> str:
+def _written(text: str, base: Path) -> str:
     """Write a lab into a file, once: tests that say the same share it."""
     import hashlib
 
-    factory: pytest.TempPathFactory = item.config._tmp_path_factory  # type: ignore[attr-defined]
-    folder = factory.getbasetemp() / f"qemunet-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    folder = base / f"qemunet-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     folder.mkdir(exist_ok=True)
     (folder / "lab.toml").write_text(text, encoding="utf-8")
     return str(folder / "lab.toml")
@@ -159,11 +160,8 @@ def _close(every: dict[_Key, Opened], key: _Key) -> None:
         every.pop(key).close()
 
 
-def _folder(item: pytest.Item) -> str:
+def _folder(item: pytest.Item, base: Path) -> str:
     """Return where the files of a test that fails go."""
     name = re.sub(r"[^\w.-]+", "-", item.nodeid).strip("-")[-150:]
     chosen = item.config.getoption("qemunet_artifacts") or item.config.getini("qemunet_artifacts")
-    if chosen:
-        return str(item.config.rootpath / chosen / name)
-    factory: pytest.TempPathFactory = item.config._tmp_path_factory  # type: ignore[attr-defined]
-    return str(factory.getbasetemp() / "qemunet" / name)
+    return str(item.config.rootpath / chosen / name if chosen else base / "qemunet" / name)

@@ -30,15 +30,17 @@ _LOGS = (("console.log", "console"), ("qemu.log", "QEMU"))
 
 
 class Evidence:
-    """Watches a lab from its making until `close`; packets are captured only if `capture`."""
+    """Watches a lab from its making until `close`, its packets if `capture`; `folder` is for what is kept."""
 
-    def __init__(self, bench: Bench, *, capture: bool) -> None:
+    def __init__(self, bench: Bench, folder: str, *, capture: bool) -> None:
         self._bench = bench
+        self._folder = folder
         self._before = {key: len(text) for key, text in self._texts()}
         self._recorder = Recorder(bench) if capture else None
 
-    def sections(self, folder: str) -> Iterator[tuple[str, str]]:
-        """Write everything into a directory; yield the titles and texts of a report."""
+    def sections(self) -> Iterator[tuple[str, str]]:
+        """Write everything into the directory; yield the titles and texts of a report."""
+        folder = self._folder
         self.close()
         os.makedirs(folder, exist_ok=True)
         for (vm, file), text in self._texts():
