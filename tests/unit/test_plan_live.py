@@ -23,7 +23,7 @@ from qemunet.model.nic import (
     UserBackend,
 )
 from qemunet.model.ready import LeaseReady
-from qemunet.model.script import ScriptStep
+from qemunet.model.script import FromFile, ScriptStep, Secret
 from qemunet.model.vlan import Vlans
 from qemunet.model.vm import (
     Accel,
@@ -206,6 +206,7 @@ OF_A_VM: dict[str, tuple[object, str]] = {
     "display": (VncDisplay("127.0.0.1", 1), "display: none to other settings"),
     "run_as": (RunAs(1, 1), "run-as: none to other settings"),
     "script": ((ScriptStep("login: ", None, "root", enter=True, timeout=60),), "script: none to other settings"),
+    "secrets": ((Secret("secret.root", FromFile("/p")),), "secrets: none to other settings"),
     "qemu_args": (("-rtc", "base=utc"), "qemu-args: none to other settings"),
     "netns": ("sw1", "netns: none to sw1"),
 }
