@@ -15,7 +15,7 @@ from itertools import groupby
 
 from qemunet import interrupts
 from qemunet.errors import Gone, NotFound, QemunetError, StepFailed, Taken
-from qemunet.steps import AddAddress, CreateImage, DelGroup, DelLink, PutAddress, PutRoute, RunHook, bare
+from qemunet.steps import AddAddress, CreateImage, DelGroup, DelLink, Divert, PutAddress, PutRoute, RunHook, bare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def undo(step: Step, host: Host) -> Exception | None:
     except Gone:
         pass
     except (OSError, QemunetError) as error:
-        if not (isinstance(error, Taken) and isinstance(bare(step), AddAddress)):  # it was never taken away
+        if not (isinstance(error, Taken) and isinstance(bare(step), AddAddress | Divert)):  # it was never taken away
             return _explained(step, error)
     return None
 

@@ -65,11 +65,16 @@ class Player:
 
     def change(self, **more: object) -> tuple[Step, ...]:
         """Change the card as `nic set` does; return the steps."""
-        old, self.nic = self.nic, replace(self.nic, **more)  # type: ignore[arg-type]
-        live = plug.change(Lab("l", "/l.toml", (self.vm,), ()), self.vm, old, self.nic, self.facts())
+        live = self.planned(**more)
+        self.nic = replace(self.nic, **more)  # type: ignore[arg-type]
         steps = tuple(step for part in live.guest for step in part.steps)
-        self.perform(steps)
+        self.perform((*steps, *live.over))
         return steps
+
+    def planned(self, **more: object) -> plug.Live:
+        """Return what such a change does."""
+        new = replace(self.nic, **more)  # type: ignore[arg-type]
+        return plug.change(Lab("l", "/l.toml", (self.vm,), ()), self.vm, self.nic, new, self.facts())
 
     def take_back(self) -> None:
         while self.undo:

@@ -16,6 +16,7 @@ from qemunet.plan.words import Json, as_json
 from qemunet.steps import (
     AddCard,
     AddNetdev,
+    DelLink,
     Part,
     Reserve,
     SetForwards,
@@ -25,6 +26,7 @@ from qemunet.steps import (
     SetPort,
     SetVlans,
     Step,
+    bare,
 )
 
 _TOLD, _POLLED = 0.2, 3.0  # seconds for drivers that are interrupted, and for those that look every two seconds
@@ -79,11 +81,13 @@ def change(lab: Lab, vm: Vm, old: Nic, new: Nic, facts: Facts) -> Live:
     known = {_file(one): one for one in used if isinstance(one, Reserve)}
     uses = tuple(_in_place_of(known.get(_file(one)), one) if isinstance(one, Reserve) else one for one in uses)
     used = tuple(one for one in used if not isinstance(one, Reserve) or _file(one) not in map(_file, uses))
+    steps = tuple(_changed(vm, old, new, facts, moved=moved))
+    gone = tuple(one for one in steps if isinstance(bare(one), DelLink))  # nothing would bring it back
     return Live(
         shared=tuple(part for part in needed if not is_up(part, facts)),
         own=(Part(scope(vm), (*(one for one in uses if one not in used), *pins, *told), about=new.id),),
-        guest=(Part(scope(vm), tuple(_changed(vm, old, new, facts, moved=moved)), about=new.id),),
-        over=tuple(undo for one in used if one not in uses and (undo := one.inverse(facts)) is not None),
+        guest=(Part(scope(vm), tuple(one for one in steps if one not in gone), about=new.id),),
+        over=(*(undo for one in used if one not in uses and (undo := one.inverse(facts)) is not None), *gone),
         hook=_hook(lab, vm, old, new, facts),
     )
 

@@ -49,7 +49,7 @@ def change(old: Nic, new: Nic, vm: Vm, facts: Facts) -> tuple[Step, ...]:
     Its host side is the same.
 
     The photograph from before, that makes their inverses, has to show the links of `links_of`. When an ifb is deleted
-    that is the last step: nothing would bring it back.
+    that is the last step: nothing would bring it back, so it waits until the change is final.
     """
     if not isinstance(new.backend, Linked):
         return ()

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests import namespace
+from tests.crash import covered
 from tests.dump import Dump, difference, dump, program
 
 FEWEST = 10  # steps that any of the labs takes
@@ -151,6 +152,7 @@ class Scene:
     runtime: Path
     lab: str
     before: Dump = field(default_factory=dict)
+    steps: list[str] = field(default_factory=list)  # of the last victim
 
     @property
     def environment(self) -> dict[str, str]:
@@ -167,7 +169,8 @@ class Scene:
         arguments = [self.file] if phase == "back" else ["-d", self.file]
         argv = [sys.executable, str(VICTIM), str(count), phase, str(number), fault, *arguments]
         done = subprocess.run(argv, env=self.environment, capture_output=True, text=True, timeout=60)
-        return done, len(count.read_text().splitlines()) if count.exists() else 0
+        self.steps = count.read_text().splitlines() if count.exists() else []
+        return done, len(self.steps)
 
     def qemunet(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([QEMUNET, *words], env=self.environment, capture_output=True, text=True, timeout=60)
@@ -224,6 +227,7 @@ def steps_of(scene: Scene, phase: str) -> range:
     """Run without a fault, end everything, and return the numbers of the steps that it took."""
     done, count = scene.victim(phase, 0, "none")
     assert done.returncode == 0, done.stderr
+    assert {*scene.steps} >= {"run": covered.START, "back": covered.TAKING_BACK}[phase]
     if phase == "run":
         assert scene.stop().returncode == 0
     scene.remove_image()
@@ -240,6 +244,7 @@ def test_a_start_that_fails_or_is_interrupted_takes_everything_back_itself(scene
         done, _ = scene.victim("run", number, fault)
         assert "Traceback" not in done.stderr
         assert (done.returncode, scene.left()) == (wanted, ""), f"{fault} at step {number}: {done.stderr}"
+    assert {*scene.steps} >= covered.FAILED_START
 
 
 @pytest.mark.parametrize("fault", ["kill-before", "kill-after"])

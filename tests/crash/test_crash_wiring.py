@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import struct
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,8 +17,9 @@ from qemunet.host.linux import LinuxHost
 from qemunet.live import nets, session
 from qemunet.live.source import Source
 from qemunet.state import Runtime
-from qemunet.steps import Step
+from qemunet.steps import Step, bare
 from tests import namespace
+from tests.crash import covered
 from tests.dump import Dump, dump, left_behind
 
 CABLES = """
@@ -66,16 +69,21 @@ netns = "sw1"
 memory = "64M"
 accel = "tcg"
 netns = "sw1"
+boot.kernel = "halt"
 [[vm.one.nic]]
 network = "inner"
 guard = "mac"
 rate = { out = "10mbit" }
 """
+MAGIC, PLACED, AT = 0x1BADB002, 0x10000, 0x100000  # of the Multiboot specification
+HALT = struct.pack("<8I", MAGIC, PLACED, -(MAGIC + PLACED) % 2**32, AT, AT, 0, 0, AT + 32) + b"\xfa\xf4\xeb\xfd"
 DONE = 77  # the exit status of a child that met no fault
 
 
 class Faulty(LinuxHost):
     """A host on which the step of one number is the last, or fails."""
+
+    steps: typing.ClassVar[set[str]] = set()  # seen in this process
 
     def __init__(self, runtime: str, number: int, fault: str) -> None:
         super().__init__(runtime)
@@ -83,6 +91,7 @@ class Faulty(LinuxHost):
         self.fault = fault
 
     def perform(self, step: Step) -> None:
+        self.steps |= {type(step).__name__, type(bare(step)).__name__}
         self.left -= 1
         if self.left == 0 and self.fault != "kill-after":
             self._meet()
@@ -101,6 +110,7 @@ class Scene:
         self.folder = folder
         self.runtime = Runtime(str(folder / "run"))
         (folder / "wired.toml").write_text(lab)
+        (folder / "halt").write_bytes(HALT)
         self.before: Dump = {}
 
     def up(self, host: LinuxHost) -> None:
@@ -136,10 +146,10 @@ class Scene:
             session.gc(self.runtime, host)
 
     def left(self) -> str:
-        """What differs from the beginning, mounts and names of namespaces included."""
-        held = [
-            line.split()[4] for line in Path("/proc/thread-self/mountinfo").read_text().splitlines() if "nsfs" in line
-        ]
+        """What differs from the beginning, mounts and names of namespaces included; those of others come and go."""
+        mounts = Path("/proc/thread-self/mountinfo").read_text().splitlines()
+        places = [line.split()[4] for line in mounts if "nsfs" in line]
+        held = [place for place in places if place.startswith((str(self.folder), "/run/"))]
         return left_behind(self.before, self.folder) or " ".join((*held, *os.listdir("/run")[1:]))
 
 
@@ -188,6 +198,18 @@ def test_a_bringing_up_that_dies_at_any_step_is_taken_back(scene: Scene, fault: 
     assert not scene.left()
 
 
+def test_the_steps_of_cables_and_namespaces_are_those_of_a_list(tmp_path: Path) -> None:
+    """Which says that none is missing."""
+    Faulty.steps.clear()
+    for number, lab in enumerate((CABLES, SPACES)):
+        (tmp_path / str(number)).mkdir()
+        with made(tmp_path / str(number), lab) as scene:
+            for action in (scene.up, scene.down):
+                with contextlib.closing(Faulty(scene.runtime.path, 0, "")) as host:
+                    action(host)
+    assert Faulty.steps >= covered.WIRING
+
+
 @pytest.mark.parametrize("fault", ["kill-before", "kill-after"])
 def test_a_taking_down_that_dies_at_any_step_is_finished(scene: Scene, fault: str) -> None:
     """By whoever comes next."""
@@ -215,8 +237,12 @@ def test_a_start_in_a_namespace_that_dies_at_any_step_is_taken_back(guest: Scene
             guest.gc()
         assert not guest.left(), f"{fault} at step {number}"
     assert number > 20
-    with contextlib.closing(LinuxHost(guest.runtime.path)) as host:
+    Faulty.steps.clear()
+    with contextlib.closing(Faulty(guest.runtime.path, 0, "")) as host:
         guest.stop(host)
+        guest.run(host)
+        guest.stop(host)
+    assert Faulty.steps >= covered.IN_A_NAMESPACE
     assert not guest.left()
 
 

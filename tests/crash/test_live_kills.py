@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from qemunet.errors import NotFound, NotTakenBack, QemunetError
+from tests.crash import covered
 from tests.crash.live import Live, differs, until_state
 from tests.world import until
 
@@ -130,6 +131,7 @@ def _placed(case: Case, hook: str) -> Case:
 def test_a_keeper_killed_anywhere_in_a_change_leaves_all_of_it_or_nothing(live: Live, name: str) -> None:
     """SIGKILL before or after each step, descriptor, line that makes it final, and rename; then the change works."""
     bench = Bench(live, CASES[name])
+    assert {*bench.things} >= covered.LIVE.get(name, set())
     for number, thing in enumerate(bench.things, 1):
         for kind in KINDS.get(name, ("kill-before", "kill-after")):
             bench.hurt(number, kind)
@@ -139,12 +141,13 @@ def test_a_keeper_killed_anywhere_in_a_change_leaves_all_of_it_or_nothing(live: 
 @pytest.mark.parametrize("name", CASES)
 def test_a_step_that_fails_has_its_change_taken_back_and_told(live: Live, name: str) -> None:
     """By the same keeper, at once. What fails after it is final is told, too, and the next change sees to it."""
-    bench = Bench(live, CASES[name])
+    bench, seen = Bench(live, CASES[name]), set[str]()
     keeper = live.world.keeper()
     for number, thing in enumerate(bench.things, 1):
         if thing.startswith("rename"):  # within a directory, it does not fail
             continue
         error = bench.hurt(number, "fail")
+        seen |= {*live.things()}
         assert error is not None, f"{number} ({thing}) of {bench.things}"
         if isinstance(error, NotTakenBack):
             live.ask("nic-set", vm="one", nic="net0", keys={"link": "up"})
@@ -152,6 +155,7 @@ def test_a_step_that_fails_has_its_change_taken_back_and_told(live: Live, name: 
             live.ask("nic-del", vm="one", nic="net1")
         bench.check(f"{error} at {number} ({thing}) of {bench.things}")
     assert live.world.keeper() == keeper
+    assert seen >= (covered.FAILED_LIVE if name == "add-tap" else set())
 
 
 @pytest.mark.parametrize(("name", "at"), [("add-tap", "SetCarrier"), ("move", "SetMaster"), ("del", "DelLink")])

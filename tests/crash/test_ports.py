@@ -19,6 +19,7 @@ from qemunet.live.source import Source
 from qemunet.state import Runtime
 from qemunet.steps import Step
 from tests import namespace
+from tests.crash import covered
 from tests.dump import Dump, difference, dump, program
 from tests.world import until
 
@@ -51,6 +52,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file = str(folder / "lab.toml")
+        self.steps = folder / "steps"
         Path(self.file).write_text(LAB)
         (folder / "host").mkdir()
         self.before: Dump = dump(folder / "host")
@@ -73,7 +75,7 @@ class Place:
         if pid == 0:
             status = 1
             try:
-                reached = arm(number, fault)
+                reached = arm(number, fault, self.steps)
                 host = LinuxHost(str(self.folder / "host" / "run"))
                 work(Runtime(host.runtime), host)
                 status = 0 if reached() or not number else AT_WORK
@@ -82,12 +84,14 @@ class Place:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def arm(number: int, fault: str) -> Callable[[], bool]:
-    """From now on steps are counted; return what tells whether the one was there."""
+def arm(number: int, fault: str, names: Path) -> Callable[[], bool]:
+    """From now on steps are counted and written down; return what tells whether the one was there."""
     perform, seen = LinuxHost.perform, [0]
 
     def faulty(host: LinuxHost, step: Step) -> None:
         seen[0] += 1
+        with open(names, "a") as file:
+            file.write(f"{type(step).__name__}\n")
         if seen[0] == number and fault == "kill-before":
             os.kill(os.getpid(), signal.SIGKILL)
         if seen[0] == number and fault == "fail":
@@ -129,6 +133,7 @@ def test_an_uplink_has_its_own_whatever_step_of_the_way_there_is_the_last(place:
         assert not (found := place.left()), f"{fault} at step {number}: {found}"
     assert place.in_child(place.down) == 0
     assert not (found := place.left()), found
+    assert {*place.steps.read_text().split()} >= covered.UPLINKS
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -16,7 +16,7 @@ from qemunet.live import netchange
 from qemunet.state import Runtime
 from tests.fullkernel.test_vlans import vlans_of
 from tests.wires import Machine, ping
-from tests.world import World, fresh_world
+from tests.world import TREE, World, fresh_world
 
 SWITCHES = """
 [lab]
@@ -62,6 +62,7 @@ HOSTS = (  # name, network, VLANs, addresses
 LAB = SWITCHES + "".join(
     HOST.format(name=name, network=network, vlan=vlan, addresses=addresses) for name, network, vlan, addresses in HOSTS
 )
+EXAMPLE = str(TREE / "examples" / "vlans-in-a-namespace.toml")
 PATIENT = 20.0  # seconds for an answer that has to come
 
 
@@ -90,9 +91,9 @@ def command(world: World, *words: str) -> None:
 
 
 @contextlib.contextmanager
-def inside(world: World) -> Iterator[dict[str, Machine]]:
+def inside(world: World, *names: str) -> Iterator[dict[str, Machine]]:
     """The namespaces of the lab."""
-    paths = {name: world.runtime / "netns" / name / "net" for name, *_ in HOSTS}
+    paths = {name: world.runtime / "netns" / name / "net" for name in names}
     machines = {name: Machine(name, os.open(path, os.O_RDONLY | os.O_CLOEXEC)) for name, path in paths.items()}
     try:
         yield machines
@@ -108,7 +109,7 @@ def test_who_is_in_a_vlan_reaches_who_else_is_in_it_and_nobody_else(world: World
     """
     file = world.write(LAB)
     command(world, "net", "up", file)
-    with inside(world) as machines:
+    with inside(world, *(name for name, *_ in HOSTS)) as machines:
         host, router = Machine("host"), machines["router"]
         router.ip("link", "add", "link", "eth0", "name", "eth0.20", "type", "vlan", "id", "20")
         router.ip("address", "add", "192.168.6.4/24", "dev", "eth0.20")
@@ -130,5 +131,22 @@ def test_who_is_in_a_vlan_reaches_who_else_is_in_it_and_nobody_else(world: World
         assert vlans_of("two") == {10: ["PVID", "Egress Untagged"]}
         assert not ping(router, "192.168.6.100")
     command(world, "net", "down", file)
+    found = world.left()
+    assert not found, found
+
+
+def test_hosts_are_in_vlans_of_a_switch_in_a_namespace(world: World) -> None:
+    """As the example has it: one VLAN hears itself, no other one, and on the trunk both are told apart by a tag."""
+    command(world, "net", "up", EXAMPLE)
+    with inside(world, "ten", "tenth", "twenty", "both") as machines:
+        ten, both, host = machines["ten"], machines["both"], Machine("host")
+        both.ip("link", "add", "link", "veth4", "name", "veth4.20", "type", "vlan", "id", "20")
+        both.ip("address", "add", "192.168.6.4/24", "dev", "veth4.20")
+        both.ip("link", "set", "veth4.20", "up")
+        for one, address in ((ten, "192.168.5.2"), (both, "192.168.5.1"), (both, "192.168.6.3")):
+            assert ping(one, address, PATIENT), f"{one.name} to {address}"
+        for one, address in ((ten, "192.168.5.3"), (machines["twenty"], "192.168.5.4"), (host, "192.168.5.1")):
+            assert not ping(one, address), f"{one.name} to {address}"
+    command(world, "net", "down", EXAMPLE)
     found = world.left()
     assert not found, found

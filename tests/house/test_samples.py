@@ -48,6 +48,12 @@ def test_there_are_profiles_and_examples() -> None:
     assert EXAMPLES
 
 
+@pytest.mark.parametrize("example", EXAMPLES, ids=name)
+def test_an_example_is_less_than_a_page(example: Path) -> None:
+    """Whoever reads one has it before him as a whole."""
+    assert len(example.read_text().splitlines()) < 40
+
+
 @pytest.mark.parametrize("profile", PROFILES, ids=name)
 def test_a_profile_loads(profile: Path, tmp_path: Path) -> None:
     """A guest of each profile is a valid lab."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.crash import covered
 from tests.dump import difference, dump, program
 from tests.kernel.lan import UDHCPC, Guest, plugged
 from tests.kernel.test_net_commands import link
@@ -278,6 +279,7 @@ def test_a_change_is_all_or_nothing_whatever_happens_at_whichever_step(world: Wo
     world.write(OTHER, "other.toml")
     other = str(world.folder / "other.toml")
     _, steps = victim(world, 0, "none", other)
+    assert {*(world.folder / "count").read_text().split()} >= covered.APPLY
     world.succeeds("net", "down", "lab")
     world.succeeds("net", "up", file)
     for number in range(1, steps + 1):

@@ -36,6 +36,7 @@ from qemunet.steps import (
     AddLink,
     AddNetdev,
     Claim,
+    DelLink,
     Handle,
     Mark,
     OpenFile,
@@ -470,7 +471,9 @@ def test_vlans_move_with_a_card_behind_its_pulled_cable(vlans: tuple[Vlans | Non
 def test_a_rate_changes_as_rates_do() -> None:
     slow, fast = nic(rate=Rate(8_000_000, None)), nic(rate=Rate(80_000_000, 1_000_000))
     for old, new in ((nic(), slow), (slow, fast), (fast, nic())):
-        assert tuple(steps(changed(old, new))) == rates.change(old, new, guest(old), FACTS)
+        live = changed(old, new)
+        assert (*steps(live), *live.over) == rates.change(old, new, guest(old), FACTS)
+        assert [type(step) for step in live.over] == ([DelLink] if new == nic() else [])
 
 
 @pytest.mark.parametrize("field", ["ips", "gateways", "hook"])
