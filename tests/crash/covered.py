@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+ALONE = "files, hooks and cards that stand alone"
 START = {
-    *("AddAddress", "AddLink", "AddRoute", "AdoptTap", "AwaitQemu", "Claim", "CreateImage", "LoadTable", "OpenFile"),
-    *("OpenMacvtap", "OpenOverlay", "OpenSocket", "OpenTap", "Reserve", "Resume", "RunHook", "SetCarrier", "SetLink"),
-    *("SetGuestLink", "SetMaster", "SetOffload", "SetSysctl", "StartDaemon", "StartQemu", "WriteFile"),
+    ALONE: {
+        *("AddAddress", "AddLink", "AddRoute", "AwaitQemu", "Claim", "CreateImage", "LoadTable", "OpenFile"),
+        *("OpenMacvtap", "OpenOverlay", "OpenTap", "Resume", "RunHook", "SetLink", "SetSysctl", "StartQemu"),
+    },
+    "networks without services": {"SetCarrier", "SetGuestLink"},
+    "a network with services": {"Reserve", "SetMaster", "SetOffload", "StartDaemon", "WriteFile"},
+    "what others made, and each other": {"AdoptTap", "OpenSocket"},
 }
 TAKING_BACK = {
-    *("DelGroup", "DelLink", "DelRoute", "DropTable", "EndDaemon", "EndQemu", "RemoveFile", "RemoveSocket"),
-    *("Unclaim", "Unreserve"),
+    ALONE: {"DelLink", "DelRoute", "DropTable", "EndQemu", "Unclaim"},
+    "networks without services": {"DelGroup"},
+    "a network with services": {"EndDaemon", "RemoveFile", "Unreserve"},
+    "what others made, and each other": {"RemoveSocket"},
 }
-FAILED_START = {"RemoveImage"}
+FAILED_START = {ALONE: {"RemoveImage"}}
 WIRING = {"AddNetns", "DelNetns", "In", "NameNetns", "PinBridge", "UnnameNetns"}
 IN_A_NAMESPACE = {"In", "Limit", "LoadFile", "OpenTap", "StartQemu"}
 UPLINKS = {"ChangePort", "PlugPort", "PutAddress", "PutRoute", "TakeAddress", "TakeRoute", "UnplugPort"}
@@ -28,6 +35,7 @@ MACVLAN = {"AddNeighbour", "DelNeighbour"}
 FULL_KERNEL = {"FilterVlans", "Impair", "SetVlans", "Unimpair"}  # in `make test-in-guest`
 
 EVERY = set().union(
-    *(START, TAKING_BACK, FAILED_START, WIRING, IN_A_NAMESPACE, UPLINKS, *LIVE.values(), FAILED_LIVE, APPLY),
+    *(one for lists in (START, TAKING_BACK, FAILED_START, LIVE) for one in lists.values()),
+    *(WIRING, IN_A_NAMESPACE, UPLINKS, FAILED_LIVE, APPLY),
     *(PORT, MACVLAN, FULL_KERNEL),
 )
