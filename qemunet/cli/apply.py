@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qemunet.config.spec import LabSpec
     from qemunet.live.control import Message
     from qemunet.records import VmRecord
+    from qemunet.state import Runtime
 
 _TIMEOUT = 30.0  # seconds
 _HEADER = ("WHAT", "CHANGE", "DISRUPTION", "DONE")
@@ -43,7 +44,7 @@ def _apply(args: Namespace) -> int:
     here = runtime()
     running = [vm for vm in here.vms() if vm.lab == spec.name and vm.state == "running"]
     up = [one.name for one in spec.networks if not one.external and one.name in here.networks()]
-    if not running and not up:
+    if not running and not up and not _cables_up(here, spec):
         raise NotFound(f"nothing of the lab {spec.name} runs", where=args.file, hint=f"`qemunet run {args.file}`")
     if running:
         changes, known = _ask(spec.name, abspath(args.file), args)
@@ -53,6 +54,12 @@ def _apply(args: Namespace) -> int:
     if running:
         _tell_of_others(args.file, spec, running, known)
     return _status(changes, as_json=args.json)
+
+
+def _cables_up(here: Runtime, spec: LabSpec) -> bool:
+    from qemunet.config import cables
+
+    return bool({f"cable/{cables.name(one)}" for one in spec.cables} & {scope.name for scope in here.scopes("cable")})
 
 
 def _tell_of_others(file: str, spec: LabSpec, running: list[VmRecord], known: list[str]) -> None:
@@ -118,7 +125,9 @@ def _print(changes: list[Message], *, dry: bool, as_json: bool) -> None:
 
 def _who(change: Message) -> str:
     """Return what a change is about, as a table has it."""
-    return str(change["vm"]) if change["vm"] is not None else f"network {change['network']}"
+    if change["vm"] is not None:
+        return str(change["vm"])
+    return f"cable {change['cable']}" if change.get("cable") else f"network {change['network']}"
 
 
 COMMANDS: Commands = {"apply": (_apply_arguments, _apply)}

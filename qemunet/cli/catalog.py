@@ -26,6 +26,7 @@ COMMANDS = {
     "cable plug": ("cable", "plug cables in again"),
     "cable add": ("cable", "join two places by a cable of no lab file"),
     "cable del": ("cable", "take cables away"),
+    "netns list": ("netns", "list the namespaces of labs that are up"),
     "exec": ("enter", "run a command in a guest, or in a namespace of a lab"),
     "verify": ("verify", "try what a lab file expects: who reaches whom, and who must not"),
     "console": ("terminal", "attach to a vm's serial console"),
@@ -50,6 +51,7 @@ GROUPS = {
     "nic": "cards",
     "net": "networks",
     "cable": "cables",
+    "netns": "namespaces",
     "guest": "the built-in test guest",
 }
 

@@ -51,6 +51,13 @@ NETWORK = Table(
             (BRIDGE,),
         ),
         Key(
+            "port-vlan",
+            vlankinds.PORT_VLANS,
+            "the VLANs of ports, with vlan-filtering, as of a card",
+            "1 for each",
+            (PORTS,),
+        ),
+        Key(
             "move-address",
             kinds.BOOL,
             "the addresses and routes of the port that carries them move to the bridge, and back afterwards",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qemunet.config.spec import LabSpec, NetworkSpec
     from qemunet.facts import Facts, LinkFact
     from qemunet.model.network import OwnBridge
+    from qemunet.model.vlan import Vlans
 
 LEAST_MTU = 1280  # below, the kernel takes IPv6 and its settings from an interface for good
 USUAL_MTU = cards.USUAL_MTU
@@ -56,6 +57,17 @@ def names(scene: Scene, spec: NetworkSpec) -> tuple[str, ...]:
     if scene.strict:
         _check_uplinks(scene, spec)
     return tuple(link.name if (link := scene.link(one)) else one for one in spec.ports or ())
+
+
+def vlans(scene: Scene, spec: NetworkSpec) -> tuple[tuple[str, Vlans], ...]:
+    """Return the VLANs of ports, by the names of these; raises ConfigError if the host would not be in its own."""
+    moving = [link.name for link in _uplinks(scene, spec)] if spec.move_address else []
+    found = [(link.name if (link := scene.link(name)) else name, one) for name, one in spec.port_vlan or ()]
+    for name, one in found:
+        if name in moving and one.native != 1:
+            problem = f"with move-address the host is behind {name}, in VLAN 1 without a tag, and {name} would not be"
+            raise scene.spec.error(f"{spec.path}.port-vlan", problem, "native = 1 lets it be")
+    return tuple(found)
 
 
 def mac(scene: Scene, spec: NetworkSpec) -> str | None:

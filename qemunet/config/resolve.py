@@ -245,6 +245,7 @@ def _own_bridge(scene: Scene, spec: NetworkSpec) -> OwnBridge:
         host_ifname=host_ifname,
         port_ifname=port_ifname,
         ports=ports.names(scene, spec) if spec.ports else (),
+        port_vlans=ports.vlans(scene, spec) if spec.port_vlan else (),
         move_address=bool(spec.move_address),
         vlan_filtering=vlans.of_network(scene, spec),
         host_vlan=spec.host_vlan,

@@ -50,6 +50,7 @@ _WRITTEN = (
         '`{ delay = "20ms", jitter = "5ms", loss = "1%", duplicate = "1%", corrupt = "0.1%", reorder = "5%" }` or some',
     ),
     (vlankinds.VLAN, '`{ access = 10 }`, or `{ trunk = [10, "20-29"], native = 1 }` with native or without'),
+    (vlankinds.PORT_VLANS, "table, as in `{ eth1 = { trunk = [10, 20] } }`"),
     (kinds.IPS, "one address or a list of them"),
     (kinds.IP4, "IPv4 address"),
     (kinds.INTERFACES, 'one address with prefix length or a list, as in ["10.0.0.1/24"]'),

@@ -231,6 +231,7 @@ class NetworkSpec:
     address: tuple[str, ...] | None = None
     host: HostSide | None = None
     ports: tuple[str, ...] | None = None
+    port_vlan: tuple[tuple[str, Vlans], ...] | None = None
     move_address: bool | None = None
     uplink: str | None = None
     parent: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qemunet.config.hints import Bad, did_you_mean
-from qemunet.config.kinds import Kind, whole, wrong
+from qemunet.config.kinds import LINK, Kind, whole, wrong
 from qemunet.model import vlan
 from qemunet.model.vlan import FIRST, LAST, Vlans
 
@@ -54,6 +54,12 @@ def _member(one: object) -> range:
     return range(number, number + 1)
 
 
+def _ports(key: str, value: object) -> tuple[tuple[str, Vlans], ...]:
+    if not isinstance(value, dict):
+        raise wrong("a table", value, f"as in {key} = {{ eth1 = {{ trunk = [10, 20] }} }}")
+    return tuple((str(LINK.read("", name)), _vlan(name, one)) for name, one in value.items())
+
+
 _MEMBER = {"anyOf": [NUMBER.schema, {"type": "string", "pattern": r"^\d{1,4}(-\d{1,4})?$"}]}
 VLAN = Kind(
     _vlan,
@@ -71,3 +77,4 @@ VLAN = Kind(
         "additionalProperties": False,
     },
 )
+PORT_VLANS = Kind(_ports, {"type": "object", "additionalProperties": VLAN.schema})

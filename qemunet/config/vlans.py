@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qemunet.config import modes
+from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.spec import EndKind
 from qemunet.model.cable import OnSwitch
 from qemunet.model.guard import GuardLevel
@@ -36,7 +37,8 @@ def is_asked(spec: LabSpec, nics: Iterable[NicSpec]) -> bool:
 
 
 def check_network(spec: LabSpec, network: NetworkSpec) -> None:
-    """Raise ConfigError if the host's VLAN cannot be."""
+    """Raise ConfigError if the host's VLAN, or those of ports, cannot be."""
+    _check_ports(spec, network)
     if network.host_vlan is None:
         return
     path = f"{network.path}.host-vlan"
@@ -47,6 +49,16 @@ def check_network(spec: LabSpec, network: NetworkSpec) -> None:
     if network.move_address:
         problem = "with move-address the host is where its uplink is, in VLAN 1"
         raise spec.error(path, problem, "leave out one of the two")
+
+
+def _check_ports(spec: LabSpec, network: NetworkSpec) -> None:
+    path, ports = f"{network.path}.port-vlan", network.ports or ()
+    for name, _ in network.port_vlan or ():
+        if name not in ports:
+            problem = f'"{name}" is no port of this network'
+            raise spec.error(path, problem, did_you_mean(name, ports, f"its ports are {listed(ports)}"))
+    if network.port_vlan and not network.vlan_filtering:
+        raise _unfiltered(spec, network.name, path)
 
 
 def check_card(spec: LabSpec, nic: NicSpec) -> None:

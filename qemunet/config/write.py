@@ -6,6 +6,7 @@ from qemunet.config import portkeys, ready, remote, scripts, secretkinds, units,
 from qemunet.config.cards import USUAL_MTU, is_virtio
 from qemunet.config.hints import dotted, quoted
 from qemunet.frozen import replace
+from qemunet.model import vlan
 from qemunet.model.network import (
     Boot,
     DhcpServer,
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
     from qemunet.model.netns import Netns
 
     Item = str | int
-    Value = Item | tuple[Item, ...] | Mapping[str, Item | tuple[Item, ...]] | None
+    Flat = Item | tuple[Item, ...]
+    Value = Flat | Mapping[str, Flat] | Mapping[str, Mapping[str, Flat]] | None
     Pairs = Iterable[tuple[str, Value]]
 
 
@@ -202,6 +204,7 @@ def _network(network: Network) -> Pairs:
             yield "host", str(switch.host)
         if switch.ports:
             yield "ports", switch.ports
+            yield "port-vlan", {name: vlan.table(one) for name, one in switch.port_vlans} or None
             yield "move-address", switch.move_address
         elif network.mode is not NetworkMode.PRIVATE:
             yield from _unserved(network.services)

@@ -12,7 +12,7 @@ from qemunet.host import links, routing
 from qemunet.host import netlink as nl
 from qemunet.host.links import Vanished
 from qemunet.model.routing import NODAD, Way
-from qemunet.steps import ChangePort, PlugPort, PutAddress, PutRoute, TakeAddress, TakeRoute, UnplugPort
+from qemunet.steps import ChangePort, PlugPort, PutAddress, PutRoute, SetVlans, TakeAddress, TakeRoute, UnplugPort
 
 if typing.TYPE_CHECKING:
     from qemunet.host.netlink import Netlink
@@ -46,12 +46,19 @@ def perform(net: Netlink, step: PortStep) -> None:
 
 
 def plug(net: Netlink, step: PlugPort) -> None:
-    """Plug an interface into a bridge; raises Taken, and nothing was done, if the kernel does not let it."""
+    """Plug an interface into a bridge, and put it into its VLANs there.
+
+    Raises Taken, and nothing was done, if the kernel does not let it.
+    """
     index = _index(net, step.name, step.index)
     try:
         _set(net, index, nl.number(links.MASTER, _index(net, step.bridge, 0)))
     except OSError as error:
         raise _refusal(net, step, index, error) from error
+    if step.vlans is not None:
+        from qemunet.host import vlans  # only where it is needed
+
+        vlans.put(net, SetVlans(links.find_index(net, index).name, step.vlans))
 
 
 def unplug(net: Netlink, step: UnplugPort) -> None:

@@ -47,8 +47,8 @@ def pull(runtime: Runtime, host: LinuxHost, name: str) -> None:
     """Take the carrier from both ends of a cable; raises NotFound."""
     with runtime.exclusive():
         scope = _known(runtime, name)
-        cable = _cable(scope)
-        facts = _photograph(host, cable)
+        cable = as_made(scope)
+        facts = in_place(host, cable)
         end = next((one for one in cable.expendable if one in _there(cable, facts)), None)
         if end is None:
             raise NotFound(f'of cable "{name}" no end is there any more', hint=f"`qemunet cable del {name}` forgets it")
@@ -61,8 +61,8 @@ def plug(runtime: Runtime, host: LinuxHost, name: str) -> None:
     """Give the carrier back to both ends of a cable, and to each what it lost with it; raises NotFound."""
     with runtime.exclusive():
         scope = _known(runtime, name)
-        cable = _cable(scope)
-        facts = _photograph(host, cable)
+        cable = as_made(scope)
+        facts = in_place(host, cable)
         with session.working(scope) as journal:
             for end in cable.ends:
                 if end in _there(cable, facts):
@@ -79,11 +79,11 @@ def again(runtime: Runtime, host: LinuxHost, bridge: str) -> list[str]:
     for scope in runtime.scopes("cable"):
         if scope.fingerprint() is None:
             continue
-        cable = _cable(scope)
+        cable = as_made(scope)
         for end in cable.ends:
             if not isinstance(end.where, OnSwitch) or end.where.netns or end.where.bridge != bridge:
                 continue
-            facts = _photograph(host, cable)
+            facts = in_place(host, cable)
             steps = tuple(plan.cables.loose(end, facts)) if end in _there(cable, facts) else ()
             if steps:
                 with session.working(scope) as journal:
@@ -125,7 +125,7 @@ def _known(runtime: Runtime, name: str) -> Scope:
     return known[name]
 
 
-def _cable(scope: Scope) -> Cable:
+def as_made(scope: Scope) -> Cable:
     """Return a cable as it was made; raises NotFound for one that is only being made."""
     try:
         spec = read.load(scope.path("cable.toml"))
@@ -134,7 +134,8 @@ def _cable(scope: Scope) -> Cable:
     return cables.as_written(spec)
 
 
-def _photograph(host: LinuxHost, cable: Cable) -> Facts:
+def in_place(host: LinuxHost, cable: Cable) -> Facts:
+    """Return a photograph of a cable: its ends, and what they are plugged into."""
     marks = {altname(plan.cables.scope(cable.name), side) for side in ("a", "b")}
     names = {end.ifname for end in cable.ends}
     names |= {end.where.bridge for end in cable.ends if isinstance(end.where, OnSwitch) and not end.where.netns}
@@ -153,7 +154,7 @@ def _sides(cable: Cable) -> Sequence[tuple[End, str]]:
 
 
 def _seen(host: LinuxHost, scope: Scope) -> Seen:
-    cable = _cable(scope)
-    there = _there(cable, _photograph(host, cable))
+    cable = as_made(scope)
+    there = _there(cable, in_place(host, cable))
     state = "pulled" if not all(link.up for link in there.values()) else "plugged"
     return Seen(cable, state if there else "gone", scope.guests(), scope.held())

@@ -51,13 +51,17 @@ _CHANGING = "changing"
 
 @frozen
 class Row:
-    """One line of what there was to do about a network, and whether it was done; a `note` is only to be known."""
+    """One line of what there was to do about a network, and whether it was done; a `note` is only to be known.
+
+    With a `cable` it is about that.
+    """
 
     network: str
     what: str
     disruption: str
     done: bool
     note: bool = False
+    cable: str = ""
 
 
 @frozen

@@ -8,6 +8,7 @@ of a point-to-point tap. Else there is what the lab file says that the guest sha
 from __future__ import annotations
 
 import asyncio
+import os
 import typing
 from enum import StrEnum
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from qemunet.live.presence import Presence
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from qemunet.live.agent import GuestCard
     from qemunet.live.control import Message
@@ -53,7 +55,9 @@ class Sight:
 async def look(guest: Guest, rows: Sequence[NicRecord]) -> dict[str, Sight]:
     """Return what is known of the cards of a guest, by their MACs: those of the `rows`, and others that it tells of."""
     told, seen, lent = await asyncio.gather(
-        _told(guest), asyncio.to_thread(neighbours, rows), asyncio.to_thread(leases.of_cards, guest.directory, rows)
+        _told(guest),
+        asyncio.to_thread(neighbours, rows, guest.directory),
+        asyncio.to_thread(leases.of_cards, guest.directory, rows),
     )
     return combined(rows, told, seen, lent)
 
@@ -85,22 +89,35 @@ def combined(
     return found
 
 
-def neighbours(rows: Iterable[NicRecord]) -> dict[str, tuple[str, ...]]:
-    """Return the addresses under which the host has talked to cards with a tap, by MAC; blocks for milliseconds."""
-    from qemunet.host import neighbours, netlink
+def neighbours(rows: Iterable[NicRecord], directory: str) -> dict[str, tuple[str, ...]]:
+    """Return the addresses under which the host has talked to cards with a tap, by MAC; blocks for milliseconds.
 
-    taps = [(row.mac, row.bridge or row.ifname) for row in rows if row.mode == "tap" and not row.netns]
-    if not taps:
-        return {}
-    net = netlink.Netlink(netlink.open_socket())
+    In a namespace that is the host which that one plays. `directory` is the vm's.
+    """
+    taps = [(row.netns, row.mac, row.bridge or row.ifname) for row in rows if row.mode == "tap"]
+    runtime = os.path.dirname(os.path.dirname(directory))
+    names: dict[str | None, set[str]] = {}
+    for netns, _, name in taps:
+        names.setdefault(netns, set()).update([name] if name else [])
+    seen = {netns: _neighbours(runtime, netns, some) for netns, some in names.items()}
+    found = ((mac, seen[netns].get(name or "", {}).get(mac, ())) for netns, mac, name in taps)
+    return {mac: addresses for mac, addresses in found if addresses}
+
+
+def _neighbours(runtime: str, netns: str | None, names: AbstractSet[str]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return what was seen at these interfaces; the socket is closed at once, for it would keep the namespace."""
+    from qemunet.host import neighbours, netlink, spaces
+
     try:
-        known = {name: neighbours.addresses(net, name) for name in {name for _, name in taps if name}}
+        net = netlink.Netlink(spaces.place(runtime, netns).inside(netlink.open_socket))
+    except OSError:  # it has just gone
+        return {}
+    try:
+        return {name: neighbours.addresses(net, name) for name in names}
     except OSError:  # it is no more than one source of several
         return {}
     finally:
         net.close()
-    found = ((mac, known.get(name or "", {}).get(mac, ())) for mac, name in taps)
-    return {mac: addresses for mac, addresses in found if addresses}
 
 
 async def _told(guest: Guest) -> Mapping[str, GuestCard]:

@@ -98,13 +98,15 @@ class Worker:
             return None if found is None else Revived(*found)
 
     def apply_networks(self, file: str, overrides: Sequence[str], *, dry: bool) -> list[Row]:
-        """Make the networks of a lab file that are up what it says; return what there was to do."""
+        """Make the networks and cables of a lab file that are up what it says; return what there was to do."""
         from qemunet.config import read
         from qemunet.host.linux import LinuxHost
-        from qemunet.live import netchange
+        from qemunet.live import cablechange, netchange
 
+        spec = read.load(file, overrides)
         with contextlib.closing(LinuxHost(self.runtime.path)) as host:
-            return netchange.apply(self.runtime, host, read.load(file, overrides), dry=dry)
+            networks = netchange.apply(self.runtime, host, spec, dry=dry)
+            return [*networks, *cablechange.apply(self.runtime, host, spec, dry=dry)]
 
     def see_off(self) -> list[Row]:
         """Take the old addresses of networks away that nobody has a lease by any more; return what was done."""

@@ -36,10 +36,10 @@ class OwnBridge:
     """A bridge that we make and take down again.
 
     `host_ifname` and `port_ifname` are the two ends of the host's cable, the host's and the one in the bridge; empty
-    unless `host` is VETH. `ports` are interfaces of the host that are plugged in; with `move_address` the addresses and
-    routes of the one that carries them are on the bridge meanwhile. `leaving` are addresses of before that guests still
-    have leases by: no setting of the network, but how it is just now. With `vlan_filtering` it tells VLANs apart, and
-    the host is in `host_vlan`, None for that of every new port.
+    unless `host` is VETH. `ports` are interfaces of the host that are plugged in, some into `port_vlans`; with
+    `move_address` the addresses and routes of the one that carries them are on the bridge meanwhile. `leaving` are
+    addresses of before that guests still have leases by: no setting of the network, but how it is just now. With
+    `vlan_filtering` it tells VLANs apart, and the host is in `host_vlan`, None for that of every new port.
     """
 
     ifname: str
@@ -53,6 +53,7 @@ class OwnBridge:
     host_ifname: str = ""
     port_ifname: str = ""
     ports: tuple[str, ...] = ()
+    port_vlans: tuple[tuple[str, Vlans], ...] = ()
     move_address: bool = False
     vlan_filtering: bool = False
     host_vlan: int | None = None

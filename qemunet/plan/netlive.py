@@ -143,11 +143,16 @@ def _every(old: Network, new: Network) -> Iterator[Line]:
 def _outside(old: OwnBridge, new: OwnBridge) -> Iterator[tuple[str, str, str]]:
     """Yield what stays as it is with interfaces of the host: nobody is to be cut off while guests run."""
     yield "ports", ", ".join(old.ports) or "none", ", ".join(new.ports) or "none"
+    yield "port-vlan", _port_vlans(old), _port_vlans(new)
     yield "move-address", str(old.move_address).lower(), str(new.move_address).lower()
     if old.ports:
         yield "mtu", str(old.mtu), str(new.mtu)
     if old.move_address:
         yield "address", ", ".join(old.addresses) or "none", ", ".join(new.addresses) or "none"
+
+
+def _port_vlans(switch: OwnBridge) -> str:
+    return ", ".join(f"{name} {vlans}" for name, vlans in switch.port_vlans) or "none"
 
 
 def change(old: Part, new: Part, was: Network, now: Network, cards: Sequence[Card]) -> Change:

@@ -24,6 +24,7 @@ from qemunet.model.routing import (
     IpAddress,
     IpRoute,
 )
+from qemunet.model.vlan import Vlans
 from qemunet.steps import (
     ChangePort,
     PlugPort,
@@ -52,7 +53,7 @@ def plugs(switch: OwnBridge, facts: Facts) -> Iterator[Step]:
     uplink = uplink_of(switch, facts)
     for name in switch.ports:
         if name != uplink:
-            yield from plug(_link(name, facts), switch.ifname, switch.mtu)
+            yield from _plugged(_link(name, facts), switch)
 
 
 def settings(switch: OwnBridge, facts: Facts) -> Iterator[Step]:
@@ -82,7 +83,7 @@ def move(switch: OwnBridge, facts: Facts) -> Iterator[Step]:
     routes = [one for one in carried.routes if not any(_comes_with(one, address) for address in carried.addresses)]
     routes.sort(key=lambda route: any(way.gateway for way in route.ways))  # by which a gateway is reached
     yield from (PutAddress(switch.ifname, 0, _on(switch, one, link)) for one in own)
-    yield from plug(link, switch.ifname, switch.mtu)
+    yield from _plugged(link, switch)
     yield from (PutAddress(switch.ifname, 0, _on(switch, one, link)) for one in moving)
     yield from (PutRoute(_by(switch, one, link)) for one in routes)
     yield from (TakeRoute(one, switch.ifname) for one in reversed(routes))
@@ -115,13 +116,17 @@ def _port_of(undo: Step) -> str:
             return ""
 
 
-def plug(link: LinkFact, bridge: str, mtu: int) -> Iterator[Step]:
+def _plugged(link: LinkFact, switch: OwnBridge) -> Iterator[Step]:
+    return plug(link, switch.ifname, switch.mtu, dict(switch.port_vlans).get(link.name))
+
+
+def plug(link: LinkFact, bridge: str, mtu: int, vlans: Vlans | None = None) -> Iterator[Step]:
     """Yield what plugs an interface in; one that is down would get an IPv6 address when it goes up."""
     if link.mtu != mtu:
         yield ChangePort(link.name, link.index, mtu=mtu, was_mtu=link.mtu)
     if not link.up:
         yield SetSysctl(f"net.ipv6.conf.{sysctl_name(link.name)}.disable_ipv6", "1")
-    yield PlugPort(link.name, link.index, bridge)
+    yield PlugPort(link.name, link.index, bridge, vlans)
     if not link.up:
         yield ChangePort(link.name, link.index, up=True, was_up=False)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from qemunet.frozen import frozen
 from qemunet.model.routing import BY_KERNEL, MAIN, NO_PREFIX_ROUTE, NODAD, UNICAST, IpAddress, IpRoute
+from qemunet.model.vlan import Vlans
+from qemunet.steps.vlans import SetVlans, vlan_words
 from qemunet.steps.words import line
 
 TYPE_CHECKING = False
@@ -36,35 +38,39 @@ _SCOPES = {0: "global", 253: "link", 254: "host"}
 
 @frozen
 class PlugPort:
-    """Plug an interface of the host into a bridge of ours."""
+    """Plug an interface of the host into a bridge of ours, where it is in `vlans`; None: in that of every new port."""
 
     name: str
     index: int
     bridge: str
+    vlans: Vlans | None = None
 
     def describe(self) -> str:
-        return f"plug {self.name} into {self.bridge}"
+        where = "" if self.vlans is None else f" ({vlan_words(self.vlans)})"
+        return f"plug {self.name} into {self.bridge}{where}"
 
     def inverse(self, before: Facts) -> Step | None:
-        return UnplugPort(self.name, self.index, self.bridge)
+        return UnplugPort(self.name, self.index, self.bridge, self.vlans)
 
     def shell(self) -> tuple[str, ...]:
-        return (line("ip", "link", "set", "dev", self.name, "master", self.bridge),)
+        put = () if self.vlans is None else SetVlans(self.name, self.vlans).shell()
+        return (line("ip", "link", "set", "dev", self.name, "master", self.bridge), *put)
 
 
 @frozen
 class UnplugPort:
-    """Plug an interface out of a bridge, if it is still in that one."""
+    """Plug an interface out of a bridge, if it is still in that one; its `vlans` there are over with that."""
 
     name: str
     index: int
     bridge: str
+    vlans: Vlans | None = None
 
     def describe(self) -> str:
         return f"plug {self.name} out of {self.bridge}"
 
     def inverse(self, before: Facts) -> Step | None:
-        return PlugPort(self.name, self.index, self.bridge)
+        return PlugPort(self.name, self.index, self.bridge, self.vlans)
 
     def shell(self) -> tuple[str, ...]:
         return (line("ip", "link", "set", "dev", self.name, "nomaster"),)

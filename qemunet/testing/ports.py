@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import typing
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 from qemunet.errors import HostLacks, Taken
 from qemunet.host.links import Vanished
 from qemunet.model.routing import BY_KERNEL, Carried, IpAddress
+from qemunet.model.vlan import Vlans
 from qemunet.steps import (
     AdoptTap,
     ChangePort,
@@ -17,10 +18,12 @@ from qemunet.steps import (
     PutAddress,
     PutRoute,
     SetLink,
+    SetVlans,
     TakeAddress,
     TakeRoute,
     UnplugPort,
 )
+from qemunet.testing.vlans import FakeVlans
 
 if typing.TYPE_CHECKING:
     from qemunet.facts import Facts, LinkFact
@@ -33,7 +36,7 @@ def refused(code: int, what: str = "") -> OSError:
     return OSError(code, what or os.strerror(code))
 
 
-class FakePorts(ABC):
+class FakePorts(FakeVlans):
     """What a network in memory knows of ports; the rest of it is in `qemunet.testing.network.FakeNetwork`."""
 
     links: dict[str, LinkFact]
@@ -70,8 +73,8 @@ class FakePorts(ABC):
     ) -> None:
         """Do a step about an interface that is a port, or what moves from it to the bridge."""
         match step:
-            case PlugPort(name, index, bridge):
-                self._plug(self._port(name, index), bridge)
+            case PlugPort(name, index, bridge, vlans):
+                self._plug(self._port(name, index), bridge, vlans)
             case UnplugPort(name, index, bridge):
                 if self._port(name, index).master != bridge:
                     raise Vanished(errno.ENODEV, f"{name} is not in {bridge} any more")
@@ -131,7 +134,7 @@ class FakePorts(ABC):
             raise Vanished(errno.ENODEV, f"there is no interface {name}")
         return known
 
-    def _plug(self, link: LinkFact, bridge: str) -> None:
+    def _plug(self, link: LinkFact, bridge: str, vlans: Vlans | None) -> None:
         if link.master is not None:
             raise Taken(f"{link.name} is a port of {link.master} already")
         above = [other for other, (parent, _) in self.parents.items() if parent == link.name]
@@ -140,3 +143,5 @@ class FakePorts(ABC):
         if link.kind == "bridge" or link.name == "lo":
             raise Taken(f"the kernel does not take {link.name} as a port of a bridge")
         self.enslave(link, bridge)
+        if vlans is not None:
+            self.vlan_step(SetVlans(link.name, vlans))

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,10 @@ from qemunet.config import read
 from qemunet.host.linux import LinuxHost
 from qemunet.live import netchange
 from qemunet.state import Runtime
+from tests import namespace
 from tests.fullkernel.test_vlans import vlans_of
+from tests.guest.scene import Peer
+from tests.kernel.conftest import quiet
 from tests.wires import Machine, ping
 from tests.world import TREE, World, fresh_world
 
@@ -63,6 +67,18 @@ LAB = SWITCHES + "".join(
     HOST.format(name=name, network=network, vlan=vlan, addresses=addresses) for name, network, vlan, addresses in HOSTS
 )
 EXAMPLE = str(TREE / "examples" / "vlans-in-a-namespace.toml")
+UPLINK = """
+[lab]
+name = "uplink"
+[network.out]
+mode = "bridge"
+bridge = "out"
+ports = ["up0"]
+port-vlan = { up0 = { trunk = [10, 20] } }
+vlan-filtering = true
+host-vlan = 10
+address = ["192.168.7.1/24", "192.168.8.1/24"]
+"""
 PATIENT = 20.0  # seconds for an answer that has to come
 
 
@@ -136,7 +152,10 @@ def test_who_is_in_a_vlan_reaches_who_else_is_in_it_and_nobody_else(world: World
 
 
 def test_hosts_are_in_vlans_of_a_switch_in_a_namespace(world: World) -> None:
-    """As the example has it: one VLAN hears itself, no other one, and on the trunk both are told apart by a tag."""
+    """As the example has it: one VLAN hears itself, no other one, and on the trunk both are told apart by a tag.
+
+    The end of a cable goes to another VLAN while it is used.
+    """
     command(world, "net", "up", EXAMPLE)
     with inside(world, "ten", "tenth", "twenty", "both") as machines:
         ten, both, host = machines["ten"], machines["both"], Machine("host")
@@ -147,6 +166,36 @@ def test_hosts_are_in_vlans_of_a_switch_in_a_namespace(world: World) -> None:
             assert ping(one, address, PATIENT), f"{one.name} to {address}"
         for one, address in ((ten, "192.168.5.3"), (machines["twenty"], "192.168.5.4"), (host, "192.168.5.1")):
             assert not ping(one, address), f"{one.name} to {address}"
+        text = Path(EXAMPLE).read_text()
+        changed = text.replace('"veth2", a-vlan = { access = 10 }', '"veth2", a-vlan = { access = 20 }')
+        command(world, "apply", world.write(changed, "vlans-in-a-namespace.toml"))
+        assert ping(machines["twenty"], "192.168.5.2", PATIENT), "it is in VLAN 20 by now"
+        assert not ping(ten, "192.168.5.2")
     command(world, "net", "down", EXAMPLE)
     found = world.left()
     assert not found, found
+
+
+def test_an_uplink_is_in_the_vlans_that_its_network_says(world: World) -> None:
+    """Whoever is beyond it sees their tags; afterwards it is an interface of the host like any other."""
+    with Peer() as beyond:
+        namespace.ip(f"link add up0 type veth peer name far0 netns {beyond.pid}")
+        quiet("up0")
+        namespace.ip("link set up0 up")
+        world.mark()
+        beyond.run("ip", "link", "set", "far0", "up")
+        for number, address in ((10, "192.168.7.9/24"), (30, "192.168.8.9/24")):
+            name = f"far0.{number}"
+            beyond.run("ip", "link", "add", "link", "far0", "name", name, "type", "vlan", "id", str(number))
+            beyond.run("ip", "address", "add", address, "dev", name)
+            beyond.run("ip", "link", "set", name, "up")
+        file = world.write(UPLINK)
+        command(world, "net", "up", file)
+        assert vlans_of("up0") == {10: [], 20: []}
+        assert ping(Machine("host"), "192.168.7.9", PATIENT)
+        assert not ping(Machine("host"), "192.168.8.9")
+        command(world, "net", "down", file)
+        found = world.left()
+        assert not found, found
+        namespace.ip("link del up0")
+    world.mark()

@@ -117,6 +117,7 @@ def test_two_switches_are_one_and_the_host_is_on_the_first(world: World) -> None
         assert pings(kali2, "192.168.50.1")
         world.succeeds("cable", "plug", "link")
         reaches(three, "192.168.50.12")
+    assert "what runs matches the file" in world.qemunet("apply", file).stderr
     world.succeeds("net", "down", file)
 
 

@@ -95,6 +95,22 @@ def test_a_pulled_cable_between_two_hosts_gives_back_all_that_they_lost(world: W
     world.succeeds("net", "down", file)
 
 
+def test_what_is_in_namespaces_is_listed(world: World) -> None:
+    """With what uses them; one that somebody took away is told."""
+    assert json.loads(world.succeeds("netns", "list", "--json")) == []
+    file = world.write(PAIR)
+    world.succeeds("net", "up", file)
+    one, two = json.loads(world.succeeds("netns", "list", "--json"))
+    assert (one["name"], two["hostname"], one["state"], one["held"]) == ("netns1", "two.lab.test", "up", True)
+    veth = next(each for each in one["interfaces"] if each["ifname"] == "veth11")
+    assert (veth["up"], "192.168.5.1/24" in veth["addresses"], len(one["cables"])) == (True, True, 1)
+    line = world.succeeds("netns", "list").splitlines()[1]
+    assert "  lo 10.77.0.1/32; veth11 192.168.5.1/24" in line
+    subprocess.run(["umount", world.runtime / "netns" / "netns2" / "net"], check=True)
+    assert [each["state"] for each in json.loads(world.succeeds("netns", "list", "--json"))] == ["up", "gone"]
+    world.succeeds("net", "down", file)
+
+
 def test_a_command_is_in_the_namespace_as_on_a_host_of_its_own(world: World) -> None:
     """Its status, its input and the signal that ends it are passed on; /sys is that of the namespace."""
     file = world.write(PAIR)

@@ -6,6 +6,9 @@ import subprocess
 from pathlib import Path
 
 from qemunet.host import neighbours, netlink
+from qemunet.live import sight
+from qemunet.records import NicRecord
+from tests.guest.scene import Peer
 
 from .conftest import ip
 
@@ -51,3 +54,18 @@ def test_who_was_only_asked_for_or_written_down_was_not_seen(fresh: Path) -> Non
 def test_an_interface_that_is_gone_has_no_neighbours(fresh: Path) -> None:
     """It may go at any time."""
     assert seen("nothing") == {}
+
+
+def test_a_card_in_a_namespace_is_known_by_whom_that_one_has_talked_to(fresh: Path) -> None:
+    """Each card by the neighbours of where its bridge is; of a namespace that is gone nothing is known."""
+    learn("10.0.0.9", "br0", "stale")
+    with Peer() as there:
+        there.run("ip", "link", "add", "br0", "type", "bridge")
+        there.run("ip", "link", "set", "br0", "up")
+        there.run("ip", "neigh", "add", "10.0.0.2", "lladdr", MAC, "dev", "br0", "nud", "stale")
+        (fresh / "netns" / "sw1").mkdir(parents=True)
+        (fresh / "netns" / "sw1" / "net").symlink_to(f"/proc/{there.pid}/ns/net")
+        for netns, found in (("sw1", ("10.0.0.2",)), (None, ("10.0.0.9",)), ("gone", None)):
+            row = NicRecord("net0", "tap", "virtio", MAC, "up", bridge="br0", netns=netns)
+            assert sight.neighbours([row], str(fresh / "vm" / "a")).get(MAC) == found
+    (fresh / "netns" / "sw1" / "net").unlink()

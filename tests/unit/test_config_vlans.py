@@ -10,6 +10,7 @@ from qemunet.errors import ConfigError, HostLacks
 from qemunet.frozen import replace
 from qemunet.model import vlan
 from qemunet.model.network import OwnBridge
+from qemunet.model.routing import Carried, IpAddress
 from qemunet.model.vlan import Vlans
 from tests.unit.config_host import FACTS, FILE, lab
 
@@ -103,3 +104,31 @@ def test_what_is_looked_at_is_only_what_a_lab_needs() -> None:
     for text, asked in ((NETWORK, True), (ON_BR0, True), (NETWORK.replace("true", "false"), False)):
         spec = read.loads(text, FILE)
         assert resolve.wanted(spec, profiles.load_all(spec)).vlans is asked
+
+
+UPLINK = """
+[network.out]
+mode = "bridge"
+ports = ["enp1s0"]
+vlan-filtering = true
+move-address = {move}
+port-vlan = {{ enp1s0 = {vlan} }}
+"""
+
+
+def test_vlans_of_ports_are_theirs_by_whatever_name_and_read_back() -> None:
+    resolved = lab(UPLINK.format(move="false", vlan='{ trunk = [10, "20-29"] }'))
+    switch = resolved.networks[0].switch
+    assert isinstance(switch, OwnBridge)
+    assert switch.port_vlans == (("eth1", Vlans(None, (10, *range(20, 30)))),)
+    assert lab(lab_toml(resolved)).networks == resolved.networks
+
+
+def test_the_host_stays_in_its_vlan_when_it_moves_behind_an_uplink() -> None:
+    """That is 1, without a tag."""
+    carried = {"eth1": Carried(addresses=(IpAddress("192.0.2.2/24"),))}
+    facts = replace(FACTS, carried=carried)
+    assert lab(UPLINK.format(move="true", vlan="{ trunk = [10], native = 1 }"), facts)
+    with pytest.raises(ConfigError, match="with move-address the host is behind eth1, in VLAN 1") as caught:
+        lab(UPLINK.format(move="true", vlan="{ trunk = [10] }"), facts)
+    assert caught.value.where == f"{FILE}: network.out.port-vlan"

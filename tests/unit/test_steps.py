@@ -10,6 +10,7 @@ from qemunet.facts import Facts, FileFact, LinkFact, RouteFact
 from qemunet.frozen import replace
 from qemunet.journal import from_json, to_json
 from qemunet.model.nic import MacvtapMode
+from qemunet.model.vlan import Vlans
 from qemunet.model.vm import RunAs
 from qemunet.steps import (
     AddAddress,
@@ -91,7 +92,6 @@ from qemunet.steps import (
     UnplugPort,
     Unreserve,
     VethLink,
-    Vlans,
     Way,
     Word,
     WriteFile,
@@ -220,6 +220,7 @@ EVERY: list[Step] = [
     In("one", replace(CABLE, link=replace(CABLE.link, peer_netns="two"))),
     PlugPort("eth 1", 5, "br0"),
     UnplugPort("eth1", 5, "br0"),
+    PlugPort("eth1", 5, "br0", Vlans(10, (20,))),
     ChangePort("eth1", 5, up=True, was_up=False, mtu=1400, was_mtu=1500),
     PutAddress("br0", 0, ADDRESS),
     PutAddress("eth1", 5, replace(ADDRESS, address="fd00::1/64", peer="fd00::2", broadcast=None, flags=0x200), "br0"),
