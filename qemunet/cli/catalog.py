@@ -28,6 +28,7 @@ COMMANDS = {
     "cable del": ("cable", "take cables away"),
     "netns list": ("netns", "list the namespaces of labs that are up"),
     "exec": ("enter", "run a command in a guest, or in a namespace of a lab"),
+    "cp": ("copy", "copy files and directories into a guest, or out of it"),
     "verify": ("verify", "try what a lab file expects: who reaches whom, and who must not"),
     "console": ("terminal", "attach to a vm's serial console"),
     "logs": ("terminal", "print what a vm's console, or its QEMU, has said"),

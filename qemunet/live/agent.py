@@ -39,7 +39,7 @@ PATIENCE = 0.5  # seconds for an answer of a guest that runs
 LINE = 1 << 19  # bytes; of a longer line only the beginning is looked at, and a card that is cut is left out
 CARDS, ADDRESSES = 256, 32  # that are taken from a line, and from a card
 _CHUNK = 65536  # bytes read at a time
-_ODD = 3.0  # seconds within which a guest has seen that its keeper is another one, if its port told it so
+_ODD = 4.0  # seconds within which a guest has seen that its keeper is another one: it looks every second
 _KIND = b"cards"
 _NAME = 15  # bytes (IFNAMSIZ without the end)
 _NUMBER = 9  # digits
@@ -71,11 +71,12 @@ class Agent:
         self._said = asyncio.Event()
         self._unsent = bytearray()
         self.calls = Calls(self._send)
+        self._settled = self._loop.time() + (_ODD if inherited else 0.0)
         sock.settimeout(0)
         self._loop.add_reader(sock, self._read)
         if inherited:
             self._send(b"\nreset 0\n")
-            self._loop.call_later(_ODD, self._resume)
+            self._loop.call_later(2 * _ODD, self._resume)
         self.ask()
 
     @property
@@ -90,6 +91,7 @@ class Agent:
     async def fresh(self, seconds: float = PATIENCE) -> dict[str, GuestCard]:
         """Ask, and return the cards as they are now; as they were last, if no answer comes in time."""
         wanted = self.ask()
+        seconds = seconds if self.heard else max(seconds, self._settled - self._loop.time())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._answered < wanted and not self._closed():

@@ -26,7 +26,7 @@ if typing.TYPE_CHECKING:
     from qemunet.live.process import Guest
     from qemunet.records import NicRecord
 
-NAMING = 1.0  # seconds from a driver's taking a card until the guest has told its name
+NAMING = 5.0  # seconds from a driver's taking a card until the guest has told its name
 
 
 class Source(StrEnum):

@@ -21,7 +21,6 @@ THREE = TREE / "examples/three-networks.toml"
 MUTE = """
 network.lab.address = ["10.82.0.1/24"]
 [vm.small]
-profile = "microvm"
 memory = "128M"
 boot = {{ kernel = "{0.kernel}", initrd = "{0.initrd}", append = "{0.append} {1}" }}
 [[vm.small.nic]]

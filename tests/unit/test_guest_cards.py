@@ -123,6 +123,7 @@ def test_a_card_that_goes_while_it_is_looked_at_is_passed_over_without_a_word(tm
 # ---------------------------------------------------------------- agent.sh
 
 AGENT = f". {FILES}/agent.sh\n"
+TURN = "at=$(mktemp -u); mkfifo $at; exec 6<>$at; rm $at; echo >&6"
 ADDRESSES = """1: lo    inet 127.0.0.1/8 scope host lo
 2: eth0    inet 10.0.0.2/24 brd 10.0.0.255 scope global eth0
 2: eth0    inet6 fe80::1/64 scope link
@@ -145,15 +146,15 @@ def test_the_keepers_port_is_known_by_its_name(tmp_path: Path, ports: dict[str, 
 def test_a_line_tells_of_each_card_its_name_mac_carrier_and_addresses(tmp_path: Path) -> None:
     places = tree(tmp_path, eth0="1", eth1="0")
     (tmp_path / "sys/class/net/lo").mkdir()
-    script = f"{AGENT} ip() {{ echo '{ADDRESSES}'; }}; exec 4>&1; tell_cards 7"
-    expected = "\ncards 7 eth0/52:54:00:00:00:02,1,10.0.0.2/24,fe80::1/64 eth1/52:54:00:00:00:03,0,10.0.1.2/24\n"
+    script = f"{AGENT} ip() {{ echo '{ADDRESSES}'; }}; {TURN}; exec 4>&1; tell_cards 7"
+    expected = "cards 7 eth0/52:54:00:00:00:02,1,10.0.0.2/24,fe80::1/64 eth1/52:54:00:00:00:03,0,10.0.1.2/24\n"
     assert shell(script, **places) == expected
 
 
 def test_the_strangest_name_of_a_card_comes_through_as_it_is(tmp_path: Path) -> None:
     names = ["a,b", "*", "$(reboot)", "a\x1bb", "-n", "a\\tb"]
     places = tree(tmp_path, **dict.fromkeys(names, "1"))
-    told = shell(f"{AGENT} ip() {{ :; }}; exec 4>&1; tell_cards 0", **places).removesuffix("\n")
+    told = shell(f"{AGENT} ip() {{ :; }}; {TURN}; exec 4>&1; tell_cards 0", **places).removesuffix("\n")
     assert {word.split("/")[0] for word in told.split(" ")[2:]} == set(names)
 
 
@@ -161,14 +162,14 @@ def test_without_a_card_there_is_still_an_answer(tmp_path: Path) -> None:
     (tmp_path / "sys/class/net").mkdir(parents=True)
     (tmp_path / "run").mkdir()
     places = {"SYS": str(tmp_path / "sys"), "RUN": str(tmp_path / "run")}
-    assert shell(f"{AGENT} ip() {{ :; }}; exec 4>&1; tell_cards 3", **places) == "\ncards 3\n"
+    assert shell(f"{AGENT} ip() {{ :; }}; {TURN}; exec 4>&1; tell_cards 3", **places) == "cards 3\n"
 
 
 def test_a_change_is_noted_once_until_it_was_told(tmp_path: Path) -> None:
     """However much happens while nobody takes it, one wish waits: the pipe never fills."""
     places = tree(tmp_path, eth0="1")
     base = tmp_path / "sys/class/net/eth0"
-    script = f"""{AGENT} told=; exec 5>&1; exec 4>/dev/null; ip() {{ :; }}
+    script = f"""{AGENT} told=; exec 5>&1; {TURN}; exec 4>/dev/null; ip() {{ :; }}
         note_changes; note_changes; echo 0 >{base}/carrier; note_changes; tell_cards 0
         note_changes; echo 10.0.0.1 >$RUN/eth0.addresses; note_changes"""
     assert shell(script, **places) == "cards 0\ncards 0\n"

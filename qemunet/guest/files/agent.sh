@@ -42,6 +42,7 @@ find_agent_port() {
 
 # For ever: listens, and tells of the cards when that is asked, one after the other.
 serve_keeper() {
+    export HOME=/root # that of commands; a service may have none
     exec 4<>"/dev/$agent_port" 6<>"$RUN/turn"
     echo >&6
     while :; do # without a keeper the port has an end; with the next one it goes on
@@ -76,7 +77,7 @@ obey() {
 
 say() {
     read -r _ <&6
-    echo "$1" >&4
+    printf '%s\n' "$1" >&4
     echo >&6
 }
 
@@ -205,7 +206,7 @@ tell_cards() {
         find_addresses "$card"
         line="$line $card/$mac,$carrier$addresses"
     done 2>/dev/null
-    printf '\n%s\n' "$line" >&4
+    say "$line"
 }
 
 # The addresses of a card out of $every, each with a comma before it, in $addresses.
