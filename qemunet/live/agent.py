@@ -71,12 +71,13 @@ class Agent:
         self._said = asyncio.Event()
         self._unsent = bytearray()
         self.calls = Calls(self._send)
+        self._resuming: asyncio.TimerHandle | None = None
         self._settled = self._loop.time() + (_ODD if inherited else 0.0)
         sock.settimeout(0)
         self._loop.add_reader(sock, self._read)
         if inherited:
             self._send(b"\nreset 0\n")
-            self._loop.call_later(2 * _ODD, self._resume)
+            self._resuming = self._loop.call_later(2 * _ODD, self._resume)
         self.ask()
 
     @property
@@ -126,6 +127,11 @@ class Agent:
                 self._send(b"\n%s %d\n" % (_KIND, self._asked))
         return self._asked
 
+    def _settle(self) -> None:
+        """Whatever an earlier keeper has begun to say, nobody listens to it any more."""
+        if self._resuming is not None:
+            self._resuming.cancel()
+
     def _resume(self) -> None:
         """Say it again if the guest takes it for input that the last keeper had begun to send: let that be complete."""
         if not self.heard:
@@ -143,6 +149,7 @@ class Agent:
         """What was said is not so any more: the guest boots."""
         self._rest = self._last = b""
         self._unsent.clear()
+        self._settle()
         self.calls.fail("the guest has rebooted meanwhile")
 
     def close(self) -> None:
@@ -152,6 +159,7 @@ class Agent:
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
         self._sock.close()
+        self._settle()
         self._tell()
         self.calls.fail("the guest has ended meanwhile")
 
