@@ -1,8 +1,9 @@
 """A guest as a place from which others are tried, and which is tried: by the programs that it has.
 
 Busybox will do, which is all that the built-in guest has: `ping`, `nc`, `tftp` (whose requests are datagrams to any
-port, with a name of our choice in them), `udhcpc`, `timeout`. So does a distribution's own `ping` and `nc`. That a
-datagram has arrived is seen by the guest's own counters (proc_pid_net(5), RFC 4113): a port need not be taken for that.
+port, with a name of our choice in them), `udhcpc`, `timeout`. So does a distribution's own `ping` and `nc`, or bash in
+place of the latter, but for listening. That a datagram has arrived is seen by the guest's own counters
+(proc_pid_net(5), RFC 4113): a port need not be taken for that.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import select
 import time
 import typing
+from enum import StrEnum
 
 from qemunet import interrupts
 from qemunet.host.attempts import Attempt, Reach
@@ -31,6 +33,7 @@ _GRACE = 30.0  # seconds more than it should take, for a guest that is slow
 _LONGEST = 600  # seconds after which what was begun in a guest ends by itself
 _PATIENCE = 10.0  # seconds for a guest to answer itself
 _ONE = 2  # seconds for a first echo or datagram, after which more are sent
+_SAID = 200  # characters of what a program complains about
 _GLANCE = 0.2  # seconds between two looks whether it has begun
 _MISSING = 127  # a program that the guest does not have
 _RECEIVED = re.compile(rb"([0-9]+) (?:packets )?received")
@@ -40,7 +43,17 @@ _COUNTERS = ("/proc/net/snmp", "/proc/net/snmp6", "/proc/net/udp", "/proc/net/ud
 _BEGIN = 'timeout "$1" nc -ll -p "$2" -e true </dev/null >/dev/null 2>&1 & echo $!'
 _BEGIN_OTHER = 'timeout "$1" nc -lk -p "$2" </dev/null >/dev/null 2>&1 & echo $!'
 _SEND = 'timeout "$1" tftp -g -r "$2" -l /dev/null "$3" "$4"; exit $?'  # a shell of its own hears of the end
-_SEND_OTHER = 'printf %s "$1" | nc -u -w 1 "$2" "$3"'
+_SEND_OTHER = 'printf %s "$2" | nc -u -w "$1" "$3" "$4"'
+_SEND_BASH = 'exec 3<>"/dev/udp/$3/$4" && printf %s "$2" >&3 && timeout "$1" cat <&3; exit 0'
+_CONNECT_BASH = 'exec 3<>"/dev/tcp/$1/$2"'
+
+
+class Tool(StrEnum):
+    """What a guest opens connections and sends datagrams with."""
+
+    BUSYBOX = "busybox"
+    NC = "nc"
+    BASH = "bash"
 
 
 class InGuest(Spot):
@@ -49,7 +62,7 @@ class InGuest(Spot):
     def __init__(self, here: Runtime, name: str) -> None:
         self.name = name
         self._here = here
-        self._is_busybox: bool | None = None
+        self._known: Tool | None = None
 
     def addresses(self, network: str | None = None) -> list[str]:
         return [plain(ip) for _, leads, ips in self._cards() if network in (None, leads) for ip in ips]
@@ -65,24 +78,27 @@ class InGuest(Spot):
         return found
 
     def connect(self, address: str, port: int, seconds: float) -> Attempt:
-        wait = ("-w", str(max(round(seconds), 1)))
-        words = (*wait, address, str(port), "-e", "true") if self._has_busybox() else ("-z", *wait, address, str(port))
-        done = self._run("nc", *words, seconds=seconds)
+        limit, to = str(max(round(seconds), 1)), (address, str(port))
+        words = {
+            Tool.BUSYBOX: ("nc", "-w", limit, *to, "-e", "true"),
+            Tool.NC: ("nc", "-z", "-w", limit, *to),
+            Tool.BASH: ("timeout", limit, "bash", "-c", _CONNECT_BASH, "bash", *to),
+        }[self._tool()]
+        done = self._run(*words, seconds=seconds)
         if done.status == 0:
             return Attempt(Reach.THROUGH, f"{address} takes the connection")
-        return self._failed(done, "nc", address)
+        return self._failed(done, words[0], address)
 
     def send(self, address: str, port: int, token: bytes, seconds: float) -> Attempt:
-        if self._has_busybox():
-            words = (str(max(round(seconds), _ONE)), token.decode(), address, str(port))
-            done = self._run("sh", "-c", _SEND, "sh", *words, seconds=seconds)
-            answered = b"server" in done.stderr  # what tftp makes of any answer
-        else:
-            done = self._run("sh", "-c", _SEND_OTHER, "sh", token.decode(), address, str(port), seconds=seconds)
-            answered = bool(done.stdout)
-        if answered:
+        shell, script = {Tool.BUSYBOX: ("sh", _SEND), Tool.NC: ("sh", _SEND_OTHER), Tool.BASH: ("bash", _SEND_BASH)}[
+            self._tool()
+        ]
+        words = (str(max(round(seconds), _ONE)), token.decode(), address, str(port))
+        done = self._run(shell, "-c", script, shell, *words, seconds=seconds)
+        # what tftp makes of any answer, and what the others print of it
+        if b"server" in done.stderr if self._tool() is Tool.BUSYBOX else done.stdout:
             return Attempt(Reach.THROUGH, f"{address} answers")
-        return self._failed(done, "tftp" if self._has_busybox() else "nc", address)
+        return self._failed(done, shell, address)
 
     def ask_dhcp(self, network: str | None, seconds: float) -> Attempt:
         names = [name for name, leads, _ in self._cards() if network in (None, leads)]
@@ -96,7 +112,9 @@ class InGuest(Spot):
             return
         if not may_listen:
             raise Unproven(f"nobody in {self.name} listens at port {port} of {address}")
-        begin = _BEGIN if self._has_busybox() else _BEGIN_OTHER
+        if self._tool() is Tool.BASH:
+            raise Unproven(f"nobody in {self.name} listens at port {port} of {address}, and it has no nc for that")
+        begin = _BEGIN if self._tool() is Tool.BUSYBOX else _BEGIN_OTHER
         done = self._run("sh", "-c", begin, "sh", str(_LONGEST), str(port), seconds=1)
         try:
             self._await_listener(address, port)
@@ -124,10 +142,12 @@ class InGuest(Spot):
     def _run(self, *argv: str, seconds: float) -> Outcome:
         return inside.call(self._here, self.name, argv, timeout=seconds + _GRACE)
 
-    def _has_busybox(self) -> bool:
-        if self._is_busybox is None:
-            self._is_busybox = b"BusyBox" in self._run("nc", "--help", seconds=1).stderr
-        return self._is_busybox
+    def _tool(self) -> Tool:
+        if self._known is None:
+            asked = self._run("nc", "--help", seconds=1)
+            other = Tool.BASH if asked.status == _MISSING else Tool.NC
+            self._known = Tool.BUSYBOX if b"BusyBox" in asked.stderr else other
+        return self._known
 
     def _cards(self) -> list[tuple[str | None, str | None, Sequence[str]]]:
         """Return what the guest calls its cards, the network and the addresses of each."""
@@ -141,10 +161,10 @@ class InGuest(Spot):
         ]
 
     def _failed(self, done: Outcome, program: str, address: str) -> Attempt:
-        lines = (done.stderr or b"").decode(errors="replace").splitlines()
-        said = lines[-1].strip() if lines else ""
+        said = " ".join(done.stderr.decode(errors="replace").split())[-_SAID:]
         if done.status == _MISSING:
-            return Attempt(Reach.UNABLE, f"{self.name} has no {program}")
+            lacks = "nc and no bash" if program in ("bash", "timeout") else program
+            return Attempt(Reach.UNABLE, f"{self.name} has no {lacks}")
         if "refused" in said:
             return Attempt(Reach.REFUSED, f"{address} refuses it")
         if _UNKNOWN.search(said):

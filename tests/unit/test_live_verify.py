@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
+import subprocess
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -16,9 +19,11 @@ from qemunet.host import attempts, dhcpask
 from qemunet.host.attempts import Attempt, Reach
 from qemunet.host.netns import Place
 from qemunet.live import guestspot, verify
+from qemunet.live.inside import Outcome
 from qemunet.live.spots import Spot, Unproven, family
 from qemunet.live.verify import Result, Verdict, judge_all
 from qemunet.model.expect import AtVm, Check, Dhcp, Elsewhere, Expect, Family, Ping, Source, Target, Tcp, Udp
+from qemunet.state import Runtime
 from tests.unit.config_host import lab
 
 THROUGH, SILENT, REFUSED, UNABLE = Reach.THROUGH, Reach.SILENT, Reach.REFUSED, Reach.UNABLE
@@ -202,9 +207,42 @@ def test_this_host_reaches_itself_and_is_refused_by_itself() -> None:
         assert arrived()
     assert attempts.send(here, "127.0.0.1", port, token, 5).reach is REFUSED
     assert attempts.connect(here, "127.0.0.1", port, 5).reach is REFUSED
-    assert attempts.connect(here, "no-such-host.invalid", 80, 5).reach is UNABLE
 
 
 def test_an_offer_to_somebody_else_is_none() -> None:
     assert dhcpask._offer(b"", 7) == ""
     assert dhcpask._offer(dhcpask._packet(dhcpask._discover(bytes(6), 7)), 7) == ""
+
+
+@pytest.fixture(params=["busybox", "bash"])
+def guest(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> guestspot.InGuest:
+    """A guest with busybox, and one with neither that nor nc: this host, with nothing else in its PATH."""
+    programs = {"busybox": ("nc", "sh", "tftp", "timeout", "true"), "bash": ("bash", "cat", "timeout")}
+    for program in programs[request.param]:
+        found = shutil.which("busybox" if request.param == "busybox" else program)
+        assert found, program
+        (tmp_path / program).symlink_to(found)
+
+    def call(here: Runtime, vm: str, argv: Sequence[str], *, timeout: float) -> Outcome:
+        program = tmp_path / argv[0]
+        if not program.exists():
+            return Outcome(127, b"", b"not there")
+        words = {"executable": program, "env": {"PATH": str(tmp_path)}, "timeout": timeout}
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, **words)
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    monkeypatch.setattr(guestspot.inside, "call", call)
+    return guestspot.InGuest(Runtime(str(tmp_path)), "web")
+
+
+def test_a_guest_tries_with_what_it_has(guest: guestspot.InGuest) -> None:
+    """For connections that are taken or refused, and datagrams that arrive."""
+    here = Place()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert guest.connect("127.0.0.1", port, 5).reach is THROUGH
+    assert guest.connect("127.0.0.1", port, 5).reach is REFUSED
+    with attempts.receiving(here, "127.0.0.1", port, b"0123456789abcdef") as arrived:
+        guest.send("127.0.0.1", port, b"0123456789abcdef", 1)
+        assert arrived()
+    assert "has no ping" in guest.ping("127.0.0.1", 1).seen
