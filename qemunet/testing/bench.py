@@ -24,6 +24,7 @@ if typing.TYPE_CHECKING:
     from qemunet import sync
     from qemunet.config.spec import LabSpec
     from qemunet.host.netns import Place
+    from qemunet.live.guestspot import InGuest
     from qemunet.state import Runtime
 
     T = typing.TypeVar("T")
@@ -112,7 +113,10 @@ class Seat(ABC):
         __tracebackhide__ = True
         deadline = time.monotonic() + timeout
         while True:
-            done = self.execute(command, max(deadline - time.monotonic(), 1.0))
+            try:
+                done = self.execute(command, max(deadline - time.monotonic(), 1.0))
+            except TimedOut as error:
+                raise AssertionError(f"{self.name}: {command!r} never {what} in {timeout:g} s: {error}") from None
             if wanted(done):
                 return done
             if time.monotonic() > deadline:
@@ -127,6 +131,7 @@ class Guest(Seat):
         self.name = vm.name
         self.vm = vm
         self._bench = bench
+        self._spot: InGuest | None = None
 
     def __repr__(self) -> str:
         return repr(self.vm)
@@ -184,7 +189,7 @@ class Guest(Seat):
         from qemunet.host.attempts import Reach
         from qemunet.live.guestspot import InGuest
 
-        spot = InGuest(self._bench.runtime, self.name)
+        spot = self._spot = self._spot or InGuest(self._bench.runtime, self.name)
         found = self._bench.inside(lambda: spot.connect(address, port, 2))
         return "" if found.reach is Reach.THROUGH else found.seen
 

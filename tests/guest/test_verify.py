@@ -132,7 +132,7 @@ def test_a_command_in_a_guest_succeeds_or_fails_with_what_it_said(guests: tuple[
         db.succeeds("echo oh >&2; exit 3")
     with pytest.raises(AssertionError, match="db: 'true' succeeds"):
         db.fails("true")
-    with pytest.raises(AssertionError, match="web: 'false' never succeeds in 1 s: status 1"):
+    with pytest.raises(AssertionError, match="web: 'false' never succeeds in 1 s: "):
         web.wait_until("false", timeout=1)
 
 

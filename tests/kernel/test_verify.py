@@ -91,15 +91,15 @@ def test_what_gets_through_holds(world: World) -> None:
     found = results(
         world,
         0,
-        to_db(ping=True),
-        to_db(tcp=80, listen=True),
-        to_db(udp=5000),
-        to_db(tcp=80, listen=True, family="ipv6"),
-        expect(source="web", to="192.168.50.3", ping=True),
-        expect(source="web", to="host", ping=True, network="lan"),
-        expect(source="host", to="web", tcp=8080, listen=True),
-        expect(source="web", dhcp=True, network="lan"),
-        expect(source="far", to="far", ping=True),
+        to_db(ping=True, timeout="60s"),
+        to_db(tcp=80, listen=True, timeout="60s"),
+        to_db(udp=5000, timeout="60s"),
+        to_db(tcp=80, listen=True, family="ipv6", timeout="60s"),
+        expect(source="web", to="192.168.50.3", ping=True, timeout="60s"),
+        expect(source="web", to="host", ping=True, network="lan", timeout="60s"),
+        expect(source="host", to="web", tcp=8080, listen=True, timeout="60s"),
+        expect(source="web", dhcp=True, network="lan", timeout="60s"),
+        expect(source="far", to="far", ping=True, timeout="60s"),
     )
     assert [verdict for verdict, _ in found] == ["holds"] * 9, found
     assert found[3] == ("holds", "fd05::3 takes the connection")
