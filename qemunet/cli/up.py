@@ -5,17 +5,16 @@ from __future__ import annotations
 from qemunet.cli import render
 from qemunet.cli.known import runtime
 from qemunet.cli.parser import add_overrides, seconds
-from qemunet.errors import NotTakenBack, QemunetError, UsageError
+from qemunet.errors import QemunetError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from qemunet.cli.parser import Commands, Parser
     from qemunet.cli.progress import Progress
-    from qemunet.config.spec import LabSpec
-    from qemunet.live.climb import Climb, Goal
+    from qemunet.live.climb import Goal
     from qemunet.live.readiness import Watch
     from qemunet.state import Runtime
 
@@ -41,67 +40,19 @@ def _up_arguments(parser: Parser) -> None:
 
 def _up(args: Namespace) -> int:
     from qemunet import interrupts
-    from qemunet.config import ready
-    from qemunet.live.climb import Climb
+    from qemunet.live.ascent import Ascent, Wish
     from qemunet.live.source import Source
 
     interrupts.install()
-    source = Source.read(args.file, args.overrides)
-    spec = source.spec
-    if not spec.vms:
-        raise UsageError(f"{args.file} has no vm", hint=f"`qemunet net up {args.file}` brings the rest of it up")
-    names = ready.with_all_needed(spec, source.chosen(args.vms))
-    ways = {vm.name: ready.of(vm) for vm in spec.vms}
-    goals = [goal for text in args.wait for goal in _goals(text, spec, names)]
-    helper = _Helper(runtime(), args, spec.name, names)
-    order = [name for name in names if not helper.runs(name)]
-    after = {vm.name: vm.depends or () for vm in spec.vms}
-    climb = Climb(helper, order, after, ways, seconds=args.timeout, keep_going=args.keep_going)
-    for name in names:
-        if name not in order:
-            helper.tell(name, "running")
-    _climb(climb, goals, helper)
-    return 0
-
-
-def _climb(climb: Climb, goals: Sequence[Goal], helper: _Helper) -> None:
-    """Go all the way up, or take back what was begun; raises the first error, and tells of the others."""
+    wish = Wish(tuple(args.vms), tuple(args.wait), args.timeout, args.keep_going)
+    ascent = Ascent(Source.read(args.file, args.overrides), wish)
     try:
-        climb.run(goals)
-    except BaseException as error:
-        if left := helper.take_back(climb.begun):
-            raise NotTakenBack([str(error), *left]) from error
+        ascent.run(_Helper(runtime(), args, ascent.lab, ascent.names))
+    except QemunetError as error:
+        for other in getattr(error, "__notes__", ()):
+            render.note(f"error: {other}")
         raise
-    failed = list(climb.failed.values())
-    for one in failed[1:]:
-        render.note(f"error: {one}")
-    if failed:
-        raise failed[0]
-
-
-def _goals(text: str, spec: LabSpec, names: Sequence[str]) -> Iterator[Goal]:
-    """Read one ``--wait``; raises UsageError."""
-    from qemunet.config import ready
-    from qemunet.config.hints import Bad
-    from qemunet.live.climb import Goal
-    from qemunet.model.ready import TcpReady
-
-    if text == "ready":
-        yield from (Goal(vm.name, ready.of(vm)) for vm in spec.vms if vm.name in names)
-        return
-    way, _, rest = text.partition("=")
-    vm, colon, port = rest.partition(":")
-    try:
-        if way == "tcp" and colon:
-            if vm not in names:
-                raise UsageError(f'--wait {text}: "{vm}" is none of the vms', hint=f"they are {', '.join(names)}")
-            yield Goal(vm, TcpReady(ready.port(port)))
-            return
-        wanted = ready.read(text)
-    except Bad as bad:
-        hint = bad.hint if way == "tcp" and colon else 'as in ready, dhcp, "console=login: " and tcp=web:80'
-        raise UsageError(f"--wait {text}: {bad.problem}", hint=hint) from bad
-    yield from (Goal(name, wanted) for name in names)
+    return 0
 
 
 class _Helper:
@@ -126,12 +77,19 @@ class _Helper:
             interrupts.install()
 
     def watch(self, goal: Goal) -> Watch:
-        from qemunet.live import readiness
+        from qemunet.live import ascent
 
-        return readiness.watch(self._here, self._here.vm(goal.vm), goal.ready)
+        return ascent.watch(self._here, goal)
 
     def runs(self, vm: str) -> bool:
-        return any(one.name == vm and one.lab == self._lab and one.state == "running" for one in self._here.vms())
+        from qemunet.live import ascent
+
+        return ascent.runs(self._here, self._lab, vm)
+
+    def check(self) -> None:
+        from qemunet import interrupts
+
+        interrupts.check()
 
     def tell(self, vm: str, state: str, detail: str = "") -> None:
         self._progress.tell(vm, state, detail)

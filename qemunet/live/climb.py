@@ -4,15 +4,20 @@ Theory of operation. Who starts vms, and who watches them, is given; this decide
 are started together, as one attempt that comes true or is taken back. Then every goal is looked at until one is
 reached, which may be the turn of others. A goal that is not reached in its time, or whose vm has ended, is an error:
 without `keep_going` of everything, with it of that vm and of those that depend on it.
+
+Of vms that tell when they are ready no more than `at_once` boot at the same time, as guests that share few processors
+run into time limits of their own. One whose turn it is waits for a place; a place is free again when its vm is ready or
+has ended, and after `_BOOT` in any case, as what it is to be ready for may be far away. So nobody fails by this, and a
+vm's own time begins with its start.
 """
 
 from __future__ import annotations
 
 import select
+import sys
 import time
 import typing
 
-from qemunet import interrupts
 from qemunet.errors import Failed, QemunetError, TimedOut
 from qemunet.frozen import frozen
 
@@ -23,6 +28,7 @@ if typing.TYPE_CHECKING:
     from qemunet.model.ready import Ready
 
 _GLANCE = 0.05  # seconds between two looks at those that are to become ready
+_BOOT = 30.0  # seconds that a vm may keep others from booting
 
 
 @frozen
@@ -48,6 +54,9 @@ class Helper(typing.Protocol):
     def tell(self, vm: str, state: str, detail: str = "") -> None:
         """Say how a vm is."""
 
+    def check(self) -> None:
+        """Raise whatever it is that ends all of it: nobody wants it any more."""
+
 
 class Climb:
     """One way up. `order` are the vms that do not run yet, `after` whom each depends on, `own` when each is ready."""
@@ -61,6 +70,7 @@ class Climb:
         *,
         seconds: float,
         keep_going: bool = False,
+        at_once: int = sys.maxsize,
     ) -> None:
         self.failed: dict[str, QemunetError] = {}
         self.begun: list[str] = []
@@ -70,6 +80,8 @@ class Climb:
         self._own = own
         self._seconds = seconds
         self._keep_going = keep_going
+        self._at_once = at_once
+        self._booting: dict[str, float] = {}
         self._watches: dict[Goal, Watch] = {}
         self._deadlines: dict[str, float] = {}
         self._reached: set[Goal] = set()
@@ -79,11 +91,33 @@ class Climb:
         needed = {Goal(one, self._own[one]) for name in self._waiting for one in self._after[name]}
         open_goals = needed | set(goals)
         while self._waiting or open_goals:
-            self._start([name for name in self._waiting if self._has_its_turn(name)])
+            self._start(self._next())
             open_goals = {goal for goal in open_goals if self._is_open(goal)}
-            if open_goals:
-                interrupts.check()
+            if self._waiting and len(self._booting) >= self._at_once:
+                self._booting = {name: until for name, until in self._booting.items() if self._boots(name, until)}
+            if open_goals or self._waiting:
+                self._helper.check()
                 select.select([], [], [], _GLANCE)
+
+    def _next(self) -> list[str]:
+        """Return whose turn it is, of those that have to boot as many as there are places."""
+        free = self._at_once - len(self._booting)
+        names = []
+        for name in filter(self._has_its_turn, self._waiting):
+            if self._own[name] is None or free > 0:
+                names.append(name)
+                free -= self._own[name] is not None
+        return names
+
+    def _boots(self, name: str, until: float) -> bool:
+        """Tell whether a vm that was started keeps its place."""
+        goal = Goal(name, self._own[name])
+        if name in self.failed or goal in self._reached or time.monotonic() > until or not self._helper.runs(name):
+            return False
+        try:
+            return not self._sees(goal)
+        except QemunetError:  # for whoever waits for it to tell
+            return False
 
     def _has_its_turn(self, name: str) -> bool:
         return all(Goal(one, self._own[one]) in self._reached for one in self._after[name])
@@ -105,6 +139,8 @@ class Climb:
         for name in names:
             self._waiting.remove(name)
             self.begun.append(name)
+            if self._own[name] is not None:
+                self._booting[name] = time.monotonic() + _BOOT
             self._helper.tell(name, "started")
 
     def _is_open(self, goal: Goal) -> bool:
@@ -125,16 +161,22 @@ class Climb:
         """Tell whether a goal is reached; raises TimedOut, and Failed if its vm has ended."""
         now = time.monotonic()
         deadline = self._deadlines.setdefault(goal.vm, now + self._seconds)
+        if self._sees(goal):
+            return True
+        place, watch = f"vm.{goal.vm}", self._watches[goal]
+        if not self._helper.runs(goal.vm):
+            raise Failed(f"it ended before it was ready; {watch.seen}", where=place)
+        if now > deadline:
+            raise TimedOut(f"it is not ready after {self._seconds:g} s; {watch.seen}", where=place)
+        return False
+
+    def _sees(self, goal: Goal) -> bool:
+        """Look; tell whether a goal is reached."""
         watch = self._watches.get(goal) or self._watches.setdefault(goal, self._helper.watch(goal))
         if watch.ready():
             self._reached.add(goal)
             self._helper.tell(goal.vm, "ready", watch.seen)
             return True
-        place = f"vm.{goal.vm}"
-        if not self._helper.runs(goal.vm):
-            raise Failed(f"it ended before it was ready; {watch.seen}", where=place)
-        if now > deadline:
-            raise TimedOut(f"it is not ready after {self._seconds:g} s; {watch.seen}", where=place)
         return False
 
     def _give_up(self, name: str, error: QemunetError) -> None:

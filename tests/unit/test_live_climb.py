@@ -9,9 +9,10 @@ from typing import cast
 import pytest
 
 from qemunet.errors import Failed, QemunetError, TimedOut
+from qemunet.live import climb as climbs
 from qemunet.live.climb import Climb, Goal
 from qemunet.live.readiness import Watch
-from qemunet.model.ready import LeaseReady
+from qemunet.model.ready import LeaseReady, Ready
 
 
 @dataclass
@@ -51,13 +52,24 @@ class Hand:
         if state != "started":
             self.done.append(f"{vm} {state}")
 
+    def check(self) -> None:
+        pass
+
 
 AFTER = {"web": ("router", "db"), "db": ("router",), "router": (), "idle": ()}
 OWN = dict.fromkeys(AFTER, LeaseReady())
 
 
-def climb(hand: Hand, order: Sequence[str] = tuple(AFTER), *, seconds: float = 20, keep_going: bool = False) -> Climb:
-    return Climb(hand, order, AFTER, OWN, seconds=seconds, keep_going=keep_going)
+def climb(
+    hand: Hand,
+    order: Sequence[str] = tuple(AFTER),
+    *,
+    seconds: float = 20,
+    keep_going: bool = False,
+    own: Mapping[str, Ready | None] = OWN,
+    at_once: int = 20,
+) -> Climb:
+    return Climb(hand, order, AFTER, own, seconds=seconds, keep_going=keep_going, at_once=at_once)
 
 
 def test_each_starts_when_all_are_ready_that_it_depends_on() -> None:
@@ -128,3 +140,25 @@ def test_one_that_is_not_ready_in_time_runs_on_where_it_is_to_keep_going() -> No
     way.run([])
     assert way.begun == ["router", "idle"]
     assert set(way.failed) == {"router", "db", "web"}
+
+
+def test_no_more_boot_at_once_than_there_are_places_for() -> None:
+    """Each that is ready makes room for the next; nobody has asked for it to be waited for."""
+    hand = Hand({"router": 3, "idle": 2})
+    climb(hand, at_once=1).run([])
+    assert hand.done == ["start router", "router ready", "start db", "db ready", "start web", "web ready", "start idle"]
+
+
+def test_what_does_not_tell_when_it_is_ready_needs_no_place() -> None:
+    hand = Hand({"router": 3})
+    climb(hand, ["router", "idle"], own={**OWN, "idle": None}, at_once=1).run([])
+    assert hand.done == ["start router idle"]
+
+
+@pytest.mark.parametrize("hand", [Hand({"router": 10_000}), Hand({"router": 10_000}, ended=["router"])])
+def test_one_that_is_never_ready_keeps_its_place_for_a_while(hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has asked for it to be ready, so nothing has failed; one that has ended makes room at once."""
+    if not hand.ended:
+        monkeypatch.setattr(climbs, "_BOOT", 0.2)
+    climb(hand, ["router", "idle"], at_once=1).run([])
+    assert hand.done == ["start router", "start idle"]
