@@ -15,19 +15,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
-import os
 import typing
 from collections.abc import Mapping
 
-from qemunet.errors import NotFound, QemunetError, TimedOut, UsageError
+from qemunet import shapes
+from qemunet.errors import NotFound, QemunetError, TimedOut, UsageError, raise_all
 from qemunet.live import begin
 from qemunet.live.control import errors_in
 from qemunet.live.hold import Hold
 from qemunet.live.launch import Order
 from qemunet.live.power import How
 from qemunet.live.streams import Console, Events
-from qemunet.shapes import Address, Change, Ending, Event, Nic, NicKeys, Path, Status, keys_of, link_word
+from qemunet.shapes import Address, Change, Ending, Event, Named, Nic, NicKeys, Path, Status
 from qemunet.state import Runtime, locate
 
 if typing.TYPE_CHECKING:
@@ -37,7 +38,6 @@ if typing.TYPE_CHECKING:
 
     from qemunet.live.control import Message
 
-T = typing.TypeVar("T")
 Stream = typing.TypeVar("Stream", Console, Events)
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
 ]
 
 ADD, DEL, STOP = 10.0, 30.0, 30.0  # seconds: for a guest to take a card, to let go of one, and to shut down
+READY = 120.0  # seconds: for a guest to be ready
 _NEWS = 5.0  # seconds for an event that has been sent
 _log = logging.getLogger("qemunet")
 
@@ -78,8 +79,8 @@ def open(  # noqa: A001 - as `qemunet.open` it reads like the builtin, and ends 
     something was not. Guests that shall power off in order have to be told so before that: `Lab.stop`.
     """
     chosen, overrides = ((one,) if isinstance(one, str) else tuple(one) for one in (vms, set))
-    order = Order(_absolute(file), chosen, overrides, detach=True, console=False, hold=True)
-    return Opening(order, None if runtime is None else _absolute(runtime))
+    order = Order(shapes.absolute(file), chosen, overrides, detach=True, console=False, hold=True)
+    return Opening(order, None if runtime is None else shapes.absolute(runtime))
 
 
 class Opening:
@@ -110,24 +111,14 @@ class Opening:
             await begin.finish(self._lab._close())
 
 
-class Named(dict[str, T]):
-    """Things by name; for one that is not there the error is NotFound, which says which are."""
-
-    def __init__(self, what: str, there: Mapping[str, T]) -> None:
-        super().__init__(there)
-        self._what = what
-
-    def __missing__(self, name: str) -> T:
-        raise NotFound(f'{self._what} "{name}" (there: {", ".join(self) or "none"})')
-
-
 class Lab:
     """A lab that runs. `name` is its name, `vm` has its guests by their names: those that were started here."""
 
     def __init__(self, runtime: Runtime, order: Order, held: begin.Held) -> None:
         self.name = held.lab
         self.file = order.file
-        self.vm: Mapping[str, Vm] = Named(f"{self.name} has no vm", {name: Vm(self, name) for name in held.vms})
+        self._vms = Named(f"{self.name} has no vm", {name: Vm(self, name) for name in held.vms})
+        self.vm: Mapping[str, Vm] = self._vms
         self._runtime = runtime
         self._overrides = order.overrides
         self._hold = Hold(runtime, held, self._end)
@@ -145,6 +136,59 @@ class Lab:
         with contextlib.suppress(NotFound):  # the last guest has just ended
             await self.status()
         await asyncio.gather(*(vm._look_if_there() for vm in self._living()))
+
+    async def up(
+        self,
+        vms: str | Iterable[str] = (),
+        *,
+        wait: str | Iterable[str] = (),
+        timeout: float = READY,  # noqa: ASYNC109 - each vm's, from its own start
+        keep_going: bool = False,
+    ) -> tuple[str, ...]:
+        """Start what of the lab file does not run yet, in the order of ``depends``, as `qemunet up`; return its names.
+
+        `vms` are those that are wanted, and what they depend on comes with them; all of the file if none is named.
+        It returns when each of `wait` holds: ``"ready"``, ``"dhcp"``, ``"console=REGEX"``, ``"tcp=VM:PORT"``. What is
+        started is held as the others are. If a vm does not start, or is not ready `timeout` seconds after its start,
+        what was begun here is taken back, as it is when this is cancelled, and any QemunetError raised. `keep_going`
+        leaves out those alone that depend on it: the error comes in the end, and its notes tell of others.
+        """
+        from qemunet.live import ascent, rise
+        from qemunet.live.source import Source
+
+        named, waits = ((one,) if isinstance(one, str) else tuple(one) for one in (vms, wait))
+        wish = ascent.Wish(named, waits, timeout, keep_going)
+        try:
+            source = functools.partial(Source.read, self.file, self._overrides)
+            return tuple(await rise.up(self._runtime, lambda: ascent.Ascent(source(), wish), self._start))
+        finally:
+            with contextlib.suppress(QemunetError):
+                await self.refresh()
+
+    async def _start(self, names: Sequence[str]) -> None:
+        """Start vms, and hold them; they are known before, for the one that ends at once."""
+        before = {name: self._vms[name] for name in names if name in self._vms}
+        self._vms.update({name: Vm(self, name) for name in names})
+        try:
+            await self._hold.start(self.file, names, self._overrides)
+        except QemunetError:
+            for name in names:
+                del self._vms[name]
+            self._vms.update(before)
+            raise
+
+    async def down(self, *, timeout: float = STOP, force: bool = False) -> dict[str, How]:  # noqa: ASYNC109
+        """End all guests in the reverse order of ``depends``, each as `Vm.stop` does; return what it took for each.
+
+        Raises the first error in the end, with others as its notes. The block is still to be left.
+        """
+        from qemunet.live import rise
+
+        after = {vm.name: self._runtime.vm(vm.name).depends for vm in self._living()}
+        found = await rise.down(after, lambda name: self.vm[name].stop(timeout=timeout, force=force))
+        errors = [how for how in found.values() if isinstance(how, QemunetError) and not isinstance(how, NotFound)]
+        raise_all(errors)
+        return {name: how for name, how in found.items() if isinstance(how, How)}
 
     async def stop(self, *, timeout: float = STOP, force: bool = False) -> dict[str, How]:  # noqa: ASYNC109
         """End all guests at once, see `Vm.stop`; return what it took for each."""
@@ -171,7 +215,7 @@ class Lab:
         others were seen to; what was done stays, and notes of the exception tell of other cards that failed.
         """
         overrides = self._overrides if set is None else (set,) if isinstance(set, str) else tuple(set)
-        path = self.file if file is None else _absolute(file)
+        path = self.file if file is None else shapes.absolute(file)
         words = {"file": path, "overrides": list(overrides), "dry": dry_run, "timeout": timeout}
         try:
             reply = await self._hold.ask("apply", within=None, **words)
@@ -181,7 +225,7 @@ class Lab:
         changes, networks = reply["changes"], reply.get("networks", [])
         assert isinstance(changes, list), "of what there was to do"
         assert isinstance(networks, list), "likewise"
-        _raise_all(errors_in(changes))
+        raise_all(errors_in(changes))
         return tuple(Change.from_row(change) for change in (*networks, *changes) if not change.get("note"))
 
     def events(self, vm: str | None = None) -> Events:
@@ -239,7 +283,7 @@ class Vm:
         Raises any QemunetError, and then nothing has changed; but TimedOut if the guest runs and no driver has taken
         the card within `timeout` seconds: then it is plugged in.
         """
-        return self._keep(await self._ask_card("nic-add", timeout, keys=keys_of(keys)), timeout)
+        return self._keep(await self._ask_card("nic-add", timeout, keys=shapes.keys_of(keys)), timeout)
 
     async def remove_nic(self, nic: Nic | str, *, timeout: float = DEL, cut: bool = False) -> None:  # noqa: ASYNC109
         """Unplug a card, which is a `Nic`, or its id, MAC or network; return when the guest has let go of it.
@@ -247,17 +291,19 @@ class Vm:
         `cut` stops its traffic at once. Raises TimedOut if the guest has not let go within `timeout` seconds; the card
         goes as soon as it does.
         """
-        reply = await self._ask_card("nic-del", timeout, nic=_id(nic), cut=cut)
+        reply = await self._ask_card("nic-del", timeout, nic=shapes.id_of(nic), cut=cut)
         gone = Nic.from_row(reply["nic"]).id
         self._set_nics({name: one for name, one in self.nics.items() if name != gone})
 
     async def set_nic(self, nic: Nic | str, *, timeout: float = DEL, **keys: typing.Unpack[NicKeys]) -> Nic:  # noqa: ASYNC109
         """Change keys of a card, in its place if that can be, else by unplugging it; return it as it is then."""
-        return self._keep(await self._ask_card("nic-set", timeout, nic=_id(nic), keys=keys_of(keys)), timeout)
+        return self._keep(
+            await self._ask_card("nic-set", timeout, nic=shapes.id_of(nic), keys=shapes.keys_of(keys)), timeout
+        )
 
     async def set_link(self, nic: Nic | str, up: bool | str) -> Nic:
         """Pull the cable of a card, or plug it in: False or ``"down"``, True or ``"up"``; else UsageError."""
-        return await self.set_nic(nic, link=link_word(up))
+        return await self.set_nic(nic, link=shapes.link_word(up))
 
     async def move_nic(self, nic: Nic | str, network: str) -> Nic:
         """Plug a card into another network, of the lab or one that is up; the guest keeps the card."""
@@ -352,19 +398,3 @@ class Vm:
     def _end(self, ending: Ending) -> None:
         self.state, self.ending = "ended", ending
         self._ended.set()
-
-
-def _raise_all(errors: Sequence[QemunetError]) -> None:
-    """Raise the first of them, if there is one, with the others as its notes."""
-    for other in errors[1:]:
-        errors[0].add_note(str(other))
-    if errors:
-        raise errors[0]
-
-
-def _id(nic: Nic | str) -> str:
-    return nic if isinstance(nic, str) else nic.id
-
-
-def _absolute(path: Path) -> str:
-    return os.path.abspath(os.fspath(path))

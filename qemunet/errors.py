@@ -183,6 +183,14 @@ def of_the_host(error: OSError) -> QemunetError:
     return QemunetError(error.strerror or str(error) or type(error).__name__, where=where, hint=hint)
 
 
+def raise_all(errors: Sequence[QemunetError]) -> None:
+    """Raise the first of them, if there is one, with the others as its notes."""
+    for other in errors[1:]:
+        errors[0].add_note(str(other))
+    if errors:
+        raise errors[0]
+
+
 def waits_for_itself(whom: str) -> Failed:
     """Return the error for a command of a user's hook that would wait for `whom`, who waits for the hook."""
     return Failed(

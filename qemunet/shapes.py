@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import typing
 
-from qemunet.errors import TimedOut, UsageError
+from qemunet.errors import NotFound, TimedOut, UsageError
 from qemunet.frozen import as_dict, fields, frozen
 from qemunet.records import NicRecord
 
@@ -15,8 +15,20 @@ if typing.TYPE_CHECKING:
     Message = Mapping[str, object]  # a keeper's line
 
 Path = str | os.PathLike[str]
+T = typing.TypeVar("T")
 
 _PATHS = ("ifup", "ifdown", "tftp")  # relative to where this process is, not to the lab file
+
+
+class Named(dict[str, T]):
+    """Things by name; for one that is not there the error is NotFound, which says which are."""
+
+    def __init__(self, what: str, there: Mapping[str, T]) -> None:
+        super().__init__(there)
+        self._what = what
+
+    def __missing__(self, name: str) -> T:
+        raise NotFound(f'{self._what} "{name}" (there: {", ".join(self) or "none"})')
 
 
 @frozen
@@ -228,3 +240,13 @@ def _seen(known: object) -> dict[str, object]:
     found = known if isinstance(known, dict) else {}
     addresses = tuple(Address(str(ip["address"]), str(ip["source"])) for ip in found.get("ip", ()))
     return {"guest_ifname": found.get("guest_ifname"), "addresses": addresses}
+
+
+def id_of(nic: Nic | str) -> str:
+    """Return the id of a card, or the word that stands for one."""
+    return nic if isinstance(nic, str) else nic.id
+
+
+def absolute(path: Path) -> str:
+    """Return a path that does not depend on where this process is."""
+    return os.path.abspath(os.fspath(path))

@@ -19,8 +19,8 @@ import threading
 import typing
 
 from qemunet import api
-from qemunet.api import ADD, DEL, STOP, Address, Change, Ending, Event, How, Nic, NicKeys, Status
-from qemunet.shapes import Path
+from qemunet.api import ADD, DEL, READY, STOP, Address, Change, Ending, Event, How, Nic, NicKeys, Status
+from qemunet.shapes import Named, Path
 
 if typing.TYPE_CHECKING:
     import re
@@ -147,9 +147,9 @@ class Lab:
         self._loop = loop
         self.name = lab.name
         self.file = lab.file
-        self.vm: Mapping[str, Vm] = api.Named(
-            f"{lab.name} has no vm", {name: Vm(vm, self, loop) for name, vm in lab.vm.items()}
-        )
+        self._vms: dict[str, Vm] = Named(f"{lab.name} has no vm", {})
+        self.vm: Mapping[str, Vm] = self._vms
+        self._learn()
 
     def status(self) -> dict[str, Status]:
         """See `qemunet.api.Lab.status`."""
@@ -158,6 +158,35 @@ class Lab:
     def refresh(self) -> None:
         """See `qemunet.api.Lab.refresh`."""
         self._loop.run(self._lab.refresh)
+
+    def _learn(self) -> None:
+        """Have a guest here for each that there is; one that was started again is another one."""
+        there = self._lab.vm
+        found = {name: self._vms.get(name) for name in there}
+        now = {
+            name: one if one and one._vm is there[name] else Vm(there[name], self, self._loop)
+            for name, one in found.items()
+        }
+        self._vms.clear()
+        self._vms.update(now)
+
+    def up(
+        self,
+        vms: str | Iterable[str] = (),
+        *,
+        wait: str | Iterable[str] = (),
+        timeout: float = READY,
+        keep_going: bool = False,
+    ) -> tuple[str, ...]:
+        """See `qemunet.api.Lab.up`."""
+        try:
+            return self._loop.run(lambda: self._lab.up(vms, wait=wait, timeout=timeout, keep_going=keep_going))
+        finally:
+            self._learn()
+
+    def down(self, *, timeout: float = STOP, force: bool = False) -> dict[str, How]:
+        """See `qemunet.api.Lab.down`."""
+        return self._loop.run(lambda: self._lab.down(timeout=timeout, force=force))
 
     def stop(self, *, timeout: float = STOP, force: bool = False) -> dict[str, How]:
         """See `qemunet.api.Lab.stop`."""

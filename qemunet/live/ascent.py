@@ -7,7 +7,7 @@ import typing
 
 from qemunet.config import ready
 from qemunet.config.hints import Bad
-from qemunet.errors import NotTakenBack, QemunetError, UsageError
+from qemunet.errors import NotTakenBack, UsageError, raise_all
 from qemunet.frozen import frozen
 from qemunet.live import readiness
 from qemunet.live.climb import Climb, Goal, Helper
@@ -89,15 +89,8 @@ class Ascent:
             if left := starter.take_back(climb.begun):
                 raise NotTakenBack([str(error), *left]) from error
             raise
-        _raise_all(list(climb.failed.values()))
+        raise_all(list(climb.failed.values()))
         return climb.begun
-
-
-def _raise_all(errors: Sequence[QemunetError]) -> None:
-    for other in errors[1:]:
-        errors[0].add_note(str(other))
-    if errors:
-        raise errors[0]
 
 
 def _places() -> int:

@@ -25,7 +25,8 @@ class Descent(typing.Generic[Result]):
     """One way down. `after` are the vms that are to end, each with those that it depends on.
 
     `end` is called in a thread of its own for each; it has deadlines of its own, and never raises. `tell` is called by
-    who runs this: without a result when a vm's turn comes, and with it in the end.
+    who runs this: without a result when a vm's turn comes, and with it in the end. `check` raises if nobody wants it
+    any more, as when the user has interrupted.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Descent(typing.Generic[Result]):
         after: Mapping[str, Iterable[str]],
         end: Callable[[str], Result],
         tell: Callable[[str, Result | None], None] = lambda vm, result: None,
+        check: Callable[[], None] | None = None,
     ) -> None:
         self.ended: dict[str, Result] = {}
         self._needed_by: dict[str, set[str]] = {name: set() for name in after}
@@ -41,12 +43,13 @@ class Descent(typing.Generic[Result]):
                 self._needed_by[other].add(name)
         self._end = end
         self._tell = tell
+        self._check = check or interrupts.check
         self._waiting = list(after)
         self._busy: set[str] = set()
         self._news: queue.SimpleQueue[tuple[str, Result]] = queue.SimpleQueue()
 
     def run(self) -> None:
-        """Return when all are through, with what became of them in `ended`; raises Interrupted, when some are not."""
+        """Return when all are through, with what became of them in `ended`; raises what `check` does."""
         while self._waiting or self._busy:
             for name in self._due():
                 self._waiting.remove(name)
@@ -65,7 +68,7 @@ class Descent(typing.Generic[Result]):
         self._news.put((name, self._end(name)))
 
     def _hear(self) -> None:
-        interrupts.check()
+        self._check()
         try:
             name, result = self._news.get(timeout=_GLANCE)
         except queue.Empty:

@@ -7,13 +7,13 @@ import contextlib
 import logging
 import typing
 
-from qemunet.errors import NotFound, NotTakenBack, TimedOut
+from qemunet.errors import NotFound, NotTakenBack, QemunetError, TimedOut
 from qemunet.live import begin
-from qemunet.live.control import Lost
+from qemunet.live.control import Lost, error_from
 from qemunet.shapes import Ending, Status
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
 
     from qemunet.live.control import Message
     from qemunet.live.wire import Wire
@@ -32,6 +32,8 @@ class Hold:
         self._held = held
         self._ended = ended
         self._alive = dict.fromkeys(held.vms, 0)  # to the process, once that is known
+        self._answers: asyncio.Queue[Message | Lost] = asyncio.Queue()
+        self._starting = asyncio.Lock()
         self._hearing = asyncio.create_task(self._hear())
 
     async def ask(self, do: str, *, within: float | None = 30.0, **arguments: object) -> Message:
@@ -41,6 +43,31 @@ class Hold:
             return await wire.ask(do, within=within, **arguments)
         finally:
             await wire.close()
+
+    async def start(self, file: str, vms: Sequence[str], overrides: Sequence[str]) -> None:
+        """Have more guests of the lab started, which are then held as the others.
+
+        Raises any QemunetError; then none of them runs.
+        """
+        async with self._starting:
+            if self._hearing.done():
+                raise NotFound(f"no guest of the lab {self._held.lab} runs any more", hint="open it again")
+            self._alive |= dict.fromkeys(vms, 0)
+            try:
+                await begin.finish(self._start(file, vms, overrides))
+            except QemunetError:
+                for vm in vms:
+                    self._alive.pop(vm, None)
+                raise
+
+    async def _start(self, file: str, vms: Sequence[str], overrides: Sequence[str]) -> None:
+        words = {"file": file, "vms": list(vms), "overrides": list(overrides), "tether": "all"}
+        self._held.wire.send({"do": "start", **words})
+        reply = await self._answers.get()
+        if isinstance(reply, Lost):
+            raise reply
+        if "error" in reply:
+            raise error_from(reply["error"])
 
     async def look(self) -> dict[str, Status]:
         """Return how the guests of the lab are that run, held or not."""
@@ -70,18 +97,28 @@ class Hold:
         while True:
             try:
                 event = await self._held.wire.next()
-            except Lost:
+            except Lost as lost:
+                self._pass_on(lost)
                 failures = await self._hold_again()
                 if failures is not None:
                     return failures
             else:
+                if "event" not in event:
+                    self._pass_on(event)
                 self._heard(event)
                 if event.get("event") == "over":
                     over = event["failures"]
                     assert isinstance(over, list), "a list of texts"
                     return over
 
+    def _pass_on(self, answer: Message | Lost) -> None:
+        """Give the answer to a start to whoever waits for it."""
+        if self._starting.locked():
+            self._answers.put_nowait(answer)
+
     def _heard(self, event: Message) -> None:
+        if event.get("event") == "said":
+            _log.info("%s", event["text"])
         if event.get("event") == "ended":
             self._end(str(event["vm"]), Ending.from_event(event))
 

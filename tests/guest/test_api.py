@@ -18,7 +18,18 @@ import pytest
 
 import qemunet
 from qemunet import sync
-from qemunet.errors import ConfigError, Failed, LaunchFailed, NotFound, QemunetError, Refused, Taken
+from qemunet.api import How
+from qemunet.errors import (
+    ConfigError,
+    Failed,
+    LaunchFailed,
+    NotFound,
+    QemunetError,
+    Refused,
+    Taken,
+    TimedOut,
+    UsageError,
+)
 from qemunet.host import processes
 from qemunet.live import begin
 from qemunet.live.control import Message
@@ -187,6 +198,50 @@ def test_two_labs_at_once_in_one_process(scene: Scene, before: Dump) -> None:
     asyncio.run(body())
     assert not left_behind(before, scene.runtime, 0)
     assert list((scene.folder / "more").iterdir()) == []
+
+
+ORDERED = (
+    '[lab]\nname = "shop"\n[network.lab]\nmode = "private"\n'
+    + machine("one")
+    + machine("two", 'depends = ["one"]')
+    + machine("three", 'depends = ["two"]')
+)
+
+
+def test_a_program_brings_the_rest_of_its_lab_up_and_down_in_order(scene: Scene, nothing_left: None) -> None:
+    """By the work of the commands, and all that is up ends with the block, however it came to that."""
+    with sync.open(scene.write(ORDERED), "one") as lab:
+        assert lab.up("two") == ("two",)
+        assert lab.up() == ("three",)
+        assert lab.up() == ()
+        assert sorted(lab.vm) == ["one", "three", "two"]
+        assert lab.vm["three"].nics["net0"].network == "lab"
+        with lab.events() as events:
+            assert lab.down(force=True) == dict.fromkeys(("one", "two", "three"), How.QUIT)
+            said = [str(event.vm) for event in events if event.kind == "guest" and event.what == "ended"]
+    assert said == ["three", "two", "one"]
+
+
+def test_what_a_program_cannot_bring_up_is_taken_back_and_what_ran_runs_on(scene: Scene, nothing_left: None) -> None:
+    file = scene.write(TWO + machine("three", 'ready = "console=never said"'))
+    with sync.open(file, "one") as lab:
+        with pytest.raises(TimedOut, match=r"it is not ready after 0\.2 s"):
+            lab.up(wait="ready", timeout=0.2)
+        assert running(scene) == ["one"]
+        with pytest.raises(UsageError, match="is no way to be ready"):
+            lab.up(wait="redy")
+        assert lab.up("two") == ("two",)
+
+    async def cancelled() -> None:
+        async with qemunet.open(file, "one") as lab:
+            work = asyncio.create_task(lab.up(wait="ready"))
+            await asyncio.to_thread(wait_for, lambda: "three" in running(scene))
+            work.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await work
+            assert running(scene) == ["one"]
+
+    asyncio.run(cancelled())
 
 
 def test_a_guest_joins_a_lab_that_runs_and_leaves_it_running(scene: Scene, nothing_left: None) -> None:
