@@ -6,7 +6,7 @@ TESTS = tests
 # own, which is faster for a few files.
 WORKERS = $(if $(findstring .py,$(TESTS)),0,$(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8))))
 
-.PHONY: demo test test-in-guest bench setup clean help
+.PHONY: demo test test-in-guest test-disk-guest bench setup clean help
 
 demo: ## two guests on a private bridge, in a network namespace of their own, and everything taken back
 	@.ci/setup
@@ -19,6 +19,10 @@ test: ## all tests (one part: make test TESTS=tests/unit)
 test-in-guest: ## what this kernel lacks (VLANs, netem, vhost-net), below a distribution's kernel in a guest; as root
 	@.ci/setup --dev
 	@$(PYTHON) -m tests.inguest
+
+test-disk-guest: ## a Debian is installed into a disk image, boots under a lab file, and is used and shut down; as root
+	@.ci/setup --dev
+	@$(PYTHON) -m tests.disk
 
 bench: ## what a start and taps cost here
 	@.ci/setup --dev
