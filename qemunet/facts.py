@@ -169,6 +169,7 @@ class Wanted:
     sysctls: frozenset[str] = frozenset()
     files: frozenset[str] = frozenset()  # backing files that headers name are followed
     sockets: frozenset[str] = frozenset()
+    doors: frozenset[str] = frozenset()  # sockets as well, at which nobody knocks
     devices: frozenset[str] = frozenset()  # PCI addresses
     programs: frozenset[str] = frozenset()
     routes: bool = False  # all routes, and all interfaces that carry addresses, with their forwarding

@@ -38,6 +38,7 @@ REMOTE = {
     NicMode.MCAST: tables.MCAST,
     NicMode.VDE: tables.VDE,
     NicMode.PASST: tables.PASST,
+    NicMode.VHOST_USER: tables.VHOST_USER,
     NicMode.HOSTDEV: tables.HOSTDEV,
 }
 

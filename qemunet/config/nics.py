@@ -317,7 +317,7 @@ class _Card:
 
     def queues(self, model: str, cpus: int) -> int:
         wanted = first(self.spec.queues, self.preset.queues, otherwise=1)
-        able = cards.is_virtio(model) and self.linked
+        able = cards.is_virtio(model) and (self.linked or self.mode is NicMode.VHOST_USER)
         if wanted == AUTO:
             return min(cpus, MAX_QUEUES) if able else 1
         if wanted > 1 and not able and self.spec.queues is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qemunet.config import ends, hostdev, units
+from qemunet.config.cards import is_virtio
 from qemunet.config.scene import Scene, absolute
 from qemunet.config.spec import LabSpec, NicMode, NicSpec
 from qemunet.model.nic import AsItIs, MacvtapBackend, Nic, OnBridge, OnNetwork, PointToPoint, TapBackend
@@ -17,18 +18,22 @@ from qemunet.model.remote import (
     StreamBackend,
     UnixAddress,
     VdeBackend,
+    VhostUserBackend,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from qemunet.config.spec import VmSpec
     from qemunet.model.nic import UserBackend
+    from qemunet.model.vm import RunAs
 
 PASST = "passt"
 _NEEDED = {
     NicMode.MCAST: ("group", "needs the group", 'as in group = "230.0.0.1:1234"'),
     NicMode.VDE: ("path", "needs the directory of its switch", 'as in path = "/run/vde.ctl"'),
+    NicMode.VHOST_USER: ("path", "needs the socket of its backend", 'as in path = "/run/openvswitch/vhost0"'),
 }
 
 
@@ -48,7 +53,8 @@ def check(spec: LabSpec, nic: NicSpec, mode: NicMode) -> None:
         key, what, hint = _NEEDED[mode]
         if (nic.socket if key == "path" else nic.group) is None:
             raise spec.error(f"{nic.path}.{key}", f'mode "{mode}" {what}', hint)
-    for key, one in (("listen", nic.listen), ("connect", nic.connect)):
+    door = UnixAddress(nic.socket or "") if mode is NicMode.VHOST_USER else None
+    for key, one in (("listen", nic.listen), ("connect", nic.connect), ("path", door)):
         if isinstance(one, UnixAddress) and len(path := absolute(spec, one.path).encode()) > ends.LONGEST:
             problem = f"{path.decode()} is longer than the {ends.LONGEST} bytes of a socket's path"
             raise spec.error(f"{nic.path}.{key}", problem)
@@ -81,6 +87,8 @@ def backend(scene: Scene, nic: NicSpec, mode: NicMode) -> Remote:
             return McastBackend(nic.group, nic.local)
         case NicMode.PASST:
             return PasstBackend(nic.forward or (), nic.dns)
+        case NicMode.VHOST_USER:
+            return VhostUserBackend(absolute(scene.spec, nic.socket or ""))
         case NicMode.HOSTDEV:
             assert nic.device is not None, "checked with the file"
             return HostdevBackend(nic.device)
@@ -88,10 +96,32 @@ def backend(scene: Scene, nic: NicSpec, mode: NicMode) -> Remote:
             return VdeBackend(absolute(scene.spec, nic.socket or ""))
 
 
-def sockets(spec: LabSpec, nic: NicSpec) -> Iterator[str]:
-    """Yield the sockets that have to be there for a card."""
-    if nic.mode is NicMode.VDE and nic.socket is not None:
-        yield control(absolute(spec, nic.socket))
+def sockets(spec: LabSpec, nics: Iterable[NicSpec]) -> frozenset[str]:
+    """Return the sockets that have to be there for cards."""
+    paths = (nic.socket for nic in nics if nic.mode is NicMode.VDE and nic.socket is not None)
+    return frozenset(control(absolute(spec, path)) for path in paths)
+
+
+def doors(spec: LabSpec, nics: Iterable[NicSpec]) -> frozenset[str]:
+    """Return the sockets that have to be there for cards, and at which only QEMU may knock."""
+    paths = (nic.socket for nic in nics if nic.mode is NicMode.VHOST_USER and nic.socket is not None)
+    return frozenset(absolute(spec, path) for path in paths)
+
+
+def shared_memory(scene: Scene, vm: VmSpec, cards: Iterable[tuple[NicSpec, Nic]], wanted: bool | None) -> bool:
+    """Tell whether the memory of a vm is to be shared; raises ConfigError if it is not and a card needs that."""
+    for spec, nic in cards:
+        if not isinstance(nic.backend, VhostUserBackend):
+            continue
+        if not is_virtio(nic.model):
+            problem = f"a vhost-user backend knows virtio alone, not {nic.model}"
+            raise scene.spec.error(f"{spec.path}.model", problem, 'leave it out, or model = "virtio"')
+        if wanted is False:
+            problem = "the card's backend has to see the guest's memory, which was not shared when that started"
+            hint = f"shared-memory = true in [{vm.path}], or such a card from the start, and start it again"
+            raise scene.spec.error(f"{spec.path}.mode", problem, hint)
+        wanted = True
+    return bool(wanted)
 
 
 def control(switch: str) -> str:
@@ -106,6 +136,8 @@ def check_host(scene: Scene, nic: NicSpec, backend: Remote, guest: hostdev.Guest
         hostdev.check_host(scene, nic, backend.device, guest)
     if isinstance(backend, PasstBackend) and PASST not in scene.facts.programs:
         scene.lack(f"{PASST}, for {nic.path}", f"Debian has it in {PASST}")
+    if isinstance(backend, VhostUserBackend):
+        _check_door(scene, nic, backend.path, user)
     if not isinstance(backend, VdeBackend):
         return
     fact = scene.facts.sockets.get(control(backend.path))
@@ -115,6 +147,17 @@ def check_host(scene: Scene, nic: NicSpec, backend: Remote, guest: hostdev.Guest
     elif user is not None and not fact.lets_in(user.uid, user.gid):
         who = f"the right of QEMU, which is not root ({user.uid}), to use the vde_switch at {backend.path}"
         hint = f'`vde_switch … -m 666` lets everybody in; or {nic.path.partition(".nic")[0]}.user = "…" who may'
+        scene.lack(who, hint)
+
+
+def _check_door(scene: Scene, nic: NicSpec, path: str, user: RunAs | None) -> None:
+    fact = scene.facts.sockets.get(path)
+    if fact is None:
+        hint = "start it first; it is the side that listens there"
+        scene.lack(f"a vhost-user backend with the socket {path}", hint)
+    elif user is not None and not fact.lets_in(user.uid, user.gid):
+        who = f"the right of QEMU, which is not root ({user.uid}), to use the socket {path}"
+        hint = f'`chmod 666 {path}` lets everybody in; or {nic.path.partition(".nic")[0]}.user = "…" who may'
         scene.lack(who, hint)
 
 
@@ -134,6 +177,9 @@ def written(backend: Remote) -> Iterator[tuple[str, str | tuple[str, ...] | None
             yield "local", interface
         case VdeBackend(path=path):
             yield "mode", "vde"
+            yield "path", path
+        case VhostUserBackend(path=path):
+            yield "mode", "vhost-user"
             yield "path", path
         case PasstBackend(forwards=forwards, dns=dns):
             yield "mode", "passt"

@@ -33,13 +33,13 @@ from qemunet.steps import sysctl_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from qemunet.model.expect import Expect
+    from qemunet.model.nic import Nic
 
 QEMU = "qemu-system-x86_64"
 QEMU_IMG = "qemu-img"
-PASST = "passt"
 MEMORY = 512 << 20
 SLOTS = 8
 STP_DELAY = 2  # seconds, the least that the kernel takes with STP
@@ -75,12 +75,14 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
     for cable in spec.cables:
         links |= {name for end in cables.ends(cable) for name in (cables.ifname(cable, end), *_marks(cable, end))}
     bridges |= {name for name, _ in cables.bridges(spec)}
+    sockets, doors = _sockets(spec, remotes) if remotes else (frozenset[str](), frozenset[str]())
     return Wanted(
         links=frozenset(links | bridges),
         bridges=frozenset(bridges),
         files=frozenset(files),
         sysctls=frozenset(sysctls),
-        sockets=_sockets(spec, remotes) if remotes else frozenset(),
+        sockets=sockets,
+        doors=doors,
         devices=frozenset(nic.device for nic in remotes if nic.device),
         programs=frozenset({QEMU, *managed.programs(spec), *_programs_of(spec), *guards.programs(every)}),
         routes=any(network.address for network in spec.networks)
@@ -98,15 +100,15 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
     )
 
 
-def _sockets(spec: LabSpec, nics: list[NicSpec]) -> frozenset[str]:
+def _sockets(spec: LabSpec, nics: list[NicSpec]) -> tuple[frozenset[str], frozenset[str]]:
     from qemunet.config import remote  # only where it is needed
 
-    return frozenset(path for nic in nics for path in remote.sockets(spec, nic))
+    return remote.sockets(spec, nics), remote.doors(spec, nics)
 
 
 def _programs_of(spec: LabSpec) -> list[str]:
     helped = any(nic.mode is NicMode.PASST for vm in spec.vms for nic in check.nics(vm))
-    return [*([QEMU_IMG] if any(map(_needs_images, spec.vms)) else []), *([PASST] if helped else [])]
+    return [*([QEMU_IMG] if any(map(_needs_images, spec.vms)) else []), *([NicMode.PASST.value] if helped else [])]
 
 
 def _links(network: NetworkSpec) -> set[str]:
@@ -290,7 +292,17 @@ def _vm(scene: Scene, spec: VmSpec, networks: Mapping[str, Network]) -> Vm:
         script=tuple(scripts.steps(scene, spec, cards)),
         secrets=tuple(scripts.secrets(scene.spec, spec)),
         netns=spec.netns or "",
+        shared_memory=_shared_memory(scene, spec, cards),
     )
+
+
+def _shared_memory(scene: Scene, spec: VmSpec, cards: Iterable[Nic]) -> bool:
+    wanted = spec.shared_memory if spec.shared_memory is not None else scene.profile(spec).vm.shared_memory
+    if all(nic.mode is not NicMode.VHOST_USER for nic in check.nics(spec)):
+        return bool(wanted)
+    from qemunet.config import remote  # only where it is needed
+
+    return remote.shared_memory(scene, spec, zip(check.nics(spec), cards, strict=True), wanted)
 
 
 def _memory(scene: Scene, spec: VmSpec) -> int:

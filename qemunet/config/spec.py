@@ -31,6 +31,7 @@ class NicMode(StrEnum):
     MCAST = "mcast"
     VDE = "vde"
     PASST = "passt"
+    VHOST_USER = "vhost-user"
     HOSTDEV = "hostdev"
 
 
@@ -162,6 +163,7 @@ class VmSpec:
     cpus: int | None = None
     accel: Accel | None = None
     hotplug_slots: int | None = None
+    shared_memory: bool | None = None
     user: str | None = None
     display: str | None = None
     qemu_args: tuple[str, ...] | None = None

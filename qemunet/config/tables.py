@@ -14,6 +14,7 @@ DGRAM = 'mode "dgram"'
 MCAST = 'mode "mcast"'
 VDE = 'mode "vde"'
 PASST = 'mode "passt"'
+VHOST_USER = 'mode "vhost-user"'
 HOSTDEV = 'mode "hostdev"'
 ADOPTED = "a tap that is there (adopt = true)"
 POINT_TO_POINT = 'a point-to-point card (mode "tap" without network or bridge)'

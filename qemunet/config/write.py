@@ -297,6 +297,7 @@ def _vm(vm: Vm) -> Pairs:
     yield "cpus", vm.cpus
     yield "accel", str(vm.accel)
     yield "hotplug-slots", vm.machine.hotplug_slots if vm.machine.nic_bus is NicBus.ROOT_PORTS else None
+    yield "shared-memory", vm.shared_memory
     yield "user", f"{vm.run_as.uid}:{vm.run_as.gid}" if vm.run_as else "auto"
     yield "display", units.format_display(vm.display)
     yield "qemu-args", vm.qemu_args

@@ -13,15 +13,26 @@ import typing
 from qemunet import interrupts
 from qemunet.errors import Failed, Gone, QemunetError, Refused, Taken, TimedOut
 from qemunet.host import complaints
-from qemunet.steps import AddCard, AddNetdev, DelCard, DelNetdev, Handle, SetForwards, SetGuestLink
+from qemunet.steps import (
+    AddCard,
+    AddChardev,
+    AddNetdev,
+    DelCard,
+    DelChardev,
+    DelNetdev,
+    Handle,
+    SetForwards,
+    SetGuestLink,
+)
 
 if typing.TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from qemunet.steps import Word
 
-    CardStep = AddNetdev | DelNetdev | AddCard | DelCard | SetGuestLink | SetForwards
+    CardStep = AddNetdev | DelNetdev | AddChardev | DelChardev | AddCard | DelCard | SetGuestLink | SetForwards
 
+_NO_CHARDEV = re.compile(r"Chardev '.*' not found")  # a GenericError
 NO_SUCH_DEVICE = "DeviceNotFound"  # QMP's class for an id that QEMU does not have
 _STREAM, _GLANCE = 10.0, 0.01  # seconds until a stream has its socket, and between two looks
 _INDEX = re.compile(r"bootindex (\d+) has already been used|acpi-index = (\d+) already exist")
@@ -57,6 +68,11 @@ def perform(monitor: Monitor, step: CardStep, handles: Mapping[str, Sequence[int
             _add_netdev(monitor, step, handles, runtime)
         case DelNetdev():
             _del_netdev(monitor, step, runtime)
+        case AddChardev():
+            _add_chardev(monitor, step)
+        case DelChardev(netdev=netdev):
+            with _gone_if_missing():
+                monitor.execute("chardev-remove", id=netdev)
         case AddCard(properties=properties):
             _add_card(monitor, step.vm, properties)
         case DelCard(nic=nic):
@@ -91,6 +107,15 @@ def _add_netdev(monitor: Monitor, step: AddNetdev, handles: Mapping[str, Sequenc
         raise
     if step.numbered:
         _await_stream(monitor, step, [fd for name in wanted for fd in handles[name]])
+
+
+def _add_chardev(monitor: Monitor, step: AddChardev) -> None:
+    address = {"type": "unix", "data": {"path": step.path}}
+    backend = {"type": "socket", "data": {"addr": address, "server": False}}
+    try:
+        monitor.execute("chardev-add", id=step.netdev, backend=backend)
+    except Refused as error:
+        raise complaints.meant(step.vm, error.message) or error from error
 
 
 def _await_stream(monitor: Monitor, step: AddNetdev, fds: Sequence[int]) -> None:
@@ -232,6 +257,6 @@ def _gone_if_missing() -> typing.Iterator[None]:
     try:
         yield
     except Refused as error:
-        if error.error_class != NO_SUCH_DEVICE:
+        if error.error_class != NO_SUCH_DEVICE and not _NO_CHARDEV.fullmatch(error.message):
             raise
         raise Gone(str(error)) from error

@@ -31,6 +31,7 @@ _VFIO = re.compile(r"vfio ([0-9a-f:.]+): failed to open (/dev/vfio/\d+): Device 
 _NO_BACKEND = re.compile(
     r"network backend '(\w[\w-]*)' is not compiled in|Parameter 'type' does not accept value '([\w-]+)'"
 )
+_NOBODY = re.compile(r"Failed to connect to '([^']+)': ([^\n]+)")
 _REMEDIES = dict.fromkeys(("stream", "dgram"), "install QEMU 7.2 or newer")
 _PASSED = "/dev/fdset/"
 _VM_LOG = re.compile(r"(/.*)/vm/([^/]+)/qemu\.log")
@@ -65,11 +66,14 @@ def taken(vm: str, said: str) -> Taken | None:
 
 
 def meant(vm: str, said: str) -> Taken | HostLacks | None:
-    """Return what QEMU's words about a backend mean: somebody has what it wanted, or this QEMU has none such."""
+    """Return what QEMU's words about a backend mean: somebody has it, nobody is there, or this QEMU has none such."""
     return taken(vm, said) or _without(vm, said)
 
 
 def _without(vm: str, said: str) -> HostLacks | None:
+    if nobody := _NOBODY.search(said):
+        what = f"somebody who listens at {nobody[1]}, for vm.{vm} ({nobody[2].strip()})"
+        return HostLacks([what], hint="start the other side first; it is the one that listens")
     found = _NO_BACKEND.search(said)
     if found is None:
         return None

@@ -13,6 +13,7 @@ from qemunet.locks import is_locked
 from qemunet.steps import (
     AddAddress,
     AddCard,
+    AddChardev,
     AddLink,
     AddNeighbour,
     AddNetdev,
@@ -25,6 +26,7 @@ from qemunet.steps import (
     CreateImage,
     DelAddress,
     DelCard,
+    DelChardev,
     DelGroup,
     DelLink,
     DelNeighbour,
@@ -151,7 +153,16 @@ class LinuxHost:
                 self._services(step)
             case StartQemu() | EndQemu() | AwaitQemu() | Resume():
                 self._guests(step)
-            case AddNetdev() | DelNetdev() | AddCard() | DelCard() | SetGuestLink() | SetForwards():
+            case (
+                AddNetdev()
+                | DelNetdev()
+                | AddChardev()
+                | DelChardev()
+                | AddCard()
+                | DelCard()
+                | SetGuestLink()
+                | SetForwards()
+            ):
                 self._cards(step)
             case AddNetns() | DelNetns() | NameNetns() | UnnameNetns() | In():
                 self._spaces(step)
@@ -367,7 +378,7 @@ class LinuxHost:
                 self._release_of(step.vm)
         elif isinstance(step, SetGuestLink) and step.vm in self.guests:
             guests.set_link(self._guest(step.vm), step)
-        elif isinstance(step, DelNetdev | DelCard | SetGuestLink | SetForwards):
+        elif isinstance(step, DelNetdev | DelChardev | DelCard | SetGuestLink | SetForwards):
             raise Gone(f"it goes with QEMU of {step.vm}, to which nobody here talks")
         else:
             raise NotFound(f"nobody here talks to QEMU of {step.vm}")

@@ -54,7 +54,7 @@ def photograph(net: Netlink, place: Place, wanted: Wanted, runtime: str) -> Fact
         wires=wired.wires if wired else (),
         stp=wired.stp if wired else frozenset(),
         files=_files(wanted.files),
-        sockets=_sockets(wanted.sockets) if wanted.sockets else {},
+        sockets=_sockets(wanted) if wanted.sockets or wanted.doors else {},
         devices=_devices(wanted.devices) if wanted.devices else {},
         memlock=_memlock() if wanted.devices else None,
         programs=programs,
@@ -173,10 +173,12 @@ def _files(names: Iterable[str]) -> dict[str, FileFact]:
     return images.look_at(sorted(names))
 
 
-def _sockets(paths: Iterable[str]) -> dict[str, SocketFact]:
+def _sockets(wanted: Wanted) -> dict[str, SocketFact]:
     from qemunet.host import sockets
 
-    return {path: fact for path in paths if (fact := sockets.look_at(path)) is not None}
+    found = [sockets.look_at(path) for path in wanted.sockets]
+    found += [sockets.look_at(path, knock=False) for path in wanted.doors]
+    return {fact.path: fact for fact in found if fact is not None}
 
 
 def _devices(addresses: Iterable[str]) -> dict[str, PciFact]:

@@ -73,8 +73,11 @@ def visit(fd: int, stack: contextlib.ExitStack) -> None:
             visitor.connect(sock.getsockname())
 
 
-def look_at(path: str) -> SocketFact | None:
-    """Return what is known of a socket in the file system, None if there is none."""
+def look_at(path: str, *, knock: bool = True) -> SocketFact | None:
+    """Return what is known of a socket in the file system, None if there is none.
+
+    Whether somebody listens is found out by connecting; without a `knock`, at a program that serves one, it is assumed.
+    """
     try:
         found = os.stat(path)
     except OSError:
@@ -87,7 +90,7 @@ def look_at(path: str) -> SocketFact | None:
         folder = os.path.dirname(folder)
     passable = all(os.stat(one).st_mode & stat.S_IXOTH for one in above)
     mode = stat.S_IMODE(found.st_mode)
-    return SocketFact(path, is_answered(path), found.st_uid, found.st_gid, mode, passable)
+    return SocketFact(path, not knock or is_answered(path), found.st_uid, found.st_gid, mode, passable)
 
 
 def is_answered(path: str) -> bool:

@@ -10,7 +10,15 @@ from qemunet.frozen import replace
 from qemunet.model.lab import Lab
 from qemunet.model.mac import host_twin, normalize
 from qemunet.model.nic import AsItIs, MacvtapBackend, Nic, OnBridge, OnNetwork, PointToPoint, TapBackend, UserBackend
-from qemunet.model.remote import DgramBackend, HostdevBackend, McastBackend, PasstBackend, StreamBackend, VdeBackend
+from qemunet.model.remote import (
+    DgramBackend,
+    HostdevBackend,
+    McastBackend,
+    PasstBackend,
+    StreamBackend,
+    VdeBackend,
+    VhostUserBackend,
+)
 from qemunet.model.vm import NicBus, Vm
 from qemunet.plan.qemu import acceleration, slot
 from qemunet.records import NicRecord, VmRecord
@@ -25,6 +33,7 @@ _MODES: dict[type, str] = {
     McastBackend: "mcast",
     VdeBackend: "vde",
     PasstBackend: "passt",
+    VhostUserBackend: "vhost-user",
     HostdevBackend: "hostdev",
 }
 

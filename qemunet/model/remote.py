@@ -73,10 +73,17 @@ class PasstBackend:
 
 
 @frozen
+class VhostUserBackend:
+    """A program that serves the card itself, in the guest's memory; it listens at the socket `path`."""
+
+    path: str
+
+
+@frozen
 class HostdevBackend:
     """A PCI device of the host, ``0000:03:00.1``, that the guest gets itself, by VFIO: no backend of QEMU's."""
 
     device: str
 
 
-Remote = StreamBackend | DgramBackend | McastBackend | VdeBackend | PasstBackend | HostdevBackend
+Remote = StreamBackend | DgramBackend | McastBackend | VdeBackend | PasstBackend | VhostUserBackend | HostdevBackend

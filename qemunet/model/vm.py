@@ -116,6 +116,7 @@ class RunAs:
 class Vm:
     """A guest, complete. `memory` is in bytes. `run_as` None: QEMU runs as the calling user.
 
+    `shared_memory`: other programs may see it, as backends of vhost-user have to.
     `netns`: the namespace of the lab that QEMU runs in, empty for the host's own. Its cards do not go by that.
     """
 
@@ -136,3 +137,4 @@ class Vm:
     script: tuple[ScriptStep, ...] = ()
     secrets: tuple[Secret, ...] = ()
     netns: str = ""
+    shared_memory: bool = False

@@ -29,6 +29,7 @@ from qemunet.model.remote import (
     Remote,
     StreamBackend,
     VdeBackend,
+    VhostUserBackend,
 )
 from qemunet.model.vm import NicBus, Vm
 
@@ -130,6 +131,8 @@ def differences(old: Vm, new: Vm) -> tuple[Difference, ...]:
     found = list(_cards(old, new))
     if old.machine.nic_bus is NicBus.MMIO:
         found = [_fixed(one) for one in found]
+    elif new.shared_memory and not old.shared_memory:
+        found = [_unshared(one) for one in found]
     found.sort(key=lambda one: not isinstance(one, Remove))
     return (*found, *_restarts(old, new))
 
@@ -165,6 +168,8 @@ def _behind_remote(backend: Remote) -> str:
             return f"vde {path}"
         case PasstBackend():
             return "passt"
+        case VhostUserBackend(path=path):
+            return f"vhost-user {path}"
         case HostdevBackend(device=device):
             return f"hostdev {device}"
 
@@ -246,6 +251,14 @@ def _fixed(one: Difference) -> Difference:
     return one
 
 
+def _unshared(one: Difference) -> Difference:
+    """Return the difference on a machine whose memory no backend of vhost-user can see."""
+    match one:
+        case Add(nic=nic) | Replug(new=nic) if isinstance(nic.backend, VhostUserBackend):
+            return Restart(one.vm, f"{one.describe()}: its memory was not shared when it started", nic.id)
+    return one
+
+
 def _differences(old: Nic, new: Nic) -> Iterator[str]:
     if moves(old, new):
         yield f"from {behind(old)} to {behind(new)}"
@@ -277,6 +290,8 @@ _NOT_OF_THE_MACHINE = ("name", "nics", "depends", "ready")  # those two are abou
 
 
 def _said(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, StrEnum | str | int):
         return str(value) or "none"
     return "other settings" if value else "none"

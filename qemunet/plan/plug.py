@@ -8,13 +8,14 @@ from qemunet.facts import Facts
 from qemunet.frozen import frozen, replace
 from qemunet.model.lab import Lab
 from qemunet.model.nic import LinkState, Nic, OnBridge, OnNetwork, TapBackend, UserBackend
-from qemunet.model.remote import PasstBackend, StreamBackend
+from qemunet.model.remote import PasstBackend, StreamBackend, VhostUserBackend
 from qemunet.model.vm import Vm
 from qemunet.plan import claims, is_up, links, live, qemu, rates, scope, shared, spaces, users
 from qemunet.plan.ways import Passed
 from qemunet.plan.words import Json, as_json
 from qemunet.steps import (
     AddCard,
+    AddChardev,
     AddNetdev,
     DelLink,
     Part,
@@ -67,7 +68,7 @@ def add(lab: Lab, vm: Vm, nic: Nic, seat: Mapping[str, Json], facts: Facts) -> L
     return Live(
         shared=tuple(part for part in needed if not is_up(part, facts)),
         own=(Part(scope(vm), own, about=nic.id),),
-        guest=(Part(scope(vm), (*at_last, *_plugged(vm, nic, seat)), about=nic.id),),
+        guest=(Part(scope(vm), (*at_last, *_plugged(vm, nic, seat, facts)), about=nic.id),),
     )
 
 
@@ -116,12 +117,14 @@ def _told(lab: Lab, vm: Vm, old: Nic, new: Nic, facts: Facts) -> Iterator[Step]:
             yield replace(now, was=was.text)
 
 
-def _plugged(vm: Vm, nic: Nic, seat: Mapping[str, Json]) -> Iterator[Step]:
+def _plugged(vm: Vm, nic: Nic, seat: Mapping[str, Json], facts: Facts) -> Iterator[Step]:
     """The cable is pulled before the guest could look: QEMU answers both commands before it lets it go on."""
+    if isinstance(nic.backend, VhostUserBackend):
+        yield AddChardev(vm.name, nic.netdev, nic.backend.path)
     if qemu.has_netdev(nic):
         numbered = isinstance(nic.backend, StreamBackend | PasstBackend)
         yield AddNetdev(vm.name, nic.netdev, as_json(qemu.netdev(nic, Passed(vm))), numbered)
-    yield AddCard(vm.name, nic.id, as_json(qemu.hotplugged(nic, seat)))
+    yield AddCard(vm.name, nic.id, as_json(qemu.hotplugged(vm, nic, seat, facts)))
     if nic.link is LinkState.DOWN:
         yield SetGuestLink(vm.name, nic.id, up=False)
         yield from links.cable(nic, on=False)

@@ -8,7 +8,7 @@ from itertools import chain, count
 from qemunet.errors import ConfigError
 from qemunet.facts import Facts
 from qemunet.model.nic import Forward, MacvtapBackend, Nic, OnNetwork, TapBackend, UserBackend
-from qemunet.model.remote import HostdevBackend, PasstBackend
+from qemunet.model.remote import HostdevBackend, PasstBackend, VhostUserBackend
 from qemunet.model.vm import (
     Accel,
     DirectBoot,
@@ -45,6 +45,7 @@ _PORTS: dict[NicBus, dict[str, Json]] = {  # where no card goes: beside the mach
     NicBus.PCI: {"driver": "virtio-serial-pci", "bus": "pci.0", "addr": "0x1.0x4"},
     NicBus.MMIO: {"driver": "virtio-serial-device"},
 }
+_MEMORY = "memory"  # the id of the main memory, where that is an object of its own
 
 FIRMWARE_FILES = frozenset((*_ROMS, *chain.from_iterable(disks.UEFI_IMAGES)))
 """What a photograph should look for besides the files that a lab names."""
@@ -74,11 +75,17 @@ def hardware(file: str, vm: Vm, facts: Facts, way: Way) -> Iterator[Word]:
     yield from option("-machine", _machine(file, vm))
     yield from option("-smp", str(vm.cpus))
     yield from option("-m", size(vm.memory))
+    if vm.shared_memory:
+        yield from option("-object", f"memory-backend-memfd,id={_MEMORY},size={size(vm.memory)},share=on")
     yield from _sockets(way)
     yield from _display(file, vm)
     yield from _ports(vm)
     yield from disks.nodes(vm, facts, way)
     for number, nic in enumerate(vm.nics):
+        if isinstance(nic.backend, VhostUserBackend):
+            from qemunet.plan import remote  # only where it is needed
+
+            yield from remote.connection(nic)
         if has_netdev(nic):
             yield from json_option("-netdev", netdev(nic, way))
         yield from json_option("-device", _card(vm, number, facts, boot))
@@ -141,6 +148,8 @@ def _machine(file: str, vm: Vm) -> str:
         options += [f"pflash0={disks.UEFI_CODE}", f"pflash1={disks.UEFI_VARS}"]
     elif isinstance(vm.boot, FirmwareBoot) and vm.display is None:
         options.append("graphics=off")  # the BIOS and the boot loader then speak on the serial line
+    if vm.shared_memory:
+        options.append(f"memory-backend={_MEMORY}")
     return ",".join(options)
 
 
@@ -290,12 +299,19 @@ def _card(vm: Vm, number: int, facts: Facts, boot: Mapping[str, int]) -> dict[st
     found = _device(nic, slot(vm, number) if on_pci(nic) else {}, boot.get(nic.id))
     if on_pci(nic) and not _wants_rom(vm, nic, facts):
         found["romfile"] = ""
-    return found
+    return found | _interrupts(vm, nic, facts)
 
 
-def hotplugged(nic: Nic, seat: Mapping[str, Json]) -> dict[str, Json]:
+def hotplugged(vm: Vm, nic: Nic, seat: Mapping[str, Json], facts: Facts) -> dict[str, Json]:
     """Return a card for `device_add` at a place that is free. The boot is over, so it needs no ROM."""
-    return {**_device(nic, seat, nic.boot_index), "romfile": ""}
+    return {**_device(nic, seat, nic.boot_index), "romfile": "", **_interrupts(vm, nic, facts)}
+
+
+def _interrupts(vm: Vm, nic: Nic, facts: Facts) -> dict[str, Json]:
+    """Return what keeps QEMU 7.2 alive that has no KVM: with MSI-X it dies when the guest uses a vhost-user card."""
+    if not isinstance(nic.backend, VhostUserBackend) or acceleration(vm, facts)[0] is Accel.KVM:
+        return {}
+    return {"vectors": 0} if on_pci(nic) else {}
 
 
 def _device(nic: Nic, seat: Mapping[str, Json], boot_index: int | None) -> dict[str, Json]:

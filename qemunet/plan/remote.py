@@ -14,11 +14,12 @@ from qemunet.model.remote import (
     Remote,
     StreamBackend,
     VdeBackend,
+    VhostUserBackend,
 )
 from qemunet.model.vm import Vm
 from qemunet.plan.ways import Passed
-from qemunet.plan.words import Json
-from qemunet.steps import OpenSocket, Step
+from qemunet.plan.words import Json, option
+from qemunet.steps import OpenSocket, Step, Word
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,10 +62,20 @@ def netdev(nic: Nic, backend: Remote, way: Way) -> dict[str, Json]:
             return {"type": "dgram", "remote": {"type": "inet", "host": group.host, "port": str(group.port)}, **here}
         case VdeBackend(path=path):
             return {"type": "vde", "sock": path}
+        case VhostUserBackend():
+            more: dict[str, Json] = {"queues": nic.queues} if nic.queues > 1 else {}
+            return {"type": "vhost-user", "chardev": nic.netdev, **more}
         case PasstBackend():
             return {"type": "stream", "server": False, "addr": way.helper(nic)}
         case HostdevBackend():
             raise AssertionError("a device of the host has no backend")
+
+
+def connection(nic: Nic) -> tuple[Word, ...]:
+    """Return the character device of a card whose backend has one; it has the id of the backend."""
+    if not isinstance(nic.backend, VhostUserBackend):
+        return ()
+    return option("-chardev", f"socket,id={nic.netdev},path={nic.backend.path.replace(',', ',,')}")
 
 
 def _handle(vm: Vm, nic: Nic) -> str:

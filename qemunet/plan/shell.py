@@ -10,7 +10,7 @@ from itertools import groupby
 from qemunet.facts import Facts
 from qemunet.model.lab import Lab
 from qemunet.model.nic import LinkState, MacvtapBackend, Nic, TapBackend
-from qemunet.model.remote import HostdevBackend, StreamBackend, UnixAddress, VdeBackend
+from qemunet.model.remote import HostdevBackend, StreamBackend, UnixAddress, VdeBackend, VhostUserBackend
 from qemunet.model.vm import Accel, DirectBoot, Vm
 from qemunet.plan import disks, elsewhere, qemu
 from qemunet.plan.ways import SHELL_DESCRIPTORS, VHOST_DEVICE, Layer, Named
@@ -247,6 +247,8 @@ def _place(nic: Nic, facts: Facts) -> str:
             return posixpath.dirname(path)
         case VdeBackend(path=path):
             return f"{path}/ctl"
+        case VhostUserBackend(path=path):
+            return path
         case HostdevBackend(device=device) if (fact := facts.devices.get(device)) is not None:
             return f"/dev/vfio/{fact.group}"
         case _:

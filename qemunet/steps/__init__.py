@@ -23,7 +23,17 @@ from qemunet.steps.addresses import (
     DelRoute,
     SetSysctl,
 )
-from qemunet.steps.cards import AddCard, AddNetdev, DelCard, DelNetdev, SetCarrier, SetForwards, SetGuestLink
+from qemunet.steps.cards import (
+    AddCard,
+    AddChardev,
+    AddNetdev,
+    DelCard,
+    DelChardev,
+    DelNetdev,
+    SetCarrier,
+    SetForwards,
+    SetGuestLink,
+)
 from qemunet.steps.daemons import FILES, EndDaemon, Reconfigure, Reserve, SetOffload, StartDaemon, Unreserve
 from qemunet.steps.files import (
     Claim,
@@ -141,6 +151,8 @@ Step = (
     | Resume
     | AddNetdev
     | DelNetdev
+    | AddChardev
+    | DelChardev
     | AddCard
     | DelCard
     | SetGuestLink
@@ -185,8 +197,10 @@ __all__ = [
     "SetForwards",
     "SetCarrier",
     "DelNetdev",
+    "DelChardev",
     "DelCard",
     "AddNetdev",
+    "AddChardev",
     "AddCard",
     "AddNetns",
     "DelNetns",

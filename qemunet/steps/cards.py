@@ -56,6 +56,41 @@ class DelNetdev:
 
 
 @frozen
+class AddChardev:
+    """Have QEMU connect to the socket `path`, by which a card's backend of the id `netdev` will reach its program."""
+
+    vm: str
+    netdev: str
+    path: str
+
+    def describe(self) -> str:
+        return f"connect {self.vm} to {self.path} for the backend {self.netdev}"
+
+    def inverse(self, before: Facts) -> Step | None:
+        return DelChardev(self.vm, self.netdev)
+
+    def shell(self) -> tuple[str, ...]:
+        return ()
+
+
+@frozen
+class DelChardev:
+    """Have QEMU hang up; with the backend that uses the connection, it has done so itself."""
+
+    vm: str
+    netdev: str
+
+    def describe(self) -> str:
+        return f"take the connection of the backend {self.netdev} from {self.vm}"
+
+    def inverse(self, before: Facts) -> Step | None:
+        return None
+
+    def shell(self) -> tuple[str, ...]:
+        return ()
+
+
+@frozen
 class AddCard:
     """Plug a card in: `properties` is the JSON of ``device_add``."""
 

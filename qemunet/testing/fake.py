@@ -21,6 +21,7 @@ from qemunet.model.routing import sysctls_of
 from qemunet.steps import (
     AddAddress,
     AddCard,
+    AddChardev,
     AddLink,
     AddNeighbour,
     AddNetdev,
@@ -33,6 +34,7 @@ from qemunet.steps import (
     CreateImage,
     DelAddress,
     DelCard,
+    DelChardev,
     DelGroup,
     DelLink,
     DelNeighbour,
@@ -79,12 +81,13 @@ from qemunet.steps import (
     Unreserve,
     WriteFile,
 )
-from qemunet.testing.guests import FakeGuest, add_to, take_from
+from qemunet.testing.guests import FakeGuest, add_to, change_forwards, take_from
 from qemunet.testing.kernel import refused
 from qemunet.testing.network import FakeNetwork
 from qemunet.testing.services import FakeServices, ServiceStep
 
 if typing.TYPE_CHECKING:
+    from qemunet.host.cards import CardStep
     from qemunet.steps import Step, Word
 
 
@@ -183,7 +186,16 @@ class FakeHost(FakeNetwork, FakeServices):
                 self._programs(step)
             case StartQemu() | EndQemu() | AwaitQemu() | Resume():
                 self._guests(step)
-            case AddNetdev() | DelNetdev() | AddCard() | DelCard() | SetGuestLink() | SetForwards():
+            case (
+                AddNetdev()
+                | DelNetdev()
+                | AddChardev()
+                | DelChardev()
+                | AddCard()
+                | DelCard()
+                | SetGuestLink()
+                | SetForwards()
+            ):
                 self._cards(step)
             case AddNetns() | DelNetns() | NameNetns() | UnnameNetns() | In():
                 self._spaces(step)
@@ -308,8 +320,8 @@ class FakeHost(FakeNetwork, FakeServices):
             case _:
                 typing.assert_never(step)
 
-    def _cards(self, step: AddNetdev | DelNetdev | AddCard | DelCard | SetGuestLink | SetForwards) -> None:
-        if step.vm not in self.guests and not isinstance(step, AddNetdev | AddCard):
+    def _cards(self, step: CardStep) -> None:
+        if step.vm not in self.guests and not isinstance(step, AddNetdev | AddChardev | AddCard):
             raise Vanished(errno.ESRCH, f"no QEMU of {step.vm} runs")
         guest = self._answering(step.vm)
         match step:
@@ -319,16 +331,18 @@ class FakeHost(FakeNetwork, FakeServices):
             case DelNetdev(netdev=netdev):
                 take_from(guest.netdevs, netdev)
                 self._close(guest, netdev)
+            case AddChardev(netdev=netdev):
+                add_to(guest.chardevs, netdev)
+            case DelChardev(netdev=netdev):
+                take_from(guest.chardevs, netdev)
             case AddCard(nic=nic):
                 add_to(guest.cards, nic)
             case DelCard(nic=nic):
                 take_from(guest.cards, nic)
             case SetGuestLink(vm, nic, up):
                 self.cables[vm, nic] = up
-            case SetForwards(netdev=netdev, add=add, remove=remove):
-                if netdev not in guest.netdevs:
-                    raise Failed(f"unrecognized netdev id '{netdev}'")
-                guest.forwards = (guest.forwards - set(remove)) | set(add)
+            case SetForwards():
+                change_forwards(guest, step)
             case _:
                 typing.assert_never(step)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass, field
 
-from qemunet.errors import Refused
+from qemunet.errors import Failed, Refused
 from qemunet.host.links import Vanished
+from qemunet.steps import SetForwards
 
 
 @dataclass(slots=True)
@@ -18,6 +19,7 @@ class FakeGuest:
     answered: bool = False
     running: bool = False
     netdevs: set[str] = field(default_factory=set)
+    chardevs: set[str] = field(default_factory=set)
     cards: set[str] = field(default_factory=set)
     forwards: set[str] = field(default_factory=set)
 
@@ -27,6 +29,13 @@ def add_to(known: set[str], name: str) -> None:
     if name in known:
         raise Refused("add", f"Duplicate ID '{name}'")
     known.add(name)
+
+
+def change_forwards(guest: FakeGuest, step: SetForwards) -> None:
+    """Open and close ports of a backend; raises Failed if QEMU has none such."""
+    if step.netdev not in guest.netdevs:
+        raise Failed(f"unrecognized netdev id '{step.netdev}'")
+    guest.forwards = (guest.forwards - set(step.remove)) | set(step.add)
 
 
 def take_from(known: set[str], name: str) -> None:

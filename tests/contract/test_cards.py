@@ -17,9 +17,11 @@ from qemunet.frozen import replace
 from qemunet.host.linux import LinuxHost
 from qemunet.steps import (
     AddCard,
+    AddChardev,
     AddNetdev,
     AwaitQemu,
     DelCard,
+    DelChardev,
     DelLink,
     DelNetdev,
     EndQemu,
@@ -133,6 +135,23 @@ def test_a_card_comes_and_goes_and_its_tap_with_it(world: World) -> None:
     world.do(end)
 
 
+def test_a_connection_of_a_backend_comes_and_goes(world: World, tmp_path: Path) -> None:
+    """Once for each id; who takes it back twice finds nothing."""
+    path = str(tmp_path / "there.sock")
+    with socket.socket(socket.AF_UNIX) as there:
+        there.bind(path)
+        there.listen()
+        end = started(world)
+        coming = AddChardev("a", "host-net1", path)
+        world.do(coming)
+        with pytest.raises(QemunetError):
+            world.do(coming)
+        world.do(undo(world, coming), coming, undo(world, coming))
+        with pytest.raises(Gone):
+            world.do(undo(world, coming))
+        world.do(end)
+
+
 def test_what_is_taken_back_twice_is_gone(world: World) -> None:
     """So is what was never there."""
     end = started(world)
@@ -177,6 +196,7 @@ def test_a_qemu_that_nobody_talks_to_gets_no_card(world: World, step: Step) -> N
     "step",
     [
         DelNetdev("a", "host-net1"),
+        DelChardev("a", "host-net1"),
         DelCard("a", "net1"),
         SetGuestLink("a", "net1", up=True),
         SetForwards("a", "host-net2", remove=("tcp:127.0.0.1:1-:80",)),

@@ -40,6 +40,7 @@ memory = "128M"
 accel = "tcg"
 boot.guest = "tiny"
 hotplug-slots = 1
+shared-memory = true
 
 [[vm.one.nic]]
 network = "first"

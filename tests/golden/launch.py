@@ -94,10 +94,24 @@ def main() -> None:
     create_files(order, folder)
     for path in order["switches"]:
         switch(Path(path))
+    for path in order["backends"]:
+        backend(Path(path))
     if "script" in order:
         scripted(order, folder)
     else:
         execute(order, folder)
+
+
+def backend(path: Path) -> None:
+    """Start what serves a card of vhost-user, which ends with us, or with the QEMU that we become."""
+    path.parent.mkdir(parents=True)
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    program = Path(__file__).parents[1] / "vhost_user.py"
+    process = subprocess.Popen([sys.executable, program, path], stdin=reading, stdout=subprocess.PIPE)
+    os.close(reading)
+    assert process.stdout is not None
+    process.stdout.readline()
 
 
 def switch(path: Path) -> None:

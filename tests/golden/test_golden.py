@@ -225,10 +225,16 @@ def test_qemu_takes_the_command_line(folder: Path, tmp_path: Path) -> None:
             "handles": {name: descriptor(name, steps) for name in sorted(names)},
             "files": sorted(here(path, tmp_path) for path in photograph(folder).files),
             "folder": str(tmp_path),
-            "switches": [str(Path(path).parent) for path in photograph(folder).sockets],
+            **sockets(photograph(folder)),
         }
         done = in_namespace(order, tmp_path)
         assert (done.returncode, done.stderr) == (0, ""), "\n".join((*text.options(start.argv), done.stderr))
+
+
+def sockets(facts: Facts) -> dict[str, object]:
+    """The programs that QEMU finds: switches by their directories, backends of vhost-user by their sockets."""
+    switches = [str(Path(path).parent) for path in facts.sockets if path.endswith("/ctl")]
+    return {"switches": switches, "backends": [path for path in facts.sockets if not path.endswith("/ctl")]}
 
 
 def carried(found: Outcome) -> list[list[str]]:
@@ -252,7 +258,7 @@ def test_a_script_makes_the_links_of_the_plan_and_takes_them_back(folder: Path, 
         "routes": [["route", "add", "default", "via", "192.0.2.1"]] if "passt" in facts.programs else [],
         "files": sorted(here(path, tmp_path) for path in facts.files),
         "folder": str(tmp_path),
-        "switches": [str(Path(path).parent) for path in facts.sockets],
+        **sockets(facts),
     }
     done = in_namespace(order, tmp_path)
     assert done.returncode == 0, done.stderr

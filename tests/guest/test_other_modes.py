@@ -35,7 +35,9 @@ ONE, TWO = "10.77.9.1", "10.77.9.2"
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Both guests run, without any card."""
-    text = LAB + "".join(machine(name, "hotplug-slots = 4", "nic = []") for name in ("one", "two"))
+    text = LAB + "".join(
+        machine(name, "hotplug-slots = 4", "shared-memory = true", "nic = []") for name in ("one", "two")
+    )
     with running(tmp_path_factory.mktemp("modes"), text) as stage:
         ip("link", "set", "lo", "up")
         stage.guest("one")
@@ -195,6 +197,44 @@ def test_a_switch_that_does_not_let_qemu_in_is_said(stage: Stage, switch: str) -
     said = stage.fails(3, "nic", "add", "one", "--mode", "vde", "--path", f"{switch}.not")
     assert f"a vde_switch at {switch}.not" in said
     assert "vde2" in said
+
+
+# ---------------------------------------------------------------- vhost-user
+
+
+@pytest.fixture
+def backend() -> Iterator[tuple[str, str]]:
+    """Two sockets of a program that serves cards in their guests' memory, where everybody may go."""
+    folder = Path(tempfile.mkdtemp(prefix="qemunet-vhost-", dir="/tmp"))
+    folder.chmod(0o755)
+    one, two = str(folder / "one.sock"), str(folder / "two.sock")
+    words = [sys.executable, str(Path(__file__).parents[1] / "vhost_user.py"), one, two]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield one, two
+        process.kill()
+    shutil.rmtree(folder)
+
+
+def test_two_guests_talk_by_vhost_user(stage: Stage, backend: tuple[str, str]) -> None:
+    one, two = backend
+    joined(stage, ("--mode", "vhost-user", "--path", one), ("--mode", "vhost-user", "--path", two))
+
+
+def test_a_backend_that_is_not_there_or_does_not_listen_is_said(stage: Stage) -> None:
+    """No trace of the card is left in QEMU."""
+    path = Path("/tmp") / f"qemunet-nobody-{os.getpid()}.sock"
+    said = stage.fails(3, "nic", "add", "one", "--mode", "vhost-user", "--path", str(path))
+    assert f"a vhost-user backend with the socket {path}" in said
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    path.chmod(0o666)
+    said = stage.fails(3, "nic", "add", "one", "--mode", "vhost-user", "--path", str(path))
+    path.unlink()
+    assert f"somebody who listens at {path}" in said
+    assert "Connection refused" in said
+    assert not [one for one in stage.qmp("one", "query-chardev") if one["label"].startswith("host-")]
 
 
 # ---------------------------------------------------------------- passt

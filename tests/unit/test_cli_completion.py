@@ -108,7 +108,7 @@ def test_bash_offers_what_an_argument_stands_for(folder: Path) -> None:
         ("cable add host", "network: bridge: host free"),
         ("exec", "kali2 router"),
         ("nic add --network", "lan"),
-        ("nic add --mode", "user tap macvtap stream dgram mcast vde passt hostdev"),
+        ("nic add --mode", "user tap macvtap stream dgram mcast vde passt vhost-user hostdev"),
         ("nic set --link", "up down"),
         ("nic set --guard", "off mac clean strict"),
         ("nic set --port-isolation", "on off"),

@@ -181,7 +181,18 @@ def test_the_schema_knows_all_keys() -> None:
     assert {*vm["properties"]} == {*keys.VM.known()}
     nic = vm["properties"]["nic"]["items"]["properties"]
     assert {*nic} == {*keys.NIC.keys}
-    assert nic["mode"]["enum"] == ["user", "tap", "macvtap", "stream", "dgram", "mcast", "vde", "passt", "hostdev"]
+    assert nic["mode"]["enum"] == [
+        "user",
+        "tap",
+        "macvtap",
+        "stream",
+        "dgram",
+        "mcast",
+        "vde",
+        "passt",
+        "vhost-user",
+        "hostdev",
+    ]
     assert all(one["description"] for one in nic.values())
 
 

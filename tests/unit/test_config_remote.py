@@ -17,12 +17,16 @@ from qemunet.model.remote import (
     StreamBackend,
     UnixAddress,
     VdeBackend,
+    VhostUserBackend,
 )
+from qemunet.plan import live
 from tests.unit.config_host import FACTS, lab
 
 CTL = "/run/vde.ctl/ctl"
 PROGRAMS = {**FACTS.programs, "passt": "/usr/bin/passt"}
-HOST = replace(FACTS, sockets={CTL: SocketFact(CTL, answered=True)}, programs=PROGRAMS)
+DOOR = "/lab/a.sock"
+SOCKETS = {path: SocketFact(path, answered=True) for path in (CTL, DOOR)}
+HOST = replace(FACTS, sockets=SOCKETS, programs=PROGRAMS)
 VM = '[vm.a]\nboot.guest = "tiny"\n[[vm.a.nic]]\n'
 LOCAL = InetAddress("127.0.0.1", 5000)
 
@@ -47,6 +51,7 @@ CARDS = [
         McastBackend(InetAddress("230.0.0.1", 1234), "192.0.2.1"),
     ),
     ('mode = "vde"\npath = "/run/vde.ctl"', VdeBackend("/run/vde.ctl")),
+    ('mode = "vhost-user"\npath = "a.sock"', VhostUserBackend("/lab/a.sock")),
     (
         'mode = "passt"\nforward = ["tcp:[::1]:8080:80"]\ndns = "192.0.2.53"',
         PasstBackend((Forward("tcp", "::1", (8080, 8080), "", (80, 80)),), "192.0.2.53"),
@@ -88,6 +93,9 @@ def test_a_card_is_written_as_it_was_read(card: str) -> None:
         ('mode = "mcast"', "group", "needs the group"),
         ('mode = "mcast"\ngroup = "192.0.2.1:1234"', "group", "not a multicast group"),
         ('mode = "vde"', "path", "needs the directory of its switch"),
+        ('mode = "vhost-user"', "path", "needs the socket of its backend"),
+        (f'mode = "vhost-user"\npath = "/{"x" * 107}"', "path", "longer than the 107 bytes"),
+        ('mode = "vhost-user"\npath = "a.sock"\nmodel = "e1000"', "model", "knows virtio alone"),
         ('mode = "passt"\nhostname = "a"', "hostname", 'belongs to mode "user"'),
         ('mode = "passt"\nrestrict = true', "restrict", 'belongs to mode "user"'),
         ('mode = "passt"\nforward = ["tcp::80:b:80"]', "forward", "names a vm"),
@@ -125,6 +133,47 @@ def test_a_switch_has_to_be_there_and_let_qemu_in(fact: SocketFact | None, lacki
     with pytest.raises(HostLacks, match=lacking) as caught:
         lab(f'{VM}mode = "vde"\npath = "/run/vde.ctl"', replace(FACTS, sockets={CTL: fact} if fact else {}))
     assert "vde_switch" in caught.value.hint
+
+
+SHARED = 'mode = "vhost-user"\npath = "a.sock"\n'
+
+
+def test_memory_is_shared_with_a_card_that_needs_it_or_where_the_file_says_so() -> None:
+    assert lab(VM + SHARED, HOST).vms[0].shared_memory
+    assert not lab(f'{VM}mode = "user"', HOST).vms[0].shared_memory
+    text = VM.replace("[[vm", "shared-memory = true\n[[vm")
+    assert lab(f'{text}mode = "user"', HOST).vms[0].shared_memory
+
+
+def test_a_guest_whose_memory_is_not_shared_gets_no_such_card() -> None:
+    """Nor one that runs: it says so of itself."""
+    text = VM.replace("[[vm", "shared-memory = false\n[[vm")
+    with pytest.raises(ConfigError, match="has to see the guest's memory") as caught:
+        lab(text + SHARED, HOST)
+    assert "shared-memory = true in [vm.a]" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("fact", "lacking"),
+    [
+        (None, "a vhost-user backend with the socket /lab/a.sock"),
+        (SocketFact(DOOR, answered=True, mode=0o700), "the right of QEMU"),
+    ],
+)
+def test_a_backend_has_to_be_there_and_let_qemu_in(fact: SocketFact | None, lacking: str) -> None:
+    with pytest.raises(HostLacks, match=lacking) as caught:
+        lab(VM + SHARED, replace(FACTS, sockets={DOOR: fact} if fact else {}))
+    assert caught.value.hint
+
+
+def test_a_running_guest_whose_memory_is_not_shared_has_to_be_restarted_for_such_a_card() -> None:
+    """The card is not tried, and the others of the change are plugged in."""
+    old = lab(f'{VM}mode = "user"', HOST).vms[0]
+    new = lab(f'{VM}mode = "user"\n[[vm.a.nic]]\n{SHARED}', HOST).vms[0]
+    first, *others = live.differences(old, new)
+    assert isinstance(first, live.Restart)
+    assert "was not shared when it started" in first.describe()
+    assert [one.describe() for one in others] == ["shared-memory: false to true"]
 
 
 def test_passt_has_to_be_there() -> None:

@@ -209,6 +209,7 @@ OF_A_VM: dict[str, tuple[object, str]] = {
     "secrets": ((Secret("secret.root", FromFile("/p")),), "secrets: none to other settings"),
     "qemu_args": (("-rtc", "base=utc"), "qemu-args: none to other settings"),
     "netns": ("sw1", "netns: none to sw1"),
+    "shared_memory": (True, "shared-memory: false to true"),
 }
 
 

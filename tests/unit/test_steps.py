@@ -15,6 +15,7 @@ from qemunet.model.vm import RunAs
 from qemunet.steps import (
     AddAddress,
     AddCard,
+    AddChardev,
     AddLink,
     AddNeighbour,
     AddNetdev,
@@ -29,6 +30,7 @@ from qemunet.steps import (
     CreateImage,
     DelAddress,
     DelCard,
+    DelChardev,
     DelGroup,
     DelLink,
     DelNeighbour,
@@ -147,6 +149,8 @@ ROUTE = IpRoute(
 OPPOSITES = (SetForwards, PlugPort, UnplugPort, ChangePort, PutAddress, TakeAddress, PutRoute, TakeRoute)
 EVERY: list[Step] = [
     AdoptTap("a:net0", "tap7", 7, 2),
+    AddChardev("a", "host-net1", "/run/sw"),
+    DelChardev("a", "host-net1"),
     SOCKET,
     RemoveSocket("a:net1", "/lab/wire"),
     BRIDGE,
