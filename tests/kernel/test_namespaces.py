@@ -96,7 +96,7 @@ def test_a_pulled_cable_between_two_hosts_gives_back_all_that_they_lost(world: W
 
 
 def test_what_is_in_namespaces_is_listed(world: World) -> None:
-    """With what uses them; one that somebody took away is told."""
+    """With what uses them."""
     assert json.loads(world.succeeds("netns", "list", "--json")) == []
     file = world.write(PAIR)
     world.succeeds("net", "up", file)
@@ -106,8 +106,6 @@ def test_what_is_in_namespaces_is_listed(world: World) -> None:
     assert (veth["up"], "192.168.5.1/24" in veth["addresses"], len(one["cables"])) == (True, True, 1)
     line = world.succeeds("netns", "list").splitlines()[1]
     assert "  lo 10.77.0.1/32; veth11 192.168.5.1/24" in line
-    subprocess.run(["umount", world.runtime / "netns" / "netns2" / "net"], check=True)
-    assert [each["state"] for each in json.loads(world.succeeds("netns", "list", "--json"))] == ["up", "gone"]
     world.succeeds("net", "down", file)
 
 
