@@ -26,7 +26,7 @@ INDEX = "index-{}.json"  # of a recipe
 TOUCH = 24 * 3600  # seconds after which a use of an index is noted again
 # What decides on the content beside kernel and busybox.
 RECIPE = ("image.py", "initramfs.py", "modules.py", "elf.py", "cpio.py", "kernel.py")
-SCRIPTS = ("init.sh", "cards.sh", "agent.sh", "lease.sh", "hotplug.sh", "profile.sh")
+SCRIPTS = ("init.sh", "cards.sh", "agent.sh", "lease.sh", "hotplug.sh", "nc.sh", "profile.sh")
 # The self-tests and the write protection of a guest that lives for minutes cost a fifth of its boot under emulation:
 # rodata=off leaves out a walk through all page tables, the initcalls are two self-tests and a list of certificates.
 # A guest whose processor has to wait for others would panic, as its timer does not tick in time for the check of that.

@@ -36,6 +36,7 @@ devtmpfs /dev devtmpfs defaults 0 0
 ACCOUNTS = "root::0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
 GROUP = "root:x:0:\nnogroup:x:65534:\n"
 CURSOR_QUESTION = b"\x1b[6n\0"
+NC, ASIDE = b"\0nc\0netstat\0", b"\0nd\0netstat\0"  # in the sorted table of applets
 
 
 def build(
@@ -54,7 +55,7 @@ def build(
             cpio.Fifo("run/events"),
             cpio.Fifo("run/asked"),
             cpio.Fifo("run/turn"),
-            *_programs(busybox, applets),
+            *_programs(busybox, applets, scripts),
             *_settings(scripts),
             *_drivers(release, chosen),
         ]
@@ -72,11 +73,18 @@ def without_cursor_question(busybox: bytes) -> bytes:
     return busybox.replace(CURSOR_QUESTION, bytes(len(CURSOR_QUESTION)))
 
 
-def _programs(busybox: bytes, applets: Sequence[str]) -> Iterator[cpio.Entry]:
-    yield cpio.File("bin/busybox", without_cursor_question(busybox), 0o755)
-    for applet in applets:
-        if applet != "busybox":
-            yield cpio.Symlink(f"bin/{applet}", "busybox")
+def with_nc_aside(busybox: bytes) -> bytes:
+    """Return a busybox that calls its nc nd: its shell takes an applet before any other program of that name."""
+    return busybox.replace(NC, ASIDE) if busybox.count(NC) == 1 else busybox
+
+
+def _programs(busybox: bytes, applets: Sequence[str], scripts: Mapping[str, str]) -> Iterator[cpio.Entry]:
+    changed = with_nc_aside(busybox)
+    own = {"busybox"} if changed is busybox else {"busybox", "nc"}
+    yield cpio.File("bin/busybox", without_cursor_question(changed), 0o755)
+    yield from (cpio.Symlink(f"bin/{applet}", "busybox") for applet in applets if applet not in own)
+    if "nc" in own:
+        yield cpio.File("bin/nc", scripts["nc.sh"].encode(), 0o755)
 
 
 def _settings(scripts: Mapping[str, str]) -> Iterator[cpio.Entry]:

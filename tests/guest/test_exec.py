@@ -67,6 +67,16 @@ def runs(scene: Scene, pid: str) -> bool:
     return run(scene, "sh", "-c", WHILE_IT_RUNS.format(pid)).status == 0
 
 
+def test_whether_somebody_listens_is_asked_as_everywhere(scene: Scene) -> None:
+    """`nc -z`, which busybox does not have; and its nc is there as always."""
+    sh(scene, "httpd -p 127.0.0.1:8099 -h /proc")
+    assert run(scene, "sh", "-c", "nc -zw2 127.0.0.1 8099").status == 0
+    assert run(scene, "nc", "-zv", "-w", "2", "127.0.0.1", "8099").status == 0
+    assert run(scene, "sh", "-c", "nc -zw2 127.0.0.1 8098").status == 1
+    assert "HTTP/1" in sh(scene, "printf 'GET /version HTTP/1.0\\r\\n\\r\\n' | nc -w 5 127.0.0.1 8099")
+    assert run(scene, "nc", "-u", "127.0.0.1", "8099").status == 1
+
+
 def test_output_errors_and_status_are_the_commands_own(scene: Scene) -> None:
     """Apart from each other, with every byte that there is, and with arguments that are not words of a shell."""
     done = run(scene, "sh", "-c", "echo out; echo err >&2; exit 7")
