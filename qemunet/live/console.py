@@ -173,8 +173,8 @@ class Console:
     def _note_questions(self, data: bytes) -> None:
         """All screens but the first owe answers that nobody wants."""
         asked = self._asked.count(data)
-        for client in [one for one in self._clients.values() if one.screen][1:] if asked else ():
-            client.owed += asked
+        for number, client in enumerate([one for one in self._clients.values() if one.screen] if asked else ()):
+            client.owed = client.owed + asked if number else 0
 
     def _show(self, data: bytes) -> None:
         """Log what has no secret in it, and pass it on to those who want no other."""

@@ -15,7 +15,7 @@ if typing.TYPE_CHECKING:
     from collections.abc import Iterable
 
 PATIENCE = 1.0  # seconds that the beginning of a secret is held back for
-_WRAP = rb"(?: ?\r\n?|\n)*"  # what a shell puts between two characters at the end of a line
+_WRAP = rb"(?:[\r\n]| (?=\r))*"  # what shells put between two characters at the end of a line; matches in one way only
 _STAY = frozenset(b"\r\n")
 
 

@@ -123,6 +123,10 @@ class Guest:
         try:
             sock = seen.console or connect(os.path.join(self.directory, "serial.sock"))
             self.console = Console(sock, self.directory, self._say)
+            if self.has_script:
+                from qemunet.live import secrets
+
+                self.console.hide(map(secrets.as_bytes, secrets.recall(self.directory).values()))
         except OSError as error:
             self._say(f"{self.vm}: no console: {error.strerror}")
         if self.adopted and self.console:

@@ -138,12 +138,23 @@ class _Script(Watch):
             self.seen = "it was started without its script"
             return False
         self.seen = found.describe()
+        if found.progress.state is script.State.RUNNING:
+            self.seen += f"; last seen: {words(self._end(), _SAID) or 'nothing'}"
         if found.progress.state is script.State.FAILED:
             raise TimedOut(self.seen, where=f"vm.{self.vm.name}")
         if found.progress.state is script.State.RUNNING and not self.here.lab(self.vm.lab).alive():
             with contextlib.suppress(NotFound, TimedOut, Lost):
                 reach(self.here, self.vm.lab).close()
         return found.progress.state is script.State.DONE
+
+    def _end(self) -> bytes:
+        """Return the end of what the guest has said."""
+        try:
+            with open(self.here.scope(f"vm/{self.vm.name}").path("console.log"), "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - 1024))
+                return file.read()
+        except FileNotFoundError:
+            return b""
 
 
 class _Port(Watch):

@@ -134,15 +134,15 @@ async def play(guest: Guest, tell: Tell, say: Say) -> None:
     if script is None or script.progress.state is not State.RUNNING or guest.console is None:
         return
     hidden = secrets.recall(guest.directory)
-    masked = [value.encode(errors="surrogateescape") for value in hidden.values()]
-    guest.console.hide(masked)
     mine, theirs = socket.socketpair()
     log = guest.console.log
     replay = _unseen(log, script.progress)
     begin = log.total - replay
     client = guest.console.add(theirs, replay, "its script", newest=True)
     with mine:
-        player = _Player(script, mine, _Reader(log, client, begin), Mask(masked), hidden)
+        player = _Player(
+            script, mine, _Reader(log, client, begin), Mask(map(secrets.as_bytes, hidden.values())), hidden
+        )
         await asyncio.to_thread(player.play)
     if player.over and guest.ending is None:
         return  # this keeper leaves, and the next one goes on with it

@@ -64,11 +64,16 @@ def forget(directory: str) -> None:
         os.unlink(os.path.join(directory, FILE))
 
 
+def as_bytes(value: str) -> bytes:
+    """Return a secret as it is typed."""
+    return value.encode(errors=_KEPT)
+
+
 def typed(text: str, values: Mapping[str, str]) -> bytes:
     """Return what is typed for the text of a step."""
     for name, value in values.items():
         text = text.replace(f"{{{name}}}", value)
-    return text.encode(errors=_KEPT)
+    return as_bytes(text)
 
 
 def _value(spec: LabSpec, vm: Vm, secret: Secret, environ: Mapping[str, str]) -> str:
@@ -88,7 +93,7 @@ def _value(spec: LabSpec, vm: Vm, secret: Secret, environ: Mapping[str, str]) ->
         raise bad(f"{what} is empty")
     if any(ord(one) < 32 or ord(one) == 127 for one in value):
         raise bad(f"{what} has a line break or another control character in it", "a secret is one line")
-    if len(value.encode(errors=_KEPT)) > LONGEST:
+    if len(as_bytes(value)) > LONGEST:
         raise bad(f"{what} is longer than {LONGEST} bytes", "no terminal takes such a line")
     return value
 

@@ -12,8 +12,9 @@ import pytest
 
 from qemunet.cli.follow import follow
 from qemunet.cli.main import main
-from qemunet.live import readiness
-from qemunet.model.ready import ConsoleReady
+from qemunet.live import readiness, script
+from qemunet.model.ready import ConsoleReady, ScriptReady
+from qemunet.model.script import ScriptStep
 from qemunet.records import VmRecord
 from qemunet.state import Runtime
 
@@ -118,6 +119,17 @@ def test_whoever_waits_for_a_word_sees_what_came_before_the_log_was_moved_aside(
     path.rename(vm / "console.log.1")
     path.write_bytes(b"three")
     assert watch.ready()
+
+
+def test_whoever_waits_for_a_script_sees_where_it_is_and_what_the_guest_said_last(vm: Path) -> None:
+    here = Runtime(str(vm.parent.parent))
+    step = ScriptStep(expect="login: ", fail=None, send=None, enter=True, timeout=60)
+    script.write(str(vm), [step])
+    (vm / "console.log").write_bytes(b"x" * 5000 + b"\r\n\x1b[1mBooting\x1b[0m the kernel\r\n")
+    watch = readiness.watch(here, here.vm("kali2"), ScriptReady())
+    assert not watch.ready()
+    assert watch.seen.startswith('step 1 of 1 of its script: waits for "login: "; last seen: xxx')
+    assert watch.seen.endswith("x Booting the kernel")
 
 
 def test_the_older_part_of_a_log_comes_first(vm: Path, capsys: Output) -> None:

@@ -49,6 +49,13 @@ def test_what_is_no_secret_is_neither_changed_nor_lost() -> None:
     assert shown + mask.flush() == said
 
 
+@pytest.mark.parametrize("said", [b"h" + b"\r\n" * 30_000, b"h \r\n " * 9_000, b"hunter" * 9_000, b"h" * 60_000])
+def test_no_flood_takes_it_long(said: bytes) -> None:
+    """A pattern that could match line ends in several ways would take for ever."""
+    mask = Mask([SECRET, b"h h x", b"hhhhh!"])
+    assert mask.feed(said) + mask.flush() == said
+
+
 def test_the_longer_of_two_secrets_is_masked() -> None:
     assert Mask([b"root", b"rootroot", b""]).feed(b"rootroot.") == b"********."
 

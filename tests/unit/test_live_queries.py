@@ -82,6 +82,9 @@ def test_one_screen_answers_and_the_next_one_when_it_has_gone(tmp_path: Path) ->
         assert await receive(bench.qemu, 6) == b"\x1b[3;4R"
         plain.send(b"\x1b[5;6R")
         assert await receive(bench.qemu, 6) == b"\x1b[5;6R"
+        await bench.write(b"\x05" * 3)  # which the second does not answer
+        for sock in (plain, first, second):
+            assert await receive(sock, 3) == b"\x05" * 3
         first.close()
         await bench.until(lambda: len(bench.console._clients) == 2)
         await bench.write(b"\x1b[6n")

@@ -33,6 +33,7 @@ def played(folder: Path, steps: Sequence[ScriptStep], scene: Scene, begun: Progr
         if begun is not None:
             bench.console.log.write(b"said before, " * 10 + b"login: ")
         script.write(str(folder), steps, begun)
+        bench.console.hide(map(secrets.as_bytes, secrets.recall(str(folder)).values()))  # as its keeper does at once
         guest = cast("Guest", SimpleNamespace(vm="one", directory=str(folder), console=bench.console, ending="ended"))
 
         def tell(kind: str, vm: str | None, /, **details: object) -> None:
