@@ -47,15 +47,21 @@ class Client:
         """Do the work that was asked for, tell how it ended, and hang up."""
         hearing = asyncio.create_task(self._hear())
         try:
-            report: Message = {"status": await work}
-        except QemunetError as error:
-            report = {**error.as_json()}
-        finally:
+            await self._tell(await self._report(work))
+        finally:  # also after a mistake of ours: nobody is to wait for ever
             hearing.cancel()
+            self.close()
+
+    async def _report(self, work: Coroutine[typing.Any, typing.Any, int]) -> Message:
+        try:
+            return {"status": await work}
+        except QemunetError as error:
+            return {**error.as_json()}
+
+    async def _tell(self, report: Message) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST):
                 await self.give(Kind.END, json.dumps(report).encode())
-        self.close()
 
     async def give(self, kind: Kind, data: bytes) -> None:
         """Send a frame; returns when the connection has taken it, or has ended."""

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qemunet.errors import Failed
+from qemunet.live import agent as agents
 from qemunet.live.agent import Agent
 from qemunet.live.calls import WINDOW, Stream, quoted
 from qemunet.live.client import Client
@@ -91,9 +92,9 @@ class Asker:
 
 
 @contextlib.asynccontextmanager
-async def guest() -> AsyncIterator[tuple[Agent, Port]]:
+async def guest(*, inherited: bool = False) -> AsyncIterator[tuple[Agent, Port]]:
     ours, theirs = socket.socketpair()
-    agent = Agent(ours)
+    agent = Agent(ours, inherited=inherited)
     port = Port(*await asyncio.open_unix_connection(sock=theirs))
     try:
         yield agent, port
@@ -248,3 +249,29 @@ def test_words_come_out_of_a_shell_as_they_went_in(words: list[str]) -> None:
     script = b"nl='\n'; eval \"set -- $1\"; printf '%s\\0' \"$@\""
     said = subprocess.run(["busybox", "sh", "-c", script, "sh", line], capture_output=True, check=True).stdout
     assert said == b"".join(word.encode() + b"\0" for word in words)
+
+
+def test_the_next_keeper_has_what_ran_for_the_last_one_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest that does not answer may wait for the rest of what the last one has begun to say: it gets lines' ends."""
+    monkeypatch.setattr(agents, "_ODD", 0.05)
+
+    async def main() -> None:
+        async with guest(inherited=True) as (agent, port):
+            assert await port.hears(b"reset") == [b"reset", b"0"]
+            assert await port.hears(b"cards") == [b"cards", b"1"]
+            assert await port.hears(b"reset") == [b"reset", b"0"]
+            assert not agent.heard
+
+    asyncio.run(main())
+
+
+def test_a_guest_that_boots_has_heard_nothing_of_an_earlier_keeper() -> None:
+    """It would read the lines' ends one by one, which takes it longer than its boot."""
+
+    async def main() -> None:
+        async with guest(inherited=True) as (agent, _):
+            assert agent._resuming is not None
+            agent.forget()
+            assert agent._resuming.cancelled()
+
+    asyncio.run(main())
