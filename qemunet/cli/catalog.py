@@ -42,6 +42,7 @@ COMMANDS = {
     "schema": ("helpers", "print the JSON Schema of the lab file, for editors"),
     "mac": ("helpers", "print unused Ethernet addresses for guests"),
     "guest build": ("helpers", "build the built-in test guest"),
+    "guest agent": ("helpers", "print the agent by which `exec` and `cp` reach any Linux guest"),
     "gc": ("stop", "finish what a killed process left"),
     "ifup": ("ifup", "put a tap that QEMU made on its bridge (-netdev tap,script=)"),
     "ifdown": ("ifup", "take a tap off its bridge (-netdev tap,downscript=)"),

@@ -1,4 +1,4 @@
-"""``mac``, ``profiles``, ``schema`` and ``guest build``: small things that help to write and try a lab."""
+"""``mac``, ``profiles``, ``schema``, ``guest build`` and ``guest agent``: what helps to write and to try a lab."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _free_mac(prefix: str, used: Collection[str]) -> str | None:
     return None
 
 
-# ---------------------------------------------------------------- profiles, schema, guest build
+# ---------------------------------------------------------------- profiles, schema, guests
 
 
 def _profiles(args: Namespace) -> int:
@@ -117,9 +117,17 @@ def _guest_build(args: Namespace) -> int:
     return 0
 
 
+def _guest_agent(_: Namespace) -> int:
+    from qemunet.guest import image
+
+    print(image.agent(), end="")
+    return 0
+
+
 COMMANDS: Commands = {
     "mac": (_mac_arguments, _mac),
     "profiles": (add_json, _profiles),
     "schema": (_schema_arguments, _schema),
     "guest build": (add_json, _guest_build),
+    "guest agent": (lambda parser: None, _guest_agent),
 }

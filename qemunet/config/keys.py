@@ -103,6 +103,13 @@ VM = Table(
             "[]",
             profile=True,
         ),
+        Key(
+            "agent",
+            kinds.BOOL,
+            "a port for qemunet's agent in the guest (`qemunet guest agent`): the built-in guest always has one",
+            "false",
+            profile=True,
+        ),
         Key("depends", kinds.NAMES, "`up` starts it when these vms are ready", "none"),
         Key(
             "ready",

@@ -287,6 +287,7 @@ def _vm(scene: Scene, spec: VmSpec, networks: Mapping[str, Network]) -> Vm:
         display=units.display(first(spec.display, preset.display, otherwise="none")),
         run_as=run_as,
         qemu_args=first(spec.qemu_args, preset.qemu_args, otherwise=()),
+        agent=first(spec.agent, preset.agent, otherwise=False),
         depends=spec.depends or (),
         ready=ready.of(spec),
         script=tuple(scripts.steps(scene, spec, cards)),

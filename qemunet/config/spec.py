@@ -167,6 +167,7 @@ class VmSpec:
     user: str | None = None
     display: str | None = None
     qemu_args: tuple[str, ...] | None = None
+    agent: bool | None = None
     depends: tuple[str, ...] | None = None
     ready: str | None = None
     netns: str | None = None

@@ -301,6 +301,7 @@ def _vm(vm: Vm) -> Pairs:
     yield "user", f"{vm.run_as.uid}:{vm.run_as.gid}" if vm.run_as else "auto"
     yield "display", units.format_display(vm.display)
     yield "qemu-args", vm.qemu_args
+    yield "agent", vm.agent or None
     yield "depends", vm.depends or None
     yield "ready", ready.write(vm.ready) if vm.ready else None
     yield "netns", vm.netns or None

@@ -109,6 +109,12 @@ def recipe() -> str:
     return f"{checksum:08x}"
 
 
+def agent() -> str:
+    """Return our agent, a shell script that other guests can run as well."""
+    with open(f"{os.path.dirname(__file__)}/files/agent.sh", encoding="utf-8") as file:
+        return file.read()
+
+
 def stamp(path: str) -> Stamp:
     """Return how a file looks from outside; OSError when it is not there."""
     status = os.stat(path)

@@ -23,7 +23,8 @@ async def run(guest: Guest, argv: Sequence[bytes], seconds: float, client: Clien
 async def _run(guest: Guest, argv: Sequence[bytes], seconds: float, client: Client) -> int:
     agent = guest.agent
     if agent is None:
-        raise Failed("no agent listens in this guest", where=f"vm.{guest.vm}")
+        hint = "`agent = true` in its lab file, and what `qemunet guest agent` prints in the guest: docs/exec.md"
+        raise Failed("no agent listens in this guest", where=f"vm.{guest.vm}", hint=hint)
     if not await client.while_wanted(agent.awake(seconds)):
         state = await guest.run_state()
         hint = f"`qemunet console {guest.vm}` shows what it does"

@@ -117,6 +117,7 @@ class Vm:
     """A guest, complete. `memory` is in bytes. `run_as` None: QEMU runs as the calling user.
 
     `shared_memory`: other programs may see it, as backends of vhost-user have to.
+    `agent`: it has our agent, which listens on a port of its own.
     `netns`: the namespace of the lab that QEMU runs in, empty for the host's own. Its cards do not go by that.
     """
 
@@ -132,6 +133,7 @@ class Vm:
     display: Display = None
     run_as: RunAs | None = None
     qemu_args: tuple[str, ...] = ()
+    agent: bool = False
     depends: tuple[str, ...] = ()
     ready: Ready | None = None
     script: tuple[ScriptStep, ...] = ()

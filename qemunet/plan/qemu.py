@@ -155,7 +155,7 @@ def _machine(file: str, vm: Vm) -> str:
 
 def has_agent(vm: Vm) -> bool:
     """Tell whether the keeper can ask the guest itself."""
-    return isinstance(vm.boot, DirectBoot) and vm.boot.tiny
+    return vm.agent or (isinstance(vm.boot, DirectBoot) and vm.boot.tiny)
 
 
 def _sockets(way: Way) -> Iterator[Word]:

@@ -333,3 +333,8 @@ def test_what_the_user_adds_is_last_and_untouched() -> None:
 def test_memory_is_said_exactly(memory: int, text: str) -> None:
     """In the largest unit that keeps it whole."""
     assert qemu.size(memory) == text
+
+
+def test_a_guest_that_has_our_agent_gets_its_port() -> None:
+    """Its lab file says so; the built-in guest needs no word."""
+    assert devices(guest(boot=FirmwareBoot(), agent=True))["agent.0"]["name"] == "org.qemunet.agent.0"

@@ -1,4 +1,4 @@
-# shellcheck shell=sh
+#!/bin/sh
 # The guest's side of its keeper's port: tells what the cards are called, and runs commands for `exec`.
 #
 # A line each way is a kind, a number, and what the kind says. The number is that of a request, or of a call: one command
@@ -225,3 +225,20 @@ find_addresses() {
     unset IFS
     set +f
 }
+
+# In a guest that is not the built-in one this file is the whole agent, and is run by the name that it is installed by.
+be_agent() {
+    SYS=${SYS:-/sys} RUN=${RUN:-/run/qemunet-agent}
+    find_agent_port
+    if [ -z "$agent_port" ]; then
+        echo "no virtio port $AGENT_NAME: is it a guest of qemunet with \`agent = true\`, and virtio_console loaded?" >&2
+        exit 1
+    fi
+    rm -rf "$RUN"
+    mkdir -p "$RUN/calls" && mkfifo "$RUN/asked" "$RUN/turn" || exit
+    exec 5<>"$RUN/asked"
+    echo "cards 0" >&5
+    serve_keeper
+}
+
+case ${0##*/} in qemunet-agent*) be_agent ;; esac
