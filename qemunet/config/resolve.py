@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from qemunet.model.expect import Expect
     from qemunet.model.nic import Nic
 
-QEMU = "qemu-system-x86_64"
-QEMU_IMG = "qemu-img"
+QEMU, QEMU_IMG = "qemu-system-x86_64", "qemu-img"
 MEMORY = 512 << 20
 SLOTS = 8
 STP_DELAY = 2  # seconds, the least that the kernel takes with STP
