@@ -319,11 +319,8 @@ def _machine(scene: Scene, spec: VmSpec) -> Machine:
     bus = first(own.nic_bus, preset.nic_bus, otherwise=NicBus.ROOT_PORTS)
     if spec.hotplug_slots and bus is not NicBus.ROOT_PORTS:
         problem = f"profile {profile.name} has no root ports"
-        hint = (
-            "its cards sit on the PCI bus, where any free slot takes one"
-            if bus is NicBus.PCI
-            else "its cards are fixed"
-        )
+        free = bus is NicBus.PCI
+        hint = "its cards sit on the PCI bus, where any free slot takes one" if free else "its cards are fixed"
         raise scene.spec.error(f"{spec.path}.hotplug-slots", problem, f"leave it out: {hint}")
     slots = first(spec.hotplug_slots, profile.vm.hotplug_slots, otherwise=SLOTS)
     return Machine(
