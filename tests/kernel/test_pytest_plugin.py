@@ -84,7 +84,8 @@ def run(folder: Path, *words: str) -> tuple[str, dict[str, int]]:
     )
     argv = [sys.executable, "-m", "pytest", "--basetemp", str(folder / "tmp"), *words]
     with tempfile.TemporaryDirectory(prefix="qn-") as short:  # the path of a socket is no longer than 107 bytes
-        environment = {**os.environ, "TMPDIR": short}
+        asked = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}  # of this run
+        environment = {**asked, "TMPDIR": short}
         done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
         assert os.listdir(short) == [], done.stdout
     counts = re.findall(r"(\d+) (passed|failed|errors?|warnings?)", done.stdout.splitlines()[-1])

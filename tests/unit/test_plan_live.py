@@ -207,6 +207,8 @@ OF_A_VM: dict[str, tuple[object, str]] = {
     "run_as": (RunAs(1, 1), "run-as: none to other settings"),
     "script": ((ScriptStep("login: ", None, "root", enter=True, timeout=60),), "script: none to other settings"),
     "secrets": ((Secret("secret.root", FromFile("/p")),), "secrets: none to other settings"),
+    "agent": (True, "agent: false to true"),
+    "shared_memory": (True, "shared-memory: false to true"),
     "qemu_args": (("-rtc", "base=utc"), "qemu-args: none to other settings"),
     "netns": ("sw1", "netns: none to sw1"),
     "shared_memory": (True, "shared-memory: false to true"),
