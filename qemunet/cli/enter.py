@@ -68,7 +68,8 @@ def _inside(here: Runtime, args: Namespace) -> int:
         hint = f"`qemunet exec {args.name} -- uname -a`; `qemunet console {args.name}` is a shell"
         raise UsageError("missing: what to run in the guest, behind --", hint=hint)
     stdin = None if args.no_input or _is_null(0) else 0
-    with inside.Command.begin(here, args.name, args.command, has_input=stdin is not None, boot=args.wait) as command:
+    told = {"has_input": stdin is not None, "is_typed": stdin is not None and os.isatty(stdin)}
+    with inside.Command.begin(here, args.name, args.command, **told, boot=args.wait) as command:
         try:
             return relay.join(command, stdin, args.timeout)
         except inside.Expired as error:

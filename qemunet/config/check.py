@@ -28,6 +28,7 @@ def check(spec: LabSpec) -> None:
     spaces.check(spec)
     for vm in spec.vms:
         modes.check_boot(spec, f"{vm.path}.boot", vm.boot)
+        modes.check_agent(spec, vm)
         _cards(spec, vm)
         for disk in vm.disk:
             _disk(spec, disk)

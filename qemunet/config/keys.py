@@ -105,8 +105,9 @@ VM = Table(
         ),
         Key(
             "agent",
-            kinds.BOOL,
-            "a port for qemunet's agent in the guest (`qemunet guest agent`): the built-in guest always has one",
+            kinds.AGENT,
+            "a port for an agent in the guest: true for qemunet's (`qemunet guest agent`), which the built-in guest "
+            "always has, qemu for the QEMU guest agent",
             "false",
             profile=True,
         ),

@@ -12,6 +12,7 @@ from qemunet.config.spec import AUTO, NicMode
 from qemunet.frozen import frozen
 from qemunet.model import mac, names
 from qemunet.model.nic import Rate
+from qemunet.model.vm import GuestAgent
 
 _ALTIFNAMSIZ = 127  # bytes of an alternative interface name
 _ADDRESS = r"^[0-9A-Fa-f.:]+(/\d+)?$"
@@ -292,6 +293,17 @@ def _rate(key: str, value: object) -> Rate:
     return Rate(**{_RATE_WAYS[way]: units.rate(string(way, one)) for way, one in value.items()})
 
 
+def _agent(key: str, value: object) -> GuestAgent:
+    if isinstance(value, bool):
+        return GuestAgent.OURS if value else GuestAgent.NONE
+    if value != GuestAgent.QEMU:
+        word = value.lower() if isinstance(value, str) else ""
+        meant = {"true": "true", "false": "false", "qemunet": "true", "none": "false"}.get(word)
+        meant = '"qemu"' if word in {"qemu", "qga", "qemu-ga", "qemu-guest-agent"} else meant
+        raise wrong('true, false or "qemu"', value, f"write {key} = {meant}" if meant else "")
+    return GuestAgent.QEMU
+
+
 def _queues(key: str, value: object) -> int:
     return AUTO if value == "auto" else _int(key, value, 1, 256)
 
@@ -343,6 +355,7 @@ DISPLAY = of_text(_display, pattern="^(none|gtk|vnc=.*:[0-9]+)$")
 READY = of_text(_ready, pattern="^(dhcp|console=.+|tcp=[0-9]+|script)$")
 USER = of_text(_user, minLength=1)
 MTU = whole(68, 65535)
+AGENT = Kind(_agent, {"anyOf": [{"type": "boolean"}, {"const": str(GuestAgent.QEMU)}]})
 QUEUES = Kind(_queues, {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 256}]})
 _ONE_RATE = {"type": "string", "pattern": r"^\d+(\.\d+)?([kmgt]i?)?(bit|bps)$"}
 RATE = Kind(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from qemunet.config import keys, tables
 from qemunet.config.hints import listed
-from qemunet.config.spec import BootSpec, LabSpec, NetworkSpec, NicMode, NicSpec
+from qemunet.config.spec import BootSpec, LabSpec, NetworkSpec, NicMode, NicSpec, VmSpec
 from qemunet.config.tables import field_of
 from qemunet.frozen import as_dict, replace
 from qemunet.model import names
 from qemunet.model.network import HostSide, NetworkMode
 from qemunet.model.nic import MacvtapMode
+from qemunet.model.vm import GuestAgent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -271,6 +272,13 @@ def check_boot(spec: LabSpec, path: str, boot: BootSpec) -> None:
     if boot.guest is not None:
         described = f'this one is guest "{boot.guest}"'
     _belong(spec, path, boot, keys.BOOT, actual, described)
+
+
+def check_agent(spec: LabSpec, vm: VmSpec) -> None:
+    """Raise ConfigError if the built-in guest is to have what is not in it."""
+    if vm.agent is GuestAgent.QEMU and vm.boot.guest is not None:
+        problem = f'guest "{vm.boot.guest}" has an agent of its own, and not that of QEMU'
+        raise spec.error(f"{vm.path}.agent", problem, "leave it out: `exec` and `cp` need no key for this guest")
 
 
 def _belong(spec: LabSpec, path: str, values: object, table: Table, actual: AbstractSet[str], described: str) -> None:

@@ -28,7 +28,7 @@ from qemunet.model.lab import Lab
 from qemunet.model.names import altname, digest, ifb
 from qemunet.model.network import ForeignBridge, HostSide, Network, NetworkMode, OwnBridge, Parent
 from qemunet.model.nic import MacvtapMode
-from qemunet.model.vm import Accel, Firmware, Machine, NicBus, RunAs, Vm
+from qemunet.model.vm import Accel, Firmware, GuestAgent, Machine, NicBus, RunAs, Vm
 from qemunet.steps import sysctl_name
 
 TYPE_CHECKING = False
@@ -286,7 +286,7 @@ def _vm(scene: Scene, spec: VmSpec, networks: Mapping[str, Network]) -> Vm:
         display=units.display(first(spec.display, preset.display, otherwise="none")),
         run_as=run_as,
         qemu_args=first(spec.qemu_args, preset.qemu_args, otherwise=()),
-        agent=first(spec.agent, preset.agent, otherwise=False),
+        agent=first(spec.agent, preset.agent, otherwise=GuestAgent.NONE),
         depends=spec.depends or (),
         ready=ready.of(spec),
         script=tuple(scripts.steps(scene, spec, cards)),

@@ -80,6 +80,7 @@ _WRITTEN = (
     (kinds.ORDER, 'list of "disk", "network", "cdrom"'),
     (kinds.TEXTS, "list of texts"),
     (kinds.BOOL, "true or false"),
+    (kinds.AGENT, 'true, false or "qemu"'),
     (kinds.TEXT, "text"),
 )
 

@@ -15,7 +15,7 @@ from qemunet.model.nic import Forward, LinkState, MacvtapMode, Rate
 from qemunet.model.remote import Address, InetAddress
 from qemunet.model.script import Source
 from qemunet.model.vlan import Vlans
-from qemunet.model.vm import Accel, Firmware, NicBus
+from qemunet.model.vm import Accel, Firmware, GuestAgent, NicBus
 
 AUTO = 0  # in place of a number: to be worked out
 
@@ -167,7 +167,7 @@ class VmSpec:
     user: str | None = None
     display: str | None = None
     qemu_args: tuple[str, ...] | None = None
-    agent: bool | None = None
+    agent: GuestAgent | None = None
     depends: tuple[str, ...] | None = None
     ready: str | None = None
     netns: str | None = None

@@ -30,7 +30,7 @@ from qemunet.model.nic import (
     TapBackend,
     UserBackend,
 )
-from qemunet.model.vm import DirectBoot, Disk, NicBus, Vm
+from qemunet.model.vm import DirectBoot, Disk, GuestAgent, NicBus, Vm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -291,6 +291,13 @@ def _host(host: KnownHost) -> Pairs:
     yield "name", host.name or None
 
 
+_AGENTS: dict[GuestAgent, bool | str | None] = {
+    GuestAgent.NONE: None,
+    GuestAgent.OURS: True,
+    GuestAgent.QEMU: "qemu",
+}
+
+
 def _vm(vm: Vm) -> Pairs:
     yield "profile", vm.machine.profile
     yield "memory", units.format_size(vm.memory)
@@ -301,7 +308,7 @@ def _vm(vm: Vm) -> Pairs:
     yield "user", f"{vm.run_as.uid}:{vm.run_as.gid}" if vm.run_as else "auto"
     yield "display", units.format_display(vm.display)
     yield "qemu-args", vm.qemu_args
-    yield "agent", vm.agent or None
+    yield "agent", _AGENTS[vm.agent]
     yield "depends", vm.depends or None
     yield "ready", ready.write(vm.ready) if vm.ready else None
     yield "netns", vm.netns or None

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from qemunet.host.netns import Place
     from qemunet.steps import EndQemu, Resume, SetGuestLink, StartQemu, Word
 
-AGENT = "agent.sock"  # which only some guests have
-SOCKETS = ("qmp.sock", "monitor.sock", "serial.sock", AGENT)
+AGENTS = ("agent.sock", "qga.sock")  # which only some guests have
+SOCKETS = ("qmp.sock", "monitor.sock", "serial.sock", *AGENTS)
 LOG, PID, LOCK = "qemu.log", "pid", "lock"
 _END = 30.0  # seconds from a kill to the end of the process
 _BACKLOG = 4
@@ -83,8 +83,8 @@ def start(step: StartQemu, handles: Mapping[str, Sequence[int]], place: Place) -
 
 def _wanted(step: StartQemu) -> list[str]:
     """Return the sockets of a guest: one that its QEMU was not told of would take connections and never answer."""
-    handle = Handle(f"{step.vm}:{AGENT}")
-    return [name for name in SOCKETS if name != AGENT or any(handle in word.parts for word in step.argv)]
+    told = {part for word in step.argv for part in word.parts}
+    return [name for name in SOCKETS if name not in AGENTS or Handle(f"{step.vm}:{name}") in told]
 
 
 def _listen(directory: int, name: str) -> socket.socket:

@@ -34,6 +34,9 @@ from qemunet.live.calls import Calls
 
 if typing.TYPE_CHECKING:
     import socket
+    from collections.abc import Sequence
+
+    from qemunet.live.client import Client
 
 PATIENCE = 0.5  # seconds for an answer of a guest that runs
 LINE = 1 << 19  # bytes; of a longer line only the beginning is looked at, and a card that is cut is left out
@@ -122,7 +125,7 @@ class Agent:
         If the guest has not read the last request yet, that one will do: it is not to find hundreds when it boots.
         """
         with contextlib.suppress(OSError):
-            if not self._closed() and (self._asked == self._answered or not _unread(self._sock)):
+            if not self._closed() and (self._asked == self._answered or not unread(self._sock)):
                 self._asked += 1
                 self._send(b"\n%s %d\n" % (_KIND, self._asked))
         return self._asked
@@ -144,6 +147,10 @@ class Agent:
                 while not self.heard and not self._closed():
                     await self._more()
         return self.heard
+
+    async def run(self, argv: Sequence[bytes], client: Client) -> int:
+        """Run a command (`Calls.run`)."""
+        return await self.calls.run(argv, client)
 
     def forget(self) -> None:
         """What was said is not so any more: the guest boots."""
@@ -227,7 +234,7 @@ class Agent:
         return True
 
 
-def _unread(sock: socket.socket) -> int:
+def unread(sock: socket.socket) -> int:
     """Return how much memory holds what the other end has not read yet."""
     (count,) = struct.unpack("=i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))
     return int(count)

@@ -26,17 +26,20 @@ _LAST = 30.0  # seconds for the last frame to be taken
 class Client:
     """One connection. To be used in the loop's thread; `unwanted` is set when the command is to end.
 
-    `has_input`: some will come. `is_bulk`: its output is worth nothing before its end.
+    `has_input`: some will come; `is_typed`: if somebody types it. `is_bulk`: its output is worth nothing before its
+    end.
     """
 
-    def __init__(self, sock: socket.socket, *, has_input: bool, is_bulk: bool = False) -> None:
+    def __init__(self, sock: socket.socket, *, has_input: bool, is_typed: bool = False, is_bulk: bool = False) -> None:
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         sock.settimeout(0)
         self.has_input = has_input
+        self.is_typed = is_typed
         self.is_bulk = is_bulk
         self.unwanted = asyncio.Event()
         self._pieces: asyncio.Queue[bytes] = asyncio.Queue(1)
+        self._ignores = False
         self._giving = asyncio.Lock()
         self._gone = asyncio.Event()
         self._hangups = select.epoll()
@@ -90,6 +93,12 @@ class Client:
         """Return the next piece of input; nothing at its end."""
         return await self._pieces.get()
 
+    def ignore(self) -> None:
+        """Nobody takes input: it is not to stand in the way of what else is said."""
+        self._ignores = True
+        with contextlib.suppress(asyncio.QueueEmpty):
+            self._pieces.get_nowait()
+
     def close(self) -> None:
         """Hang up; once is enough."""
         if self._sock.fileno() >= 0:
@@ -119,5 +128,5 @@ class Client:
     async def _obey(self, kind: Kind, data: bytes) -> None:
         if kind is Kind.KILL:
             self.unwanted.set()
-        elif kind is Kind.EOF or (kind is Kind.INPUT and data):
+        elif not self._ignores and (kind is Kind.EOF or (kind is Kind.INPUT and data)):
             await self._pieces.put(data if kind is Kind.INPUT else b"")

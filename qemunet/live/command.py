@@ -21,7 +21,7 @@ async def run(guest: Guest, argv: Sequence[bytes], seconds: float, client: Clien
 
 
 async def _run(guest: Guest, argv: Sequence[bytes], seconds: float, client: Client) -> int:
-    agent = guest.agent
+    agent = guest.agent or guest.qga
     if agent is None:
         hint = "`agent = true` in its lab file, and what `qemunet guest agent` prints in the guest: docs/exec.md"
         raise Failed("no agent listens in this guest", where=f"vm.{guest.vm}", hint=hint)
@@ -29,5 +29,8 @@ async def _run(guest: Guest, argv: Sequence[bytes], seconds: float, client: Clie
         state = await guest.run_state()
         hint = f"`qemunet console {guest.vm}` shows what it does"
         problem = f"its agent has not said anything within {seconds:g} s; QEMU says that it is {state}"
+        if guest.qga:
+            hint += "; qemu-guest-agent has to be installed and to run there"
+            problem = f"its QEMU guest agent has not answered within {seconds:g} s; QEMU says that it is {state}"
         raise TimedOut(problem, where=f"vm.{guest.vm}", hint=hint)
-    return await agent.calls.run(argv, client)
+    return await agent.run(argv, client)

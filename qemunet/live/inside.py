@@ -93,15 +93,25 @@ class Command:
 
     @classmethod
     def begin(
-        cls, here: Runtime, vm: str, argv: Sequence[str], *, has_input: bool, is_bulk: bool = False, boot: float = BOOT
+        cls,
+        here: Runtime,
+        vm: str,
+        argv: Sequence[str],
+        *,
+        has_input: bool,
+        is_typed: bool = False,
+        is_bulk: bool = False,
+        boot: float = BOOT,
     ) -> Command:
         """Have a command begun in a guest; raises NotFound, and what its keeper reports.
 
-        `is_bulk`: what it writes comes in large pieces, and is not waited for by anybody.
+        `is_typed`: input comes if somebody types it. `is_bulk`: what it writes comes in large pieces, and is not waited
+        for by anybody.
         """
         keeper = reach(here, here.vm(vm).lab)
         try:
-            return cls(vm, *keeper.command(vm, argv, input=has_input, bulk=is_bulk, wait=boot))
+            told = {"input": has_input, "typed": is_typed, "bulk": is_bulk}
+            return cls(vm, *keeper.command(vm, argv, wait=boot, **told))
         except BaseException:
             keeper.close()
             raise
@@ -183,7 +193,7 @@ class Command:
         except ConnectionResetError:
             data = b""
         if not data:
-            hint = "the guest runs on, and has the command killed when the next keeper comes"
+            hint = "the guest runs on; if our agent is in it, the command is killed when the next keeper comes"
             raise Lost("the keeper has gone while the command ran", where=self.place, hint=hint)
         self._frames.add(data)
 

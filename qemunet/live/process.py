@@ -25,6 +25,9 @@ if typing.TYPE_CHECKING:
 
     from qemunet.live.console import Say
     from qemunet.live.control import Message
+    from qemunet.live.qga import Qga
+
+    T = typing.TypeVar("T")
 
 _LAST_LINES = 20  # of QEMU's own messages, when it did not end by itself
 _RECONNECTS = 5  # of a monitor that broke while QEMU lives
@@ -106,7 +109,8 @@ class Guest:
         self.monitor = Monitor(os.path.join(directory, "qmp.sock"), self._heard)
         self.captures = Captures(self.monitor, say)
         self.console: Console | None = None
-        self.agent: Agent | None = None  # of the built-in guest
+        self.agent: Agent | None = None  # ours, as the built-in guest has it
+        self.qga: Qga | None = None  # or QEMU's
         loop = asyncio.get_running_loop()
         self.over: asyncio.Future[list[str]] = loop.create_future()
         self.ending: Ending | None = None  # when it has ended, until it is over
@@ -131,7 +135,8 @@ class Guest:
             self._say(f"{self.vm}: no console: {error.strerror}")
         if self.adopted and self.console:
             self.console.mark(f"read again since {_now()}; what was written before that is missing here")
-        self.agent = self._agent()
+        self.agent = self._at_port("agent.sock", lambda sock: Agent(sock, inherited=self.adopted))
+        self.qga = self._at_port("qga.sock", _qga)
         await self._take_monitor(seen.qmp)
         if self.adopted:
             await self.captures.tidy()
@@ -182,18 +187,19 @@ class Guest:
                 await self._minder
         await self.captures.close()
         await self.monitor.close()
-        if self.agent:
-            self.agent.close()
+        for agent in (self.agent, self.qga):
+            if agent:
+                agent.close()
         if self.console:
             await self.console.close()
         os.close(self._pidfd)
         if self._log is not None:
             os.close(self._log)
 
-    def _agent(self) -> Agent | None:
+    def _at_port(self, name: str, make: Callable[[socket.socket], T]) -> T | None:
         """Return the agent of a guest that has a port for it."""
         try:
-            return Agent(connect(os.path.join(self.directory, "agent.sock")), inherited=self.adopted)
+            return make(connect(os.path.join(self.directory, name)))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -247,8 +253,10 @@ class Guest:
                 self._guarded(listener)
 
     def _heard(self, event: Mapping[str, object]) -> None:
-        if event.get("event") == "RESET" and self.agent:
-            self.agent.forget()
+        if event.get("event") == "RESET":
+            for agent in (self.agent, self.qga):
+                if agent:
+                    agent.forget()
         for listener in list(self.hear):
             self._guarded(listener, dict(event))
 
@@ -258,6 +266,12 @@ class Guest:
             listener(*arguments)
         except Exception:
             self._say(f"{self.vm}: {traceback.format_exc()}")
+
+
+def _qga(sock: socket.socket) -> Qga:
+    from qemunet.live.qga import Qga  # few guests have it
+
+    return Qga(sock)
 
 
 def _reason(shutdown: str, status: int | None) -> Reason:

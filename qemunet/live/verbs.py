@@ -223,7 +223,8 @@ class Verbs:
 
         guest, seconds = self._guest(request), _number(request, "wait", command.WAIT, MAX_TIMEOUT)
         argv = _words(request)
-        told = {"has_input": request.get("input") is True, "is_bulk": request.get("bulk") is True}
+        names = {"has_input": "input", "is_typed": "typed", "is_bulk": "bulk"}
+        told = {name: request.get(word) is True for name, word in names.items()}
         return Takeover(lambda sock: self.keeper.begin(command.run(guest, argv, seconds, Client(sock, **told))))
 
     def _guest(self, request: Message) -> Guest:

@@ -104,6 +104,14 @@ class GtkDisplay:
 Display = VncDisplay | GtkDisplay | None
 
 
+class GuestAgent(StrEnum):
+    """What runs in a guest that the host can talk to."""
+
+    NONE = "none"
+    OURS = "qemunet"  # what `qemunet guest agent` prints
+    QEMU = "qemu"  # QEMU's own
+
+
 @frozen
 class RunAs:
     """The numeric identity under which QEMU runs when root starts it."""
@@ -117,7 +125,7 @@ class Vm:
     """A guest, complete. `memory` is in bytes. `run_as` None: QEMU runs as the calling user.
 
     `shared_memory`: other programs may see it, as backends of vhost-user have to.
-    `agent`: it has our agent, which listens on a port of its own.
+    `agent`: what listens in it, on a port of its own.
     `netns`: the namespace of the lab that QEMU runs in, empty for the host's own. Its cards do not go by that.
     """
 
@@ -133,7 +141,7 @@ class Vm:
     display: Display = None
     run_as: RunAs | None = None
     qemu_args: tuple[str, ...] = ()
-    agent: bool = False
+    agent: GuestAgent = GuestAgent.NONE
     depends: tuple[str, ...] = ()
     ready: Ready | None = None
     script: tuple[ScriptStep, ...] = ()

@@ -15,6 +15,7 @@ from qemunet.model.vm import (
     Firmware,
     FirmwareBoot,
     GtkDisplay,
+    GuestAgent,
     NicBus,
     Vm,
     VncDisplay,
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 
 PROGRAM = "qemu-system-x86_64"
 MONITORS = ("qmp", "monitor")  # ours, and the user's
-AGENT_PORT = "org.qemunet.agent.0"  # where a guest that has our agent listens for its keeper
+AGENT_PORTS = {  # where an agent in the guest listens for its keeper, and what we call that
+    GuestAgent.OURS: ("agent", "org.qemunet.agent.0"),
+    GuestAgent.QEMU: ("qga", "org.qemu.guest_agent.0"),
+}
 KERNEL_LINE = 2047  # bytes; COMMAND_LINE_SIZE of Linux on x86 without the terminating zero
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
@@ -153,9 +157,9 @@ def _machine(file: str, vm: Vm) -> str:
     return ",".join(options)
 
 
-def has_agent(vm: Vm) -> bool:
-    """Tell whether the keeper can ask the guest itself."""
-    return vm.agent or (isinstance(vm.boot, DirectBoot) and vm.boot.tiny)
+def agent(vm: Vm) -> GuestAgent:
+    """Return what the keeper can talk to in the guest; the built-in guest brings it along."""
+    return GuestAgent.OURS if isinstance(vm.boot, DirectBoot) and vm.boot.tiny else vm.agent
 
 
 def _sockets(way: Way) -> Iterator[Word]:
@@ -168,13 +172,15 @@ def _sockets(way: Way) -> Iterator[Word]:
 
 def _agent(vm: Vm, way: Way) -> Iterator[Word]:
     """A port without the speed limit of a serial line; behind all cards, whose places are not to change for it."""
-    if not has_agent(vm):
+    kind = agent(vm)
+    if kind is GuestAgent.NONE:
         return
-    yield from _socket(way, "agent")
+    chardev, name = AGENT_PORTS[kind]
+    yield from _socket(way, chardev)
     yield from json_option("-device", {"id": "ports.0", **_PORTS[vm.machine.nic_bus]})
     yield from json_option(
         "-device",
-        {"driver": "virtserialport", "id": "agent.0", "bus": "ports.0.0", "chardev": "agent", "name": AGENT_PORT},
+        {"driver": "virtserialport", "id": "agent.0", "bus": "ports.0.0", "chardev": chardev, "name": name},
     )
 
 

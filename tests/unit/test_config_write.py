@@ -112,6 +112,7 @@ vms = merged(
         accel=st.sampled_from(["auto", "kvm", "tcg"]),
         user=st.sampled_from(["auto", "sara", "77", "77:88"]),
         display=st.sampled_from(["none", "gtk"]),
+        agent=st.booleans(),
         qemu_args=st.lists(text, max_size=3),
         machine=optional(cpu_tcg=st.just("max")),
         boot=boots,

@@ -31,6 +31,7 @@ from qemunet.model.vm import (
     Disk,
     Firmware,
     FirmwareBoot,
+    GuestAgent,
     ImageFile,
     Machine,
     NicBus,
@@ -207,11 +208,10 @@ OF_A_VM: dict[str, tuple[object, str]] = {
     "run_as": (RunAs(1, 1), "run-as: none to other settings"),
     "script": ((ScriptStep("login: ", None, "root", enter=True, timeout=60),), "script: none to other settings"),
     "secrets": ((Secret("secret.root", FromFile("/p")),), "secrets: none to other settings"),
-    "agent": (True, "agent: false to true"),
+    "agent": (GuestAgent.QEMU, "agent: none to qemu"),
     "shared_memory": (True, "shared-memory: false to true"),
     "qemu_args": (("-rtc", "base=utc"), "qemu-args: none to other settings"),
     "netns": ("sw1", "netns: none to sw1"),
-    "shared_memory": (True, "shared-memory: false to true"),
 }
 
 

@@ -17,6 +17,7 @@ from qemunet.model.vm import (
     Firmware,
     FirmwareBoot,
     GtkDisplay,
+    GuestAgent,
     ImageFile,
     Machine,
     NicBus,
@@ -335,6 +336,15 @@ def test_memory_is_said_exactly(memory: int, text: str) -> None:
     assert qemu.size(memory) == text
 
 
-def test_a_guest_that_has_our_agent_gets_its_port() -> None:
-    """Its lab file says so; the built-in guest needs no word."""
-    assert devices(guest(boot=FirmwareBoot(), agent=True))["agent.0"]["name"] == "org.qemunet.agent.0"
+@pytest.mark.parametrize(
+    ("agent", "socket", "name"),
+    [
+        (GuestAgent.OURS, "agent", "org.qemunet.agent.0"),
+        (GuestAgent.QEMU, "qga", "org.qemu.guest_agent.0"),
+    ],
+)
+def test_a_guest_that_has_an_agent_gets_its_port(agent: GuestAgent, socket: str, name: str) -> None:
+    """Its lab file says so; the built-in guest needs no word. Agents find their port by its name."""
+    vm = guest(boot=FirmwareBoot(), agent=agent)
+    assert devices(vm)["agent.0"]["name"] == name
+    assert f"socket,id={socket},fd=<alice:{socket}.sock>,server=on,wait=off" in values(vm, "-chardev")
