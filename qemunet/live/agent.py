@@ -44,6 +44,7 @@ CARDS, ADDRESSES = 256, 32  # that are taken from a line, and from a card
 _CHUNK = 65536  # bytes read at a time
 _ODD = 4.0  # seconds within which a guest has seen that its keeper is another one: it looks every second
 _KIND = b"cards"
+_STARTED = b"started"
 _NAME = 15  # bytes (IFNAMSIZ without the end)
 _NUMBER = 9  # digits
 _MAC = re.compile(rb"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
@@ -225,6 +226,9 @@ class Agent:
     def _take(self, line: bytes) -> bool:
         """Tell whether a line is about cards; note which request it answers. If it is about a call, pass it on."""
         kind, number, rest = (*line[:LINE].split(b" ", 2), b"", b"")[:3]
+        if kind == _STARTED:
+            self.calls.fail("its agent was started again meanwhile")
+            return False
         if kind != _KIND:
             self.calls.hear(kind, number, rest)
             return False

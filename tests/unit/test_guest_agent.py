@@ -62,6 +62,7 @@ class Port:
 def port(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Port]:
     found = Port(request.param, tmp_path)
     try:
+        found.hears(b"started", b"0")  # before all else: whoever waits for another agent's commands waits in vain
         found.hears(b"cards", b"0")  # it says so when it listens
         yield found
     finally:

@@ -179,15 +179,15 @@ def test_a_client_that_dies_has_his_command_killed() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("end", ["reboot", "close"])
+@pytest.mark.parametrize("end", ["reboot", "close", "restart"])
 def test_a_guest_that_goes_ends_its_calls_with_one_line(end: str) -> None:
-    """It may have begun them or not."""
+    """It may have begun them or not; and maybe only its agent has gone, and come back."""
 
     async def main() -> None:
         async with guest() as (agent, port):
             begun, waiting = Asker(agent), Asker(agent)
             await port.begin()
-            agent.forget() if end == "reboot" else agent.close()
+            {"reboot": agent.forget, "close": agent.close, "restart": lambda: port.say(b"started 0")}[end]()
             for asker in (begun, waiting):
                 report = await asker.end()
                 assert "error" in report

@@ -15,6 +15,7 @@
 #   kill N SIGNAL                                        for the command and all in its session
 #   end N STATUS                                         it has ended
 #   over N                                               nobody wants what it may still write
+#   started 0                                            another agent: nothing runs any more of what the last one ran
 #   reset 0                                              another keeper: whatever runs for the last one is to end
 # No name of a card has a slash, a colon or a blank in it: the kernel sees to that. Base64 has no blanks either: should
 # the two sides ever disagree where a line begins, nothing that goes in or comes out of a command is taken for a kind.
@@ -45,6 +46,7 @@ serve_keeper() {
     export HOME=/root # that of commands; a service may have none
     exec 4<>"/dev/$agent_port" 6<>"$RUN/turn"
     echo >&6
+    say "${nl}started 0" # the last one may have ended in the middle of a line
     while :; do # without a keeper the port has an end; with the next one it goes on
         hear_keeper
         sleep 1
