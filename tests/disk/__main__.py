@@ -19,13 +19,13 @@ def main(words: list[str]) -> int:
     if os.geteuid():
         print("packages are installed in a directory of root's: run it as root", file=sys.stderr)
         return 3
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(Path(__file__).parent), *words]
     try:
-        disk = image.build(lambda text: print(text, file=sys.stderr))
+        with image.built(lambda text: print(text, file=sys.stderr)) as disk:
+            return subprocess.run(argv, env={**os.environ, "QEMUNET_DISK_GUEST": str(disk)}).returncode
     except QemunetError as error:
         print(error, file=sys.stderr)
         return 3
-    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(Path(__file__).parent), *words]
-    return subprocess.run(argv, env={**os.environ, "QEMUNET_DISK_GUEST": str(disk)}).returncode
 
 
 if __name__ == "__main__":

@@ -1,18 +1,22 @@
 """A Debian installed into a disk image: mmdebstrap installs it, GRUB boots it, systemd starts it; kept in the cache.
 
 The disk has a boot record and one ext4 partition, and nothing has to be mounted for that: mke2fs fills the file system
-from a directory, and GRUB's core, which finds the kernel there, lies in the gap before the partition.
+from a directory, and GRUB's core, which finds the kernel there, lies in the gap before the partition. Our agent is
+installed by the book: what `qemunet guest agent` prints, and the unit that docs/exec.md shows.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -26,6 +30,8 @@ PACKAGES = (
     *("systemd-sysv", "udev", "dbus", "libpam-systemd", "iproute2"),
     *("dropbear-bin", "qemu-guest-agent"),
 )
+STORE = "disk-guest-"  # begins the names of directories in the cache
+DISK = "disk.raw"
 SIZE = 640 << 20  # bytes; the file has holes
 START = 1 << 20  # bytes before the partition
 SECTOR = 512
@@ -56,25 +62,67 @@ SETTINGS = {  # after it
 }
 SERVICES = {"systemd-networkd": "/lib/systemd/system", "ssh": "/etc/systemd/system"}
 NEEDLESS = ("getty@tty1.service", "e2scrub_reap.service", "systemd-pstore.service", "fstrim.timer", "e2scrub_all.timer")
+GUIDE = Path(__file__).parents[2] / "docs/exec.md"
+AGENT = "usr/local/sbin/qemunet-agent"
 QUIET = ("doc", "man", "locale", "info")  # of what packages bring below /usr/share, nothing that a machine needs
 
 Report = Callable[[str], None]
 
 
-def build(report: Report) -> Path:
-    """Return the disk, made now if need be (a minute, and a download of some 100 MB); raises HostLacks."""
-    suite = _suite()
-    number = sha256(f"{suite}\n{Path(__file__).read_text()}".encode()).hexdigest()[:8]
-    store = Path(own_cache()).parent / f"disk-guest-{number}"
-    disk = store / "disk.raw"
-    if not disk.exists():
-        _refuse_lacks()
-        store.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=store.parent, prefix="disk-guest-work-") as work:
+@contextlib.contextmanager
+def built(report: Report) -> Iterator[Path]:
+    """The disk, made now if need be (a minute, and a download of some 100 MB); nobody removes it meanwhile.
+
+    The cache holds one: those of other versions that nobody uses are removed when it is made. Raises HostLacks.
+    """
+    cache = Path(own_cache()).parent
+    cache.mkdir(parents=True, exist_ok=True)
+    suite, agent = _suite(), agent_files()
+    with held(cache, fcntl.LOCK_EX):
+        store = cache / f"{STORE}{number(suite, agent)}"
+        if not (store / DISK).exists():
+            _refuse_lacks()
+            remove_others(cache, store)
             report(f"installing Debian {suite} into a disk image")
-            _make(Path(work), suite)
-            (Path(work) / "kept").rename(store)
-    return disk
+            with tempfile.TemporaryDirectory(dir=cache, prefix=f"{STORE}work-") as work:
+                _make(Path(work), suite, agent)
+                (Path(work) / "kept").rename(store)
+        used = contextlib.ExitStack()
+        used.enter_context(held(store, fcntl.LOCK_SH))
+    with used:
+        yield store / DISK
+
+
+def agent_files() -> dict[str, str]:
+    """Return our agent and its unit as a user has them: printed by the program, and copied from its documentation."""
+    shown = re.search(r"```\n((?:\[Unit\]\n[^`]*)?\[Service\]\n[^`]*)```", GUIDE.read_text())
+    assert shown, f"{GUIDE} shows no unit"
+    printed = _run([sys.executable, "-m", "qemunet", "guest", "agent"])
+    return {AGENT: printed, "etc/systemd/system/qemunet-agent.service": shown[1]}
+
+
+def number(suite: str, agent: dict[str, str]) -> str:
+    """Return what tells a disk from those of other versions: all that it is made from has a part in it."""
+    return sha256("\n".join([suite, Path(__file__).read_text(), *agent.values()]).encode()).hexdigest()[:8]
+
+
+def remove_others(cache: Path, store: Path) -> None:
+    """Remove the disks of other versions, and what killed makers have left, except for what somebody uses."""
+    for other in cache.glob(f"{STORE}*"):
+        with contextlib.suppress(BlockingIOError), held(other, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            if other != store:
+                shutil.rmtree(other)
+
+
+@contextlib.contextmanager
+def held(folder: Path, how: int) -> Iterator[None]:
+    """A lock on a directory, which ends with its holder."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, how)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _suite() -> str:
@@ -91,12 +139,14 @@ def _refuse_lacks() -> None:
         raise HostLacks(lacks, hint="run `apt-get install mmdebstrap e2fsprogs`")
 
 
-def _make(work: Path, suite: str) -> None:
+def _make(work: Path, suite: str, agent: dict[str, str]) -> None:
     tree, kept = work / "tree", work / "kept"
     before = work / "before"
     _write(before, FILES)
     _run(_installer(suite, tree, before))
-    _write(tree, SETTINGS)
+    _write(tree, SETTINGS | agent)
+    (tree / AGENT).chmod(0o755)
+    _run(["chroot", str(tree), "systemctl", "enable", "qemunet-agent"])
     for name, place in SERVICES.items():
         (tree / f"etc/systemd/system/multi-user.target.wants/{name}.service").symlink_to(f"{place}/{name}.service")
     for unit in NEEDLESS:
@@ -105,7 +155,7 @@ def _make(work: Path, suite: str) -> None:
     _run(["chroot", str(tree), "chpasswd"], f"root:{PASSWORD}\n")
     _run(["chroot", str(tree), "grub-mkimage", "-O", "i386-pc", "-o", "/boot/core.img", *GRUB])
     kept.mkdir()
-    disk = kept / "disk.raw"
+    disk = kept / DISK
     options = ["-q", "-t", "ext4", "-d", str(tree), "-E", f"offset={START}"]
     _run(["mke2fs", *options, str(disk), f"{(SIZE - START) >> 10}k"])
     _make_bootable(disk, tree)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.disk.image import NAME, PASSWORD
 from tests.guest.cards import Stage, empty_stage, until
+from tests.guest.scene import QEMUNET
 
 pytestmark = [pytest.mark.root, pytest.mark.guest, pytest.mark.slow, pytest.mark.timeout(900)]
 
 PATIENCE = 550  # seconds
+LONG = 200  # seconds for a command in the guest
 LAB = f"""
 [lab]
 name = "office"
@@ -28,6 +32,7 @@ forward = ["tcp:10.45.0.1:2222:{NAME}:22"]
 [vm.{NAME}]
 memory = "256M"
 accel = "tcg"
+agent = true
 nic = [{{ network = "lan", ip = ["10.45.0.7/24"] }}]
 disk = [{{ file = "{NAME}.qcow2" }}]
 
@@ -84,6 +89,18 @@ def ssh(stage: Stage, *words: str) -> str:
     return done.stdout
 
 
+def begin(stage: Stage, *words: str) -> subprocess.Popen[bytes]:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([QEMUNET, "exec", *words], env=stage.scene.environment, **pipes)
+
+
+def execute(stage: Stage, *command: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
+    """Run a command in the guest; return its status, its output and its errors."""
+    with begin(stage, NAME, "--", *command) as process:
+        out, err = process.communicate(stdin, timeout=LONG)
+    return process.returncode, out, err
+
+
 def test_it_has_its_lease(stage: Stage) -> None:
     (lease,) = json.loads(stage.succeeds("net", "leases", "--json").stdout)
     assert (lease["vm"], lease["nic"], lease["hostname"]) == (NAME, "net0", NAME)
@@ -96,6 +113,61 @@ def test_the_script_has_logged_in_and_ssh_gets_in_by_the_forward(stage: Stage) -
     assert ssh(stage, "cat /proc/1/comm /etc/hostname; findmnt -no SOURCE /").split() == ["systemd", NAME, "/dev/vda1"]
     until(lambda: ssh(stage, "systemctl is-system-running || true").strip() != "starting", "it has started")
     assert ssh(stage, "systemctl --failed --no-legend") == ""
+
+
+def test_exec_runs_a_command_as_if_it_ran_here(stage: Stage) -> None:
+    """By the agent that systemd has started: output, errors and status apart, and every byte that there is."""
+    line = 'cat /proc/1/comm; pwd; id -un; printf %s "$1" >&2; exit 7'
+    done = execute(stage, "bash", "-c", line, "bash", "it's $HOME\n*")
+    assert done == (7, b"systemd\n/root\nroot\n", b"it's $HOME\n*")
+    every = bytes(range(256)) * 300
+    assert execute(stage, "cat", stdin=every) == (0, every, b"")
+    assert execute(stage, "no-such-command")[0] == 127
+    assert execute(stage, "systemctl", "is-active", "qemunet-agent") == (0, b"active\n", b"")
+
+
+def test_commands_at_once_each_have_their_own(stage: Stage) -> None:
+    """Their input, their output and their status."""
+    texts = [random.Random(number).randbytes(20_000) for number in range(4)]
+    line = 'cat; echo "$0" >&2; exit "$0"'
+    begun = [begin(stage, NAME, "--", "sh", "-c", line, str(number)) for number in range(4)]
+    done = [one.communicate(text, timeout=LONG) for one, text in zip(begun, texts, strict=True)]
+    assert done == [(text, f"{number}\n".encode()) for number, text in enumerate(texts)]
+    assert [one.returncode for one in begun] == list(range(4))
+
+
+def test_a_time_limit_ends_a_command_and_all_that_it_has_started(stage: Stage) -> None:
+    with begin(stage, "--timeout", "4s", NAME, "--", "sh", "-c", "sleep 98765 & wait") as asked:
+        told = asked.communicate(timeout=LONG)[1].decode()
+    assert (asked.returncode, told) == (124, f"error: vm.{NAME}: the command was killed after 4 s\n")
+    look = "grep -zqsx '9876[5]' /proc/[0-9]*/cmdline"  # its own words are others
+    until(lambda: execute(stage, "sh", "-c", look)[0] != 0, "what it has started has ended")
+
+
+def test_files_are_copied_in_and_out(stage: Stage, tmp_path: Path) -> None:
+    """With their permissions; a directory with all that is in it."""
+    data = random.Random(5).randbytes(100_000)
+    (tmp_path / "in/sub").mkdir(parents=True)
+    (tmp_path / "in/sub/tool").write_bytes(data)
+    (tmp_path / "in/sub/tool").chmod(0o751)
+    (tmp_path / "in/link").symlink_to("sub/tool")
+    stage.succeeds("cp", str(tmp_path / "in/sub/tool"), f"{NAME}:/usr/local/bin/")
+    assert execute(stage, "stat", "-c", "%a %s %U", "/usr/local/bin/tool") == (0, b"751 100000 root\n", b"")
+    stage.succeeds("cp", f"{NAME}:/usr/local/bin/tool", str(tmp_path / "back"))
+    assert (tmp_path / "back").read_bytes() == data
+    assert (tmp_path / "back").stat().st_mode & 0o777 == 0o751
+    stage.succeeds("cp", "-r", str(tmp_path / "in"), f"{NAME}:/var/tmp/kept")
+    stage.succeeds("cp", "-r", f"{NAME}:/var/tmp/kept", str(tmp_path / "out"))
+    assert (tmp_path / "out/link").readlink() == Path("sub/tool")
+    assert (tmp_path / "out/sub/tool").read_bytes() == data
+
+
+def test_an_agent_that_has_ended_is_started_again(stage: Stage) -> None:
+    """Whoever it was at work for is told, and the next one is served."""
+    with begin(stage, NAME, "--", "sh", "-c", "systemctl kill --signal=KILL qemunet-agent; sleep 1000") as asked:
+        told = asked.communicate(timeout=LONG)[1].decode()
+    assert asked.returncode == 125, told
+    assert execute(stage, "echo", "back") == (0, b"back\n", b"")
 
 
 def test_a_card_that_is_plugged_in_gets_a_lease_as_well(stage: Stage) -> None:
