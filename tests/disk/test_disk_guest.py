@@ -188,3 +188,31 @@ def test_it_shuts_down_when_the_button_is_pressed(stage: Stage) -> None:
         said = patiently(stage, "down", "office", "--timeout", "200s")
         assert "Power down" in log.read()
     assert said == [f"{NAME}: stopping", f"{NAME}: ended (powered off)"]
+
+
+QEMUS = f"""
+[lab]
+name = "other"
+
+[vm.{NAME}]
+memory = "256M"
+accel = "tcg"
+agent = "qemu"
+nic = []
+disk = [{{ file = "{NAME}.qcow2" }}]
+"""
+
+
+def test_exec_and_cp_go_by_the_agent_of_qemu_as_well(stage: Stage, tmp_path: Path) -> None:
+    """The same disk in another lab, with the package that Debian has for that; ours has no port and is not started."""
+    patiently(stage, "up", str(stage.scene.write(QEMUS)))
+    every = bytes(range(256))
+    with begin(stage, "--wait", "400s", NAME, "--", "sh", "-c", "cat; echo err >&2; exit 3") as asked:
+        assert asked.communicate(every, timeout=PATIENCE) == (every, b"err\n")
+    assert asked.returncode == 3
+    (tmp_path / "there").write_bytes(random.Random(6).randbytes(50_000))
+    stage.succeeds("cp", str(tmp_path / "there"), f"{NAME}:/var/tmp/by-qemu")
+    stage.succeeds("cp", f"{NAME}:/var/tmp/by-qemu", str(tmp_path / "back"))
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "there").read_bytes()
+    assert execute(stage, "systemctl", "is-active", "qemunet-agent") == (3, b"inactive\n", b"")
+    assert patiently(stage, "down", "other", "--timeout", "200s")[-1] == f"{NAME}: ended (powered off)"
