@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from qemunet.errors import Failed, TimedOut
+from qemunet.errors import TimedOut
 
 if typing.TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +23,7 @@ async def run(guest: Guest, argv: Sequence[bytes], seconds: float, client: Clien
 async def _run(guest: Guest, argv: Sequence[bytes], seconds: float, client: Client) -> int:
     agent = guest.agent or guest.qga
     if agent is None:
-        hint = "`agent = true` in its lab file, and what `qemunet guest agent` prints in the guest: docs/exec.md"
-        raise Failed("no agent listens in this guest", where=f"vm.{guest.vm}", hint=hint)
+        return await guest.prompt.run(argv, seconds, client)
     if not await client.while_wanted(agent.awake(seconds)):
         state = await guest.run_state()
         hint = f"`qemunet console {guest.vm}` shows what it does"

@@ -53,7 +53,7 @@ def call(
 
     After `timeout` seconds it is killed, and Expired (a TimedOut) is raised with the last that it wrote. A guest that
     still boots has `boot` seconds for that besides. Raises NotFound if no such vm runs, Failed if it ends or reboots
-    meanwhile or has no agent, `Lost` if its keeper is gone.
+    meanwhile or cannot do it, `Lost` if its keeper is gone.
     """
     written: dict[Kind, bytearray] = {Kind.OUT: bytearray(), Kind.ERR: bytearray()}
     with Command.begin(here, vm, argv, has_input=bool(stdin), boot=boot) as command:

@@ -18,6 +18,7 @@ from qemunet.live.capture import Captures
 from qemunet.live.console import Console
 from qemunet.live.control import connect
 from qemunet.live.monitor import Monitor
+from qemunet.live.prompt import Prompt
 
 if typing.TYPE_CHECKING:
     import socket
@@ -111,6 +112,7 @@ class Guest:
         self.console: Console | None = None
         self.agent: Agent | None = None  # ours, as the built-in guest has it
         self.qga: Qga | None = None  # or QEMU's
+        self.prompt = Prompt(self)  # for want of both
         loop = asyncio.get_running_loop()
         self.over: asyncio.Future[list[str]] = loop.create_future()
         self.ending: Ending | None = None  # when it has ended, until it is over

@@ -29,6 +29,14 @@ memory = "128M"
 accel = "tcg"
 boot.guest = "tiny"
 """
+PLAIN = """
+[vm.plain]
+memory = "128M"
+accel = "tcg"
+boot.kernel = "{0.kernel}"
+boot.initrd = "{0.initrd}"
+boot.append = "{0.append}"
+"""
 WHILE_IT_RUNS = "[ -e /proc/{0} ] && ! grep -q 'State:.Z' /proc/{0}/status"
 
 
@@ -65,6 +73,34 @@ def begin(scene: Scene, *words: str, **pipes: Any) -> subprocess.Popen[bytes]:
 
 def runs(scene: Scene, pid: str) -> bool:
     return run(scene, "sh", "-c", WHILE_IT_RUNS.format(pid)).status == 0
+
+
+@pytest.fixture
+def plain(scene: Scene) -> Iterator[str]:
+    """A guest without an agent, at whose console nobody has typed."""
+    file = scene.folder / "plain.toml"
+    file.write_text(PLAIN.format(image.build(print)))
+    scene.qemunet("run", "-d", str(file))
+    yield "plain"
+    scene.qemunet("stop", "--force", "plain")
+
+
+def test_what_has_no_agent_is_typed_to_at_its_console(scene: Scene, plain: str) -> None:
+    """One command after the other, and what that cannot do is said."""
+    here = Runtime(str(scene.runtime))
+    done = inside.call(here, plain, ["sh", "-c", "echo out; echo err >&2; exit 7"])
+    assert (done.status, done.stdout) == (7, b"out\nerr\n")
+    assert b"typed at its console" in done.stderr
+    with pytest.raises(inside.Expired):
+        inside.call(here, plain, ["sleep", "1000"], timeout=2)
+    assert inside.call(here, plain, ["cat", "/proc/1/comm"]).stdout == b"init\n"
+    with begin(scene, "-n", plain, "--", "hostname") as process:
+        assert process.communicate(timeout=LONG)[0].strip()
+        assert process.returncode == 0
+    with begin(scene, plain, "--", "cat", stdin=subprocess.PIPE) as process:
+        _, said = process.communicate(b"some", timeout=LONG)
+        assert b"gets no input" in said
+        assert process.returncode == 125
 
 
 def test_whether_somebody_listens_is_asked_as_everywhere(scene: Scene) -> None:
