@@ -52,7 +52,7 @@ class Client:
         try:
             await self._tell(await self._report(work))
         finally:  # also after a mistake of ours: nobody is to wait for ever
-            hearing.cancel()
+            await ended(hearing)
             self.close()
 
     async def _report(self, work: Coroutine[typing.Any, typing.Any, int]) -> Message:
@@ -74,8 +74,7 @@ class Client:
             try:
                 await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
             finally:
-                sending.cancel()
-                gone.cancel()
+                await ended(sending, gone)
 
     async def while_wanted(self, work: Coroutine[typing.Any, typing.Any, T]) -> T:
         """Return what comes of some work; raises Interrupted if it is not wanted any more before that."""
@@ -86,8 +85,7 @@ class Client:
                 raise Interrupted("nobody wants it any more")
             return doing.result()
         finally:
-            doing.cancel()
-            unwanted.cancel()
+            await ended(doing, unwanted)
 
     async def take(self) -> bytes:
         """Return the next piece of input; nothing at its end."""
@@ -130,3 +128,14 @@ class Client:
             self.unwanted.set()
         elif not self._ignores and (kind is Kind.EOF or (kind is Kind.INPUT and data)):
             await self._pieces.put(data if kind is Kind.INPUT else b"")
+
+
+async def ended(*tasks: asyncio.Future[typing.Any]) -> None:
+    """Cancel tasks and wait until they have ended.
+
+    Until then the loop watches for the socket that one waited for: if that were closed before, whoever gets its number
+    next would not be watched for.
+    """
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -19,6 +19,7 @@ import typing
 from qemunet.errors import Failed, Interrupted, QemunetError, TimedOut
 from qemunet.live import script
 from qemunet.live.calls import GRACE
+from qemunet.live.client import ended
 from qemunet.live.frames import BULK, Kind
 from qemunet.live.seen import words
 
@@ -188,8 +189,7 @@ async def _follow(typist: _Typist, mark: bytes, client: Client) -> int:
             )
         return following.result()
     finally:
-        for task in (following, refused, unwanted):
-            task.cancel()
+        await ended(following, refused, unwanted)
 
 
 async def _refuse_input(client: Client) -> None:
