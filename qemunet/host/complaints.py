@@ -193,15 +193,25 @@ def _who(socket: Socket) -> str:
 
 
 def tap_user(name: str) -> str:
-    """Name who has a tap open, as far as one may see (proc_pid_fdinfo(5))."""
-    wanted = f"iff:\t{name}\n"
-    for pid in processes.all_pids():
-        with contextlib.suppress(OSError):
-            for entry in os.listdir(f"/proc/{pid}/fdinfo"):
-                with open(f"/proc/{pid}/fdinfo/{entry}") as file:
-                    if wanted in file.read():
-                        return _guest_or_program(pid)
-    return "somebody"
+    """Name who has a tap open, as far as one may see; of several taps of that name, who is in our namespace."""
+    found = sorted(filter(lambda pid: _has_tap(pid, name), processes.all_pids()), key=_is_elsewhere)
+    return _guest_or_program(found[0]) if found else "somebody"
+
+
+def _has_tap(pid: int, name: str) -> bool:
+    """Tell whether a process has a tap of that name open, in whatever namespace (proc_pid_fdinfo(5))."""
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(f"/proc/{pid}/fdinfo"):
+            with open(f"/proc/{pid}/fdinfo/{entry}") as file:
+                if f"iff:\t{name}\n" in file.read():
+                    return True
+    return False
+
+
+def _is_elsewhere(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return os.stat(f"/proc/{pid}/ns/net").st_ino != os.stat("/proc/thread-self/ns/net").st_ino
+    return True
 
 
 def _guest_or_program(pid: int) -> str:
