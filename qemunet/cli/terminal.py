@@ -69,10 +69,10 @@ def _console(args: Namespace) -> int:
         raise NotFound(f"{record.name} is dead", hint="`qemunet gc` takes back what it left")
     watch = reach(here, record.lab)
     watch.ask("watch", vms=[record.name])
-    console, already = reach(here, record.lab).console(record.name, replay=_REPLAY, screen=terminal.is_screen())
+    console = reach(here, record.lab).console(record.name, replay=_REPLAY, screen=terminal.is_screen())
     if sys.stdin.isatty():
         render.note(f"console of {record.name}; Ctrl-] opens a menu")
-    outcome = terminal.attach(console, record.name, watch, already=already)
+    outcome = terminal.attach(console, record.name, watch)
     return _tell(record.name, outcome)
 
 

@@ -89,6 +89,7 @@ if typing.TYPE_CHECKING:
 MAX_LINE = 1 << 20  # bytes; a longer line is an error
 _ANSWER = 30.0  # seconds that a keeper may take for what it does at once
 _GLANCE = 0.2  # seconds between two looks at whether the user interrupted
+_PIECE = 4096  # bytes looked at for the end of a line
 
 _PEER = struct.Struct("iII")  # struct ucred of unix(7): process, user, group
 
@@ -175,31 +176,28 @@ class Control:
                 return message
         return self._events.pop(0)
 
-    def console(self, vm: str, replay: int = 0, *, screen: bool = False) -> tuple[socket.socket, bytes]:
-        """Turn this connection into the console of `vm`; return its socket and the bytes that came already.
+    def console(self, vm: str, replay: int = 0, *, screen: bool = False) -> socket.socket:
+        """Turn this connection into the console of `vm`; return its socket.
 
         The first `replay` bytes at most are the end of what the console showed before; nothing is lost or doubled
         between them and the rest. Secrets of its script are asterisks: what people see goes into other logs.
         `screen`: what it shows goes to a terminal, which may answer what the guest asks.
         """
         self.ask("console", vm=vm, replay=replay, masked=True, screen=screen)
-        data, self._data = self._data, b""
-        return self.sock, data
+        return self.sock
 
-    def capture(self, vm: str, nic: str) -> tuple[socket.socket, bytes]:
-        """Turn this connection into a pcap stream of a card; return its socket and the bytes that came already."""
+    def capture(self, vm: str, nic: str) -> socket.socket:
+        """Turn this connection into a pcap stream of a card; return its socket."""
         self.ask("capture", vm=vm, nic=nic)
-        data, self._data = self._data, b""
-        return self.sock, data
+        return self.sock
 
-    def command(self, vm: str, argv: Sequence[str], wait: float, **settings: bool) -> tuple[socket.socket, bytes]:
-        """Turn this connection into the frames of a command in `vm`; return its socket and what came already.
+    def command(self, vm: str, argv: Sequence[str], wait: float, **settings: bool) -> socket.socket:
+        """Turn this connection into the frames of a command in `vm`; return its socket.
 
         The settings are what else the verb ``exec`` takes.
         """
         self.ask("exec", vm=vm, argv=list(argv), wait=wait, **settings)
-        data, self._data = self._data, b""
-        return self.sock, data
+        return self.sock
 
     def said(self) -> list[str]:
         """Return what the keeper has said to the user since it was last asked; other events stay."""
@@ -257,8 +255,10 @@ class Control:
         return message
 
     def _receive(self, flags: int) -> None:
+        """Take in what there is of one line, and nothing after it: that may be for whoever gets the socket."""
         try:
-            data = self.sock.recv(65536, flags)
+            seen = self.sock.recv(_PIECE, flags | socket.MSG_PEEK)
+            data = self.sock.recv(seen.find(b"\n") + 1 or len(seen)) if seen else b""
         except ConnectionResetError:
             data = b""
         if not data:

@@ -82,11 +82,11 @@ def _in_time(command: Command, deadline: float | None, timeout: float | None, sa
 class Command:
     """A command in a guest, on a connection of its own; `status` is None until it has ended."""
 
-    def __init__(self, vm: str, sock: socket.socket, already: bytes) -> None:
+    def __init__(self, vm: str, sock: socket.socket) -> None:
         self.place = f"vm.{vm}"
         self.status: int | None = None
         self.sock = sock
-        self._frames = Frames(already)
+        self._frames = Frames()
         self._unsent = bytearray()
         self._eof = False
         sock.settimeout(0)
@@ -111,7 +111,7 @@ class Command:
         keeper = reach(here, here.vm(vm).lab)
         try:
             told = {"input": has_input, "typed": is_typed, "bulk": is_bulk}
-            return cls(vm, *keeper.command(vm, argv, wait=boot, **told))
+            return cls(vm, keeper.command(vm, argv, wait=boot, **told))
         except BaseException:
             keeper.close()
             raise

@@ -25,9 +25,8 @@ class Mirrored:
 
     def __init__(self, keeper: Control, vm: str, nic: str) -> None:
         self.over = ""
-        self._sock, data = keeper.capture(vm, nic)
+        self._sock = keeper.capture(vm, nic)
         self._stream = Stream()
-        self._early = self._stream.feed(data)
         self._deadline: float | None = None
         self._sock.settimeout(0)
 
@@ -37,8 +36,7 @@ class Mirrored:
 
     def read(self) -> list[bytes]:
         """Return the pcap records that are there, without waiting; raises Lost when the keeper vanished, TimedOut."""
-        early, self._early = self._early, []
-        records = early + self._stream.feed(self._receive())
+        records = self._stream.feed(self._receive())
         words = self._stream.words
         if words is not None:
             self.over = str(words.get("reason", "stopped"))

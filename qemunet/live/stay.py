@@ -63,10 +63,10 @@ def _at_console(runtime: Runtime, vm: str, tether: Control) -> Outcome:
 
     try:
         keeper = Control.open(runtime.lab(runtime.vm(vm).lab).path("keeper.sock"))
-        connection, already = keeper.console(vm, _REPLAY, screen=is_screen())
+        connection = keeper.console(vm, _REPLAY, screen=is_screen())
     except (NotFound, Lost):  # it has ended already
         return _waiting(tether)
-    return attach(connection, vm, tether, already=already, attended=os.isatty(0))
+    return attach(connection, vm, tether, attended=os.isatty(0))
 
 
 def _waiting(tether: Control) -> Outcome:

@@ -61,14 +61,13 @@ def attach(
     vm: str,
     control: Control | None = None,
     *,
-    already: bytes = b"",
     attended: bool = True,
     stdin: int = 0,
     stdout: int = 1,
 ) -> Outcome:
     """Join the terminal with a console until the guest ends or the user detaches.
 
-    `console` is the path of a ``console.sock`` or a connection; `already` are bytes that came on it. `control` is a
+    `console` is the path of a ``console.sock`` or a connection. `control` is a
     tether or a watch of `vm`: it tells how the guest ended, and carries out what is chosen from the menu (which only a
     terminal has). Raises Interrupted on a signal, or when nobody reads the output any more, and TimedOut when the
     guest's script has failed, unless somebody is there to be told (`attended`).
@@ -76,7 +75,7 @@ def attach(
     sock = connect(console) if isinstance(console, str) else console
     try:
         with wakeups() as wakeup, Raw(stdin, stdout) as raw:
-            return _Attached(sock, vm, control, raw, wakeup, already, attended).run()
+            return _Attached(sock, vm, control, raw, wakeup, attended).run()
     finally:
         sock.close()
 
@@ -101,7 +100,6 @@ class _Attached:
     control: Control | None
     raw: Raw
     wakeup: int
-    already: bytes
     attended: bool
     menu: bool = False
     typing: bool = True  # stdin has more
@@ -114,7 +112,6 @@ class _Attached:
 
     def run(self) -> Outcome:
         self.sock.settimeout(0)
-        self._show(self.already)
         while self.outcome is None:
             interrupts.check()
             self._turn()

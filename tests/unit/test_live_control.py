@@ -20,6 +20,8 @@ from qemunet import errors
 from qemunet.errors import Interrupted, NotFound, NotTakenBack, QemunetError, TimedOut, UsageError
 from qemunet.live import control
 from qemunet.live.control import Control, Lost, Message, error_from
+from qemunet.live.frames import Kind, frame
+from qemunet.live.inside import Command
 from qemunet.live.server import Peer, Server
 
 Script = Callable[[socket.socket], None]
@@ -162,11 +164,22 @@ def test_an_error_reply_is_raised() -> None:
 
 def test_the_console_begins_right_after_the_reply() -> None:
     with keeper(lambda sock: (sock.recv(999) and sock.sendall(b'{"ok": {}}\nboot\x00\n{"')) or None) as client:
-        sock, already = client.console("a", replay=10)
-        data = already
+        sock, data = client.console("a", replay=10), b""
         while len(data) < 8:
             data += sock.recv(100)
         assert data == b'boot\x00\n{"'
+
+
+def test_a_command_that_is_over_before_anybody_looks_has_ended_as_it_did() -> None:
+    """The answer, all that it wrote, its end and the keeper's goodbye are there at once."""
+    said = frame(Kind.OUT, b"one\n") + frame(Kind.END, b'{"status": 3}')
+    with keeper(lambda sock: (sock.recv(999) and sock.sendall(b'{"ok": {}}\n' + said)) or None) as client:
+        command = Command("a", client.command("a", ["x"], 1.0))
+        assert command.wait()
+        written = []
+        while command.status is None:
+            written += command.frames(readable=command.wait())
+        assert (written, command.status) == ([(Kind.OUT, b"one\n")], 3)
 
 
 # ---------------------------------------------------------------- sockets with long names
