@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from qemunet.frozen import frozen
-from qemunet.model.routing import Carried
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from qemunet.model.routing import Carried
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 

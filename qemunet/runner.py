@@ -13,9 +13,9 @@ import errno
 import os
 from itertools import groupby
 
-from qemunet import interrupts
+from qemunet import interrupts, steps
 from qemunet.errors import Gone, NotFound, QemunetError, StepFailed, Taken
-from qemunet.steps import AddAddress, CreateImage, DelGroup, DelLink, Divert, PutAddress, PutRoute, RunHook, bare
+from qemunet.steps import CreateImage, DelGroup, DelLink, RunHook
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,11 +85,9 @@ def unwind(
         failure = undo(step, host)
         if failure is not None:
             failures.append(failure)
-            if isinstance(step, PutAddress | PutRoute):  # until somebody can have it back, whoever has it now stays
+            if isinstance(step, steps.PutAddress | steps.PutRoute):  # whoever has it now stays until then
                 break
-            if not isinstance(
-                bare(step), RunHook
-            ):  # the user's program was run; what it could not do, it will not next time
+            if not isinstance(steps.bare(step), RunHook):  # what a program of the user's could not do, it never will
                 continue
         for one in owed:
             journal.mark(one.number, "undone")
@@ -104,7 +102,8 @@ def undo(step: Step, host: Host) -> Exception | None:
     except Gone:
         pass
     except (OSError, QemunetError) as error:
-        if not (isinstance(error, Taken) and isinstance(bare(step), AddAddress | Divert)):  # it was never taken away
+        was_never_gone = isinstance(error, Taken) and isinstance(steps.bare(step), steps.AddAddress | steps.Divert)
+        if not was_never_gone:
             return _explained(step, error)
     return None
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from qemunet.config import cables, listeners, modes, ports, ready, scripts, served, spaces, units, vlans
+from qemunet.config import listeners, modes, ready, scripts, units
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.spec import DiskSpec, LabSpec, NetworkSpec, NicMode, NicSpec, VmSpec
+from qemunet.later import later
 from qemunet.model import names
 from qemunet.model.network import HostSide, NetworkMode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qemunet.config import cables, ports, served, spaces, vlans
+else:
+    cables = later("qemunet.config.cables")
+    ports = later("qemunet.config.ports")
+    served = later("qemunet.config.served")
+    spaces = later("qemunet.config.spaces")
+    vlans = later("qemunet.config.vlans")
 
 SLIRP_SUBNET = "10.0.2.0/24"
 
@@ -18,14 +29,16 @@ def check(spec: LabSpec) -> None:
         from qemunet.config import portprofiles  # only where there is any
 
         portprofiles.check(spec)
-    spec = spaces.expanded(modes.preset(spec))
+    spec = modes.preset(spec)
+    spec = spaces.expanded(spec) if spec.spaces else spec
     for network in spec.networks:
         modes.check_network(spec, network)
         _network(spec, network)
         ports.check(spec, network)
         served.check(spec, network)
         vlans.check_network(spec, network)
-    spaces.check(spec)
+    if any((*(network.netns for network in spec.networks), *(vm.netns for vm in spec.vms))):
+        spaces.check(spec)
     for vm in spec.vms:
         modes.check_boot(spec, f"{vm.path}.boot", vm.boot)
         modes.check_agent(spec, vm)
@@ -34,7 +47,8 @@ def check(spec: LabSpec) -> None:
             _disk(spec, disk)
         scripts.check(spec, vm)
     ready.check(spec)
-    cables.check(spec)
+    if spec.cables:
+        cables.check(spec)
     spec = modes.expanded(spec)
     _macs(spec)
     _devices(spec)
@@ -104,7 +118,8 @@ def _cards(spec: LabSpec, vm: VmSpec) -> None:
     ids, boot, acpi = (_Once(spec, what) for what in ("the id", "boot-index", "acpi-index"))
     for index, nic in enumerate(nics(vm)):
         modes.check_nic(spec, nic)
-        vlans.check_card(spec, nic)
+        if nic.vlan is not None:
+            vlans.check_card(spec, nic)
         ids.take(nic_id(index, nic), f"{nic.path}.id", nic.path)
         if nic.boot_index is not None:
             boot.take(nic.boot_index, f"{nic.path}.boot-index", nic.path)
@@ -223,13 +238,18 @@ def _interfaces(spec: LabSpec) -> None:
                 used.setdefault(nic.bridge, f"{nic.path}.bridge")
             if nic.parent is not None:
                 used.setdefault(nic.parent, f"{nic.path}.parent")
+    if spec.cables:
+        _cable_interfaces(spec, made, used)
+    _only_used(spec, made, used)
+    _parents(spec)
+    _no_ports(spec, plugged)
+
+
+def _cable_interfaces(spec: LabSpec, made: _Once, used: dict[str, str]) -> None:
     for name, path, cable in cables.interfaces(spec):
         made.take(name, path, cable)
     for name, path in cables.bridges(spec):
         used.setdefault(name, path)
-    _only_used(spec, made, used)
-    _parents(spec)
-    _no_ports(spec, plugged)
 
 
 def _network_interfaces(spec: LabSpec, made: _Once, used: dict[str, str]) -> None:

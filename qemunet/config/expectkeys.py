@@ -1,10 +1,31 @@
-"""The keys of what a lab expects."""
+"""The keys of what a lab expects, and their values."""
 
 from __future__ import annotations
 
 from qemunet.config import kinds
 from qemunet.config.tables import Key, Table, keyed
+from qemunet.frozen import frozen
 from qemunet.model.expect import Family
+
+
+@frozen
+class ExpectSpec:
+    """``[[expect]]``."""
+
+    path: str
+    name: str | None = None
+    source: str | None = None  # written `from`
+    to: str | None = None
+    ping: bool | None = None
+    tcp: int | None = None
+    udp: int | None = None
+    dhcp: bool | None = None
+    allow: bool | None = None
+    network: str | None = None
+    family: Family | None = None
+    listen: bool | None = None
+    timeout: int | None = None
+
 
 _PORT = kinds.whole(1, 65535)
 

@@ -27,7 +27,8 @@ from qemunet.model.expect import (
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qemunet.config.spec import ExpectSpec, LabSpec
+    from qemunet.config.expectkeys import ExpectSpec
+    from qemunet.config.spec import LabSpec
 
 HOST = "host"
 PATIENCE, SILENCE = 10, 3  # seconds: until it gets through, and in which nothing may

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from qemunet.config import impairkinds, kinds, secretkinds, vlankinds
-from qemunet.config.cablekeys import CABLE, NETNS
-from qemunet.config.expectkeys import EXPECT
-from qemunet.config.netkeys import DHCP, DHCP_SERVER, DNS, HOSTS, NAT_TABLE, NETWORK, PORT_PROFILE
 from qemunet.config.spec import NicMode, Switch
 from qemunet.config.tables import (
     ADOPTED,
@@ -32,6 +29,22 @@ from qemunet.model.guard import GuardLevel
 from qemunet.model.nic import LinkState, MacvtapMode
 from qemunet.model.vm import Accel, Firmware, NicBus
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qemunet.config.cablekeys import CABLE, NETNS
+    from qemunet.config.expectkeys import EXPECT
+    from qemunet.config.netkeys import DHCP, DHCP_SERVER, DNS, HOSTS, NAT_TABLE, NETWORK, PORT_PROFILE
+    from qemunet.config.scriptkeys import LOGIN, SCRIPT
+else:
+
+    def __getattr__(name: str) -> Table:
+        """Load the tables that not every lab has when they are first named (PEP 562)."""
+        module = next((module for module, names in _ELSEWHERE.items() if name in names), None)
+        if module is None:
+            raise AttributeError(f"there is no table {name}")
+        return getattr(__import__(f"qemunet.config.{module}", fromlist=["*"]), name)
+
+
 __all__ = [
     "BOOT",
     "CABLE",
@@ -51,11 +64,11 @@ __all__ = [
     "PORT_PROFILE",
     "PROFILE_TABLES",
     "SCRIPT",
-    "SUB_TABLES",
     "VM",
     "Key",
     "Table",
     "json_schema",
+    "sub_table",
 ]
 
 LAB = Table(
@@ -130,38 +143,6 @@ VM = Table(
     ),
     tables=("boot", "machine", "login"),
     lists=("disk", "nic", "script"),
-)
-
-SCRIPT = Table(
-    "[[vm.NAME.script]]",
-    "What is typed at the serial console when the vm has started, step by step.",
-    keyed(
-        Key("expect", kinds.REGEX, "wait until the guest says what this regular expression finds", "do not wait"),
-        Key("fail", kinds.REGEX, "give up at once when it says this instead", "none"),
-        Key(
-            "send",
-            kinds.TYPED,
-            "then type this; {vm.name}, {nic.ID.mac}, {nic.ID.ip} and {secret.NAME} are filled in",
-            "nothing",
-        ),
-        Key("enter", kinds.BOOL, "and press Enter", "true"),
-        Key("timeout", kinds.SECONDS, "how long it may wait", "60s"),
-    ),
-)
-
-LOGIN = Table(
-    "[vm.NAME.login]",
-    "How its console is logged in to, before anything else of its script.",
-    keyed(
-        Key(
-            "recipe",
-            kinds.PATH,
-            "tiny, debian, alpine or router, or a path to a TOML file of steps, `[[script]]`",
-            "none: nobody logs in",
-        ),
-        Key("user", kinds.TEXT, "what `{login.user}` stands for"),
-        Key("password", secretkinds.SECRET, "what `{login.password}` stands for", "none is typed"),
-    ),
 )
 
 MACHINE = Table(
@@ -363,20 +344,25 @@ NIC = Table(
     ),
 )
 
-SUB_TABLES = {
-    "boot": BOOT,
-    "machine": MACHINE,
-    "login": LOGIN,
-    "disk": DISK,
-    "nic": NIC,
-    "script": SCRIPT,
-    "nat": NAT_TABLE,
-    "dhcp": DHCP,
-    "dns": DNS,
-    "hosts": HOSTS,
-    "port-profile": PORT_PROFILE,
+_ELSEWHERE = {
+    "cablekeys": ("CABLE", "NETNS"),
+    "expectkeys": ("EXPECT",),
+    "scriptkeys": ("LOGIN", "SCRIPT"),
+    "netkeys": ("DHCP", "DHCP_SERVER", "DNS", "HOSTS", "NAT_TABLE", "NETWORK", "PORT_PROFILE"),
 }
+_OF_A_VM = {"boot": BOOT, "machine": MACHINE, "disk": DISK, "nic": NIC}
+SUB_TABLES = (*_OF_A_VM, "login", "script", "nat", "dhcp", "dns", "hosts", "port-profile")
 PROFILE_TABLES = {"machine": MACHINE, "vm": VM, "nic": NIC, "disk": DISK}
+
+
+def sub_table(name: str) -> Table:
+    """Return the table below one of the top, or a list of tables there, by its key."""
+    if name in _OF_A_VM:
+        return _OF_A_VM[name]
+    from qemunet.config import netkeys, scriptkeys
+
+    rarer = {"login": scriptkeys.LOGIN, "script": scriptkeys.SCRIPT, "nat": netkeys.NAT_TABLE, "dhcp": netkeys.DHCP}
+    return {**rarer, "dns": netkeys.DNS, "hosts": netkeys.HOSTS, "port-profile": netkeys.PORT_PROFILE}[name]
 
 
 def json_schema() -> dict[str, object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from enum import StrEnum
 
 from qemunet.config import ends, ready, scripts, units
@@ -13,6 +12,10 @@ from qemunet.frozen import frozen
 from qemunet.model import mac, names
 from qemunet.model.nic import Rate
 from qemunet.model.vm import GuestAgent
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _ALTIFNAMSIZ = 127  # bytes of an alternative interface name
 _ADDRESS = r"^[0-9A-Fa-f.:]+(/\d+)?$"

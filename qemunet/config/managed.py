@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from qemunet.config import listeners, modes, reader, served, subnets, toml, units
+from qemunet.config import modes, toml, units
 from qemunet.config.hints import Bad
 from qemunet.config.scene import absolute, first
 from qemunet.config.spec import DhcpSpec, DnsSpec, NatSpec
 from qemunet.errors import ConfigError, NotFound, Taken
 from qemunet.frozen import replace
+from qemunet.later import later
 from qemunet.model.network import (
     Dhcp,
     Dhcp6,
@@ -26,10 +27,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from qemunet.config import listeners, reader, served, subnets
     from qemunet.config.scene import Scene
     from qemunet.config.spec import LabSpec, NetworkSpec
     from qemunet.facts import Facts
     from qemunet.model.network import Boot, Network
+else:
+    listeners = later("qemunet.config.listeners")
+    reader = later("qemunet.config.reader")
+    served = later("qemunet.config.served")
+    subnets = later("qemunet.config.subnets")
 
 NFT, DNSMASQ = "nft", "dnsmasq"
 REMEDIES = ("iptables", "ip6tables", "ufw", "firewall-cmd")  # by which other rules are changed, if they made them

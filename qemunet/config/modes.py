@@ -283,7 +283,7 @@ def check_agent(spec: LabSpec, vm: VmSpec) -> None:
 
 def _belong(spec: LabSpec, path: str, values: object, table: Table, actual: AbstractSet[str], described: str) -> None:
     belongs = {name: key.belongs for name, key in table.keys.items()}
-    belongs |= {name: keys.SUB_TABLES[name].belongs for name in (*table.tables, *table.lists)}
+    belongs |= {name: keys.sub_table(name).belongs for name in (*table.tables, *table.lists)}
     for name, places in belongs.items():
         given = places and getattr(values, field_of(name)) is not None
         if given and not actual & {*places}:

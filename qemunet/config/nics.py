@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from itertools import count
 
-from qemunet.config import adopted, cards, check, guards, modes, units, vlans
+from qemunet.config import cards, check, modes, units
 from qemunet.config.hints import Bad
 from qemunet.config.scene import Scene, absolute, first
 from qemunet.config.spec import AUTO, NicMode, NicSpec, Switch, VmSpec
 from qemunet.errors import ConfigError, Taken
+from qemunet.later import later
 from qemunet.model import mac, names
 from qemunet.model.impair import Impairment
 from qemunet.model.nic import (
@@ -35,8 +36,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
+    from qemunet.config import adopted, guards, vlans
     from qemunet.facts import LinkFact
     from qemunet.model.network import Network
+else:
+    adopted = later("qemunet.config.adopted")
+    guards = later("qemunet.config.guards")
+    vlans = later("qemunet.config.vlans")
 
 MAX_QUEUES = 8
 SHAPING = ("sch_tbf",)  # parts of the kernel
@@ -143,7 +149,7 @@ class _Card:
             impair=self.impair(),
             guard=guards.guard(self.scene, self.spec, address, backend, networks),
             port_isolation=self.isolation(backend, networks),
-            vlans=vlans.of_card(self.scene, self.spec, backend, networks),
+            vlans=None if self.spec.vlan is None else vlans.of_card(self.scene, self.spec, backend, networks),
             port_profile=self.spec.port_profile,
         )
 

@@ -24,7 +24,7 @@ def _all(spec: LabSpec, profiles: Mapping[str, Profile]) -> Iterator[tuple[str, 
     for network in spec.networks:
         yield from _table(spec, network.path, network, keys.NETWORK, None, "")
         for name in keys.NETWORK.tables:
-            path, below = dotted(network.path, name), keys.SUB_TABLES[name]
+            path, below = dotted(network.path, name), keys.sub_table(name)
             yield path, _origin(spec, path, getattr(network, name) is not None, "", "default")
             yield from _table(spec, path, getattr(network, name), below, None, "")
         for preset in network.port_profile or ():

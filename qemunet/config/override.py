@@ -68,7 +68,7 @@ def override(raw: dict[str, Any], text: str, file: str) -> str:
 
 def _is_switch(table: Table, name: str) -> bool:
     """Tell whether there is a table of this name that may be true or false instead."""
-    return name in table.tables and bool(keys.SUB_TABLES[name].default)
+    return name in table.tables and bool(keys.sub_table(name).default)
 
 
 def _value(text: str, *, textual: bool) -> object:
@@ -106,12 +106,12 @@ def _down(place: _Place, words: list[str]) -> _Place:
             if place.values.get(sub, True) is True:  # nothing said, or to be there
                 place.values[sub] = {}
             return _down(
-                _Place(_member(place.values, sub, place.path), keys.SUB_TABLES[sub], f"{place.path}.{sub}"), rest
+                _Place(_member(place.values, sub, place.path), keys.sub_table(sub), f"{place.path}.{sub}"), rest
             )
         case [group, name, *rest] if group in place.table.named:
             path = f"{place.path}.{group}"
             below = _member(place.values.get(group, {}), name, path)
-            return _down(_Place(below, keys.SUB_TABLES[group], f"{path}.{name}"), rest)
+            return _down(_Place(below, keys.sub_table(group), f"{path}.{name}"), rest)
         case [word, *rest] if (row := _ROW.fullmatch(word)) and row[1] in place.table.lists:
             return _down(_row(place, row[1], row[2]), rest)
         case ["nic", name, *rest] if "nic" in place.table.lists:
@@ -133,7 +133,7 @@ def _row(place: _Place, key: str, index: str) -> _Place:
     path = f"{place.path}.{key}[{index}]"
     if index not in rows:
         raise _Missing(f"{key}[{index}]", place.path, [f"{key}[{i}]" for i in rows])
-    return _Place(_member(rows, index, path), keys.SUB_TABLES[key], path)
+    return _Place(_member(rows, index, path), keys.sub_table(key), path)
 
 
 def _member(tables: Any, name: str, path: str) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from qemunet.config.spec import (
     DhcpSpec,
     DiskSpec,
     DnsSpec,
-    ExpectSpec,
     KnownHostSpec,
     LabSpec,
     LoginSpec,
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from qemunet.config.expectkeys import ExpectSpec
     from qemunet.config.keys import Table
 
 TOP = ("lab", "vm", "network", "dhcp-server", "cable", "netns", "expect")
@@ -58,17 +58,11 @@ class Reader:
                 raise self.error(dotted("", key), f"unknown table {quoted(key)}", _top_hint(key))
         own = self.values(raw.get("lab", {}), "lab", keys.LAB)
         vms = tuple(self.vm(*one) for one in self.named(raw, "vm", keys.VM))
-        networks = tuple(self.network(*one) for one in self.named(raw, "network", keys.NETWORK))
-        servers = tuple(
-            DhcpServerSpec(path, name, **self.values(one, path, keys.DHCP_SERVER))
-            for path, name, one in self.named(raw, "dhcp-server", keys.DHCP_SERVER)
-        )
-        cables = tuple(CableSpec(place, **one) for place, one in self.top_rows(raw, "cable", keys.CABLE))
-        expects = tuple(ExpectSpec(place, **one) for place, one in self.top_rows(raw, "expect", keys.EXPECT))
-        spaces = tuple(
-            NetnsSpec(path, name, **self.values(one, path, keys.NETNS))
-            for path, name, one in self.named(raw, "netns", keys.NETNS)
-        )
+        networks = tuple(self.networks(raw)) if "network" in raw else ()
+        servers = tuple(self.servers(raw)) if "dhcp-server" in raw else ()
+        cables = tuple(self.cables(raw)) if "cable" in raw else ()
+        expects = tuple(self.expects(raw)) if "expect" in raw else ()
+        spaces = tuple(self.spaces(raw)) if "netns" in raw else ()
         if not vms and not networks and not cables and not spaces:
             raise self.error("", "describes nothing", "a lab has at least one [vm.NAME] or [network.NAME]")
         taken = {one.name for group in (vms, networks, spaces) for one in group}
@@ -86,6 +80,25 @@ class Reader:
             servers,
             expects,
         )
+
+    def networks(self, raw: dict[str, Any]) -> Iterable[NetworkSpec]:
+        return (self.network(*one) for one in self.named(raw, "network", keys.NETWORK))
+
+    def servers(self, raw: dict[str, Any]) -> Iterable[DhcpServerSpec]:
+        for path, name, one in self.named(raw, "dhcp-server", keys.DHCP_SERVER):
+            yield DhcpServerSpec(path, name, **self.values(one, path, keys.DHCP_SERVER))
+
+    def cables(self, raw: dict[str, Any]) -> Iterable[CableSpec]:
+        return (CableSpec(place, **one) for place, one in self.top_rows(raw, "cable", keys.CABLE))
+
+    def expects(self, raw: dict[str, Any]) -> Iterable[ExpectSpec]:
+        from qemunet.config.expectkeys import ExpectSpec
+
+        return (ExpectSpec(place, **one) for place, one in self.top_rows(raw, "expect", keys.EXPECT))
+
+    def spaces(self, raw: dict[str, Any]) -> Iterable[NetnsSpec]:
+        for path, name, one in self.named(raw, "netns", keys.NETNS):
+            yield NetnsSpec(path, name, **self.values(one, path, keys.NETNS))
 
     def top_rows(self, raw: dict[str, Any], key: str, table: Table) -> Iterable[tuple[str, dict[str, Any]]]:
         """Yield the values of the tables ``[[key]]`` with their paths."""
@@ -159,14 +172,20 @@ class Reader:
             name=name,
             machine=MachineSpec(**self.values(raw.get("machine", {}), dotted(path, "machine"), keys.MACHINE)),
             boot=BootSpec(**self.values(raw.get("boot", {}), dotted(path, "boot"), keys.BOOT)),
-            login=LoginSpec(**self.values(raw.get("login", {}), dotted(path, "login"), keys.LOGIN)),
+            login=self.login(raw, path) if "login" in raw else LoginSpec(),
             disk=tuple(DiskSpec(place, **one) for place, one in self.rows(raw, path, "disk", keys.DISK)),
             nic=tuple(NicSpec(place, **one) for place, one in self.rows(raw, path, "nic", keys.NIC))
             if "nic" in raw
             else None,
-            script=tuple(ScriptSpec(place, **one) for place, one in self.rows(raw, path, "script", keys.SCRIPT)),
+            script=tuple(self.script(raw, path)) if "script" in raw else (),
             **self.values(raw, path, keys.VM),
         )
+
+    def login(self, raw: dict[str, Any], path: str) -> LoginSpec:
+        return LoginSpec(**self.values(raw["login"], dotted(path, "login"), keys.LOGIN))
+
+    def script(self, raw: dict[str, Any], path: str) -> Iterable[ScriptSpec]:
+        return (ScriptSpec(place, **one) for place, one in self.rows(raw, path, "script", keys.SCRIPT))
 
     def network(self, path: str, name: str, raw: dict[str, Any]) -> NetworkSpec:
         nat, dhcp, dns = (dotted(path, key) for key in ("nat", "dhcp", "dns"))

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from qemunet.config import (
-    cables,
-    cards,
-    check,
-    disks,
-    guards,
-    managed,
-    modes,
-    nics,
-    ports,
-    ready,
-    scripts,
-    spaces,
-    units,
-    vlans,
-)
+from qemunet.config import cards, check, disks, guards, managed, modes, nics, ready, scripts, units
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.scene import Scene, first
 from qemunet.config.spec import CableSpec, LabSpec, NetworkSpec, NicMode, NicSpec, Profile, VmSpec
 from qemunet.errors import NotFound
 from qemunet.facts import Facts, Wanted
 from qemunet.frozen import replace
+from qemunet.later import later
 from qemunet.model.lab import Lab
 from qemunet.model.names import altname, digest, ifb
 from qemunet.model.network import ForeignBridge, HostSide, Network, NetworkMode, OwnBridge, Parent
@@ -35,8 +21,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from qemunet.config import cables, ports, spaces, vlans
     from qemunet.model.expect import Expect
     from qemunet.model.nic import Nic
+else:
+    cables = later("qemunet.config.cables")
+    ports = later("qemunet.config.ports")
+    spaces = later("qemunet.config.spaces")
+    vlans = later("qemunet.config.vlans")
 
 QEMU, QEMU_IMG = "qemu-system-x86_64", "qemu-img"
 MEMORY = 512 << 20
@@ -71,9 +63,10 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
             links |= {ifb(vm.name, check.nic_id(index, nic))} if nic.rate or nic.impair else set()
     every = [nic for vm in spec.vms for nic in check.nics(vm)]
     remotes = [nic for nic in every if modes.nic_mode(nic) in modes.REMOTE]
+    if spec.cables:
+        bridges |= {name for name, _ in cables.bridges(spec)}
     for cable in spec.cables:
         links |= {name for end in cables.ends(cable) for name in (cables.ifname(cable, end), *_marks(cable, end))}
-    bridges |= {name for name, _ in cables.bridges(spec)}
     sockets, doors = _sockets(spec, remotes) if remotes else (frozenset[str](), frozenset[str]())
     return Wanted(
         links=frozenset(links | bridges),
@@ -91,12 +84,17 @@ def wanted(spec: LabSpec, profiles: Mapping[str, Profile]) -> Wanted:
         impairing=any(nic.impair for nic in every),
         wires=bool(spec.cables),
         guards=any(map(guards.is_guarded, every)),
-        vlans=vlans.is_asked(spec, every),
+        vlans=_asks_for_vlans(spec, every),
         places=frozenset(netns.name for netns in spec.spaces),
         networks=managed.asks_others(spec),
         uplinks=frozenset(plugged),
         ports=managed.ports(spec),
     )
+
+
+def _asks_for_vlans(spec: LabSpec, nics: list[NicSpec]) -> bool:
+    ends = (vlan for cable in spec.cables for vlan in (cable.a_vlan, cable.b_vlan))
+    return any(network.vlan_filtering for network in spec.networks) or any((*ends, *(nic.vlan for nic in nics)))
 
 
 def _sockets(spec: LabSpec, nics: list[NicSpec]) -> tuple[frozenset[str], frozenset[str]]:
@@ -143,12 +141,13 @@ def resolve(
     HostLacks with everything that is lacking at once.
     """
     check.check(spec)
-    spec = spaces.expanded(modes.expanded(spec))
+    spec = modes.expanded(spec)
+    spec = spaces.expanded(spec) if spec.spaces else spec
     scene = Scene(spec, profiles, facts, strict=strict, running=running)
     chosen = [vm for vm in spec.vms if vm.name in vms] if vms else list(spec.vms)
     _all_known(spec, vms)
     used = {nic.network for vm in chosen for nic in check.nics(vm)}
-    used.update(cables.networks(spec))
+    used.update(cables.networks(spec) if spec.cables else ())
     every = len(chosen) == len(spec.vms)
     if networks_only is not None:
         spec = replace(spec, cables=tuple(one for one in spec.cables if cables.name(one) in cables_only))

@@ -117,9 +117,9 @@ def _named(table: Table) -> Schema:
 
 def _table(table: Table) -> Schema:
     properties: Schema = {key.name: _key(key) for key in table.keys.values()}
-    properties |= {name: _sub_table(keys.SUB_TABLES[name]) for name in table.tables}
-    properties |= {name: {"type": "array", "items": _table(keys.SUB_TABLES[name])} for name in table.lists}
-    properties |= {name: _named(keys.SUB_TABLES[name]) for name in table.named}
+    properties |= {name: _sub_table(keys.sub_table(name)) for name in table.tables}
+    properties |= {name: {"type": "array", "items": _table(keys.sub_table(name))} for name in table.lists}
+    properties |= {name: _named(keys.sub_table(name)) for name in table.named}
     needed = {keys.DISK.title: ["file"], keys.CABLE.title: ["a", "b"]}.get(table.title)
     required: Schema = {"required": needed} if needed else {}
     return {

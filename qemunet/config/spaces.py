@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from qemunet.config import cables, modes, nics, served, units
+from qemunet.config import modes, units
 from qemunet.config.hints import did_you_mean, listed
 from qemunet.config.scene import first
 from qemunet.config.spec import CableSpec, EndKind, LabSpec, NetnsSpec, NetworkSpec
 from qemunet.frozen import replace
+from qemunet.later import later
 from qemunet.model.netns import Netns
 from qemunet.model.network import HostSide
 
@@ -14,8 +15,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from qemunet.config import cables, nics, served
     from qemunet.config.scene import Scene
     from qemunet.model.cable import Route
+else:
+    cables = later("qemunet.config.cables")
+    nics = later("qemunet.config.nics")
+    served = later("qemunet.config.served")
 
 _LO = "lo"
 

@@ -6,16 +6,19 @@ from enum import StrEnum
 
 from qemunet.errors import ConfigError, Duplicate
 from qemunet.frozen import frozen
-from qemunet.model.cable import Route
-from qemunet.model.expect import Family
-from qemunet.model.guard import GuardLevel
-from qemunet.model.impair import Impairment
-from qemunet.model.network import Boot, HostSide, NetworkMode, PortProfile
-from qemunet.model.nic import Forward, LinkState, MacvtapMode, Rate
-from qemunet.model.remote import Address, InetAddress
-from qemunet.model.script import Source
-from qemunet.model.vlan import Vlans
-from qemunet.model.vm import Accel, Firmware, GuestAgent, NicBus
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qemunet.config.expectkeys import ExpectSpec
+    from qemunet.model.cable import Route
+    from qemunet.model.guard import GuardLevel
+    from qemunet.model.impair import Impairment
+    from qemunet.model.network import Boot, HostSide, NetworkMode, PortProfile
+    from qemunet.model.nic import Forward, LinkState, MacvtapMode, Rate
+    from qemunet.model.remote import Address, InetAddress
+    from qemunet.model.script import Source
+    from qemunet.model.vlan import Vlans
+    from qemunet.model.vm import Accel, Firmware, GuestAgent, NicBus
 
 AUTO = 0  # in place of a number: to be worked out
 
@@ -324,25 +327,6 @@ class NetnsSpec:
     address: tuple[tuple[str, tuple[str, ...]], ...] | None = None
     routes: tuple[Route, ...] | None = None
     sysctls: tuple[tuple[str, str], ...] | None = None
-
-
-@frozen
-class ExpectSpec:
-    """``[[expect]]``."""
-
-    path: str
-    name: str | None = None
-    source: str | None = None  # written `from`
-    to: str | None = None
-    ping: bool | None = None
-    tcp: int | None = None
-    udp: int | None = None
-    dhcp: bool | None = None
-    allow: bool | None = None
-    network: str | None = None
-    family: Family | None = None
-    listen: bool | None = None
-    timeout: int | None = None
 
 
 @frozen

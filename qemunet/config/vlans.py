@@ -13,7 +13,7 @@ from qemunet.model.vlan import Vlans
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from qemunet.config.cables import EndKeys
     from qemunet.config.scene import Scene
@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 
 KERNEL = "VLAN filtering of bridges in the kernel (BRIDGE_VLAN_FILTERING)"
 _REMEDY = "without it there is a network for each VLAN, or a kernel that has it"
-
-
-def is_asked(spec: LabSpec, nics: Iterable[NicSpec]) -> bool:
-    """Tell whether a lab has anything to do with VLANs."""
-    ends = (vlans for cable in spec.cables for vlans in (cable.a_vlan, cable.b_vlan))
-    return any(network.vlan_filtering for network in spec.networks) or any((*ends, *(nic.vlan for nic in nics)))
 
 
 # ---------------------------------------------------------------- what must be right whatever the host is

@@ -5,75 +5,36 @@ from __future__ import annotations
 import contextlib
 import os
 
+from qemunet import steps
 from qemunet.errors import Failed, Gone, NotFound, unreachable
 from qemunet.frozen import replace
 from qemunet.host import addresses, files, links, netlink, sysctls
 from qemunet.host.netns import Namespace, Place
 from qemunet.locks import is_locked
 from qemunet.steps import (
-    AddAddress,
-    AddCard,
-    AddChardev,
     AddLink,
-    AddNeighbour,
-    AddNetdev,
-    AddNetns,
-    AddRoute,
     AdoptTap,
     AwaitQemu,
-    ChangePort,
     Claim,
     CreateImage,
-    DelAddress,
-    DelCard,
-    DelChardev,
     DelGroup,
     DelLink,
-    DelNeighbour,
-    DelNetdev,
-    DelNetns,
-    DelRoute,
-    DropTable,
-    EndDaemon,
     EndQemu,
-    FilterVlans,
-    In,
     LoadFile,
-    LoadTable,
-    NameNetns,
     OpenFile,
     OpenMacvtap,
     OpenOverlay,
-    OpenSocket,
     OpenTap,
     PinBridge,
-    PlugPort,
-    PutAddress,
-    PutRoute,
-    Reconfigure,
     RemoveFile,
     RemoveImage,
-    RemoveSocket,
-    Reserve,
     Resume,
     RunHook,
-    SetCarrier,
-    SetForwards,
-    SetGuestLink,
     SetLink,
     SetMaster,
-    SetOffload,
     SetPort,
-    SetSysctl,
-    SetVlans,
-    StartDaemon,
     StartQemu,
-    TakeAddress,
-    TakeRoute,
     Unclaim,
-    UnnameNetns,
-    UnplugPort,
-    Unreserve,
     VethLink,
     WriteFile,
 )
@@ -91,8 +52,15 @@ if TYPE_CHECKING:
 
     FileStep = Claim | Unclaim | WriteFile | RemoveFile | CreateImage | RemoveImage
     RateStep = Limit | Unlimit | Impair | Unimpair | Divert | Undivert
-    RuleStep = RateStep | LoadTable | DropTable | FilterVlans | SetVlans
-    LinkStep = AddLink | DelLink | DelGroup | SetLink | SetMaster | SetPort | PinBridge | SetCarrier
+    RuleStep = RateStep | steps.LoadTable | steps.DropTable | steps.FilterVlans | steps.SetVlans
+    LinkStep = AddLink | DelLink | DelGroup | SetLink | SetMaster | SetPort | PinBridge
+    RouteStep = steps.AddRoute | steps.DelRoute | steps.AddNeighbour | steps.DelNeighbour
+    AddressStep = steps.AddAddress | steps.DelAddress | RouteStep | steps.SetSysctl
+    SpaceStep = steps.AddNetns | steps.DelNetns | steps.NameNetns | steps.UnnameNetns | steps.In
+    DaemonStep = steps.StartDaemon | steps.EndDaemon | steps.Reconfigure | steps.Reserve | steps.Unreserve
+    ServiceStep = DaemonStep | steps.SetOffload
+    SocketStep = steps.OpenSocket | steps.RemoveSocket
+    RarerStep = AddressStep | CardStep | steps.SetCarrier | SpaceStep | ServiceStep | SocketStep | PortStep | RuleStep
 
 
 class LinuxHost:
@@ -133,39 +101,61 @@ class LinuxHost:
         Raises OSError, a QemunetError, or Gone for an undo that finds nothing of ours. After `Taken` nothing was done.
         """
         match step:
-            case AddLink() | DelLink() | DelGroup() | SetLink() | SetMaster() | SetPort() | PinBridge() | SetCarrier():
+            case AddLink() | DelLink() | DelGroup() | SetLink() | SetMaster() | SetPort() | PinBridge():
                 self._links(step)
-            case PlugPort() | UnplugPort() | ChangePort() | PutAddress() | TakeAddress() | PutRoute() | TakeRoute():
-                self._ports(step)
-            case AddAddress() | DelAddress() | AddRoute() | DelRoute() | AddNeighbour() | DelNeighbour() | SetSysctl():
-                self._addresses(step)
             case OpenTap() | AdoptTap() | OpenMacvtap() | OpenFile() | LoadFile() | OpenOverlay():
-                self._open(step)
-            case OpenSocket() | RemoveSocket():
                 self._open(step)
             case Claim() | Unclaim() | WriteFile() | RemoveFile() | CreateImage() | RemoveImage():
                 self._files(step)
+            case StartQemu() | EndQemu() | AwaitQemu() | Resume():
+                self._guests(step)
             case RunHook():
                 from qemunet.host import hooks
 
                 self.place.inside(lambda: hooks.run(step, self.runtime))
-            case SetOffload() | StartDaemon() | EndDaemon() | Reconfigure() | Reserve() | Unreserve():
-                self._services(step)
-            case StartQemu() | EndQemu() | AwaitQemu() | Resume():
-                self._guests(step)
+            case _:
+                self._rarer(step)
+
+    def _rarer(self, step: RarerStep) -> None:
+        """Do a step that not every start has. What is named here is loaded for it, the most frequent first."""
+        match step:
             case (
-                AddNetdev()
-                | DelNetdev()
-                | AddChardev()
-                | DelChardev()
-                | AddCard()
-                | DelCard()
-                | SetGuestLink()
-                | SetForwards()
+                steps.SetSysctl()
+                | steps.AddAddress()
+                | steps.DelAddress()
+                | steps.AddRoute()
+                | steps.DelRoute()
+                | steps.AddNeighbour()
+                | steps.DelNeighbour()
+            ):
+                self._addresses(step)
+            case steps.SetCarrier():
+                links.set_carrier(self.net, step)
+            case (
+                steps.SetGuestLink()
+                | steps.AddNetdev()
+                | steps.DelNetdev()
+                | steps.AddChardev()
+                | steps.DelChardev()
+                | steps.AddCard()
+                | steps.DelCard()
+                | steps.SetForwards()
             ):
                 self._cards(step)
-            case AddNetns() | DelNetns() | NameNetns() | UnnameNetns() | In():
+            case steps.In() | steps.AddNetns() | steps.DelNetns() | steps.NameNetns() | steps.UnnameNetns():
                 self._spaces(step)
+            case steps.SetOffload() | steps.StartDaemon() | steps.EndDaemon() | steps.Reconfigure():
+                self._services(step)
+            case steps.Reserve() | steps.Unreserve():
+                self._services(step)
+            case steps.OpenSocket():
+                self._open(step)
+            case steps.RemoveSocket():
+                self._remove(step)
+            case steps.PlugPort() | steps.UnplugPort() | steps.ChangePort():
+                self._ports(step)
+            case steps.PutAddress() | steps.TakeAddress() | steps.PutRoute() | steps.TakeRoute():
+                self._ports(step)
             case _:
                 self._rules(step)
 
@@ -212,10 +202,10 @@ class LinuxHost:
             self._net.close()
             self._net = None
 
-    def _spaces(self, step: AddNetns | DelNetns | NameNetns | UnnameNetns | In) -> None:
+    def _spaces(self, step: SpaceStep) -> None:
         from qemunet.host import spaces
 
-        if isinstance(step, In):
+        if isinstance(step, steps.In):
             with self.within(step.netns) as there:
                 there.perform(step.step)
         else:
@@ -248,28 +238,24 @@ class LinuxHost:
                 links.set_port(self.net, step)
             case PinBridge():
                 links.pin(self.net, step)
-            case SetCarrier():
-                links.set_carrier(self.net, step)
             case _:
                 unreachable(step)
 
-    def _addresses(
-        self, step: AddAddress | DelAddress | AddRoute | DelRoute | AddNeighbour | DelNeighbour | SetSysctl
-    ) -> None:
+    def _addresses(self, step: AddressStep) -> None:
         match step:
-            case SetSysctl():
+            case steps.SetSysctl():
                 self.place.inside(lambda: sysctls.set_if_unchanged(step))
-            case AddAddress():
+            case steps.AddAddress():
                 addresses.add_address(self.net, step)
-            case DelAddress():
+            case steps.DelAddress():
                 addresses.delete_address(self.net, step)
-            case AddRoute():
+            case steps.AddRoute():
                 addresses.add_route(self.net, step)
-            case DelRoute():
+            case steps.DelRoute():
                 addresses.delete_route(self.net, step)
-            case AddNeighbour():
+            case steps.AddNeighbour():
                 addresses.add_neighbour(self.net, step)
-            case DelNeighbour():
+            case steps.DelNeighbour():
                 addresses.delete_neighbour(self.net, step)
             case _:
                 unreachable(step)
@@ -283,46 +269,48 @@ class LinuxHost:
         from qemunet.host import nft, qdiscs, vlans
 
         match step:
-            case LoadTable():
+            case steps.LoadTable():
                 self.place.inside(lambda: nft.load(step))
-            case DropTable():
+            case steps.DropTable():
                 self.place.inside(lambda: nft.drop(step))
-            case FilterVlans() | SetVlans():
+            case steps.FilterVlans() | steps.SetVlans():
                 vlans.perform(self.net, step)
             case _:
                 qdiscs.perform(self.net, step)
 
-    def _services(self, step: SetOffload | StartDaemon | EndDaemon | Reconfigure | Reserve | Unreserve) -> None:
+    def _services(self, step: ServiceStep) -> None:
         from qemunet.host import daemons, offload
 
         match step:
-            case SetOffload():
+            case steps.SetOffload():
                 self.place.inside(lambda: offload.set_checksums(step.name, on=step.on))
-            case EndDaemon():
+            case steps.EndDaemon():
                 daemons.end(step)
-            case StartDaemon(netns=netns) if netns:
+            case steps.StartDaemon(netns=netns) if netns:
                 with self.within(netns) as there:
                     there.place.inside(lambda: daemons.begin(step))
-            case StartDaemon() | Reconfigure():
+            case steps.StartDaemon() | steps.Reconfigure():
                 self.place.inside(lambda: daemons.begin(step))
-            case Reserve():
+            case steps.Reserve():
                 daemons.reserve(step)
-            case Unreserve():
+            case steps.Unreserve():
                 daemons.unreserve(step)
             case _:
                 unreachable(step)
 
-    def _open(self, step: OpenStep | RemoveSocket) -> None:
+    def _open(self, step: OpenStep) -> None:
         from qemunet.host import openings
 
-        if isinstance(step, RemoveSocket):
-            if step.handle in self.handles:  # as long as we have it, somebody listens
-                self.release(step.handle)
-            openings.remove_socket(step, in_use=is_locked(f"{self.runtime}/vm/{step.handle.partition(':')[0]}/lock"))
-        elif step.handle in self.handles:
+        if step.handle in self.handles:
             raise Failed(f"the handle {step.handle} is in use")
-        else:
-            self.handles[step.handle] = openings.opened(self.net, self.place, step, self.runtime)
+        self.handles[step.handle] = openings.opened(self.net, self.place, step, self.runtime)
+
+    def _remove(self, step: steps.RemoveSocket) -> None:
+        from qemunet.host import openings
+
+        if step.handle in self.handles:  # as long as we have it, somebody listens
+            self.release(step.handle)
+        openings.remove_socket(step, in_use=is_locked(f"{self.runtime}/vm/{step.handle.partition(':')[0]}/lock"))
 
     def _files(self, step: FileStep) -> None:
         match step:
@@ -374,11 +362,13 @@ class LinuxHost:
                 if is_locked(f"{self.runtime}/vm/{step.vm}/lock"):
                     raise  # it may have lost us, and have the card
                 raise Gone(f"QEMU of {step.vm} is gone") from error
-            if isinstance(step, AddNetdev):
+            if isinstance(step, steps.AddNetdev):
                 self._release_of(step.vm)
-        elif isinstance(step, SetGuestLink) and step.vm in self.guests:
+        elif isinstance(step, steps.SetGuestLink) and step.vm in self.guests:
             guests.set_link(self._guest(step.vm), step)
-        elif isinstance(step, DelNetdev | DelChardev | DelCard | SetGuestLink | SetForwards):
+        elif isinstance(
+            step, steps.DelNetdev | steps.DelChardev | steps.DelCard | steps.SetGuestLink | steps.SetForwards
+        ):
             raise Gone(f"it goes with QEMU of {step.vm}, to which nobody here talks")
         else:
             raise NotFound(f"nobody here talks to QEMU of {step.vm}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from qemunet import steps
 from qemunet.errors import unreachable
 from qemunet.host import files, taps
-from qemunet.steps import AdoptTap, LoadFile, OpenFile, OpenMacvtap, OpenOverlay, OpenSocket, OpenTap
+from qemunet.steps import AdoptTap, LoadFile, OpenFile, OpenMacvtap, OpenOverlay, OpenTap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from qemunet.host.netns import Place
     from qemunet.steps import RemoveSocket
 
-    OpenStep = OpenTap | AdoptTap | OpenSocket | OpenMacvtap | OpenFile | LoadFile | OpenOverlay
+    OpenStep = OpenTap | AdoptTap | steps.OpenSocket | OpenMacvtap | OpenFile | LoadFile | OpenOverlay
 
 
 def opened(net: Netlink, place: Place, step: OpenStep, runtime: str) -> list[int]:  # noqa: RET503 - `unreachable` never returns
@@ -28,14 +29,14 @@ def opened(net: Netlink, place: Place, step: OpenStep, runtime: str) -> list[int
             return [files.open_file(step)]
         case LoadFile():
             return [files.load(step)]
-        case OpenSocket():
-            from qemunet.host import sockets
-
-            return [place.inside(lambda: sockets.open_socket(step))]
         case OpenOverlay():
             from qemunet.host import images
 
             return [images.open_overlay(step, runtime)]
+        case steps.OpenSocket():
+            from qemunet.host import sockets
+
+            return [place.inside(lambda: sockets.open_socket(step))]
         case _:
             unreachable(step)
 

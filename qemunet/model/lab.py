@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from qemunet.frozen import frozen
-from qemunet.model.cable import Cable
-from qemunet.model.netns import Netns
-from qemunet.model.network import Network
-from qemunet.model.vm import Vm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from qemunet.model.cable import Cable
     from qemunet.model.expect import Expect
+    from qemunet.model.netns import Netns
+    from qemunet.model.network import Network
+    from qemunet.model.vm import Vm
 
 
 @frozen

@@ -5,10 +5,13 @@ from __future__ import annotations
 from enum import StrEnum
 
 from qemunet.frozen import frozen
-from qemunet.model.guard import GuardLevel
-from qemunet.model.impair import Impairment
 from qemunet.model.nic import MacvtapMode, Rate
-from qemunet.model.vlan import Vlans
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qemunet.model.guard import GuardLevel
+    from qemunet.model.impair import Impairment
+    from qemunet.model.vlan import Vlans
 
 
 class NetworkMode(StrEnum):

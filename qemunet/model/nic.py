@@ -6,9 +6,12 @@ from enum import StrEnum
 
 from qemunet.frozen import frozen
 from qemunet.model.guard import Guard
-from qemunet.model.impair import Impairment
 from qemunet.model.remote import Remote
-from qemunet.model.vlan import Vlans
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qemunet.model.impair import Impairment
+    from qemunet.model.vlan import Vlans
 
 RATE_UNITS = (("tbit", 10**12), ("gbit", 10**9), ("mbit", 10**6), ("kbit", 10**3), ("bit", 1))
 

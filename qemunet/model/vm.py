@@ -5,9 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 
 from qemunet.frozen import frozen
-from qemunet.model.nic import Nic
-from qemunet.model.ready import Ready
-from qemunet.model.script import ScriptStep, Secret
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qemunet.model.nic import Nic
+    from qemunet.model.ready import Ready
+    from qemunet.model.script import ScriptStep, Secret
 
 
 class NicBus(StrEnum):

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from qemunet import steps
 from qemunet.errors import NotFound, Taken
 from qemunet.facts import Facts
+from qemunet.later import later
 from qemunet.model.lab import Lab
 from qemunet.model.network import Network, OwnBridge
 from qemunet.model.nic import LinkState, Nic, OnNetwork, TapBackend
 from qemunet.model.remote import HostdevBackend, StreamBackend
 from qemunet.model.vm import Accel, DirectBoot, Vm
-from qemunet.plan import cables, disks, links, qemu, spaces
+from qemunet.plan import disks, links, qemu, spaces
 from qemunet.plan.ways import Passed
-from qemunet.steps import AwaitQemu, Claim, LoadFile, Part, Plan, Resume, SetGuestLink, StartQemu, Step
+from qemunet.steps import AwaitQemu, Claim, LoadFile, Part, Plan, Resume, StartQemu
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qemunet.plan import cables
+    from qemunet.steps import Step
+else:
+    cables = later("qemunet.plan.cables")
+
 
 FIRMWARE_FILES = qemu.FIRMWARE_FILES
 
@@ -27,7 +37,8 @@ def build(lab: Lab, facts: Facts, vms: Sequence[str] = (), *, scripted: bool = T
     a guest cannot be like that here.
     """
     chosen = [_vm(lab, name) for name in vms] or list(lab.vms)
-    cables.refuse_loops(lab, facts)
+    if lab.cables:
+        cables.refuse_loops(lab, facts)
     every = [part for vm in chosen for nic in vm.nics for part in shared(lab, nic, facts)]
     every = [*(spaces.part(netns, facts) for netns in lab.spaces), *every]
     every += [part for parts in wiring(lab, facts).values() for part in parts]
@@ -231,7 +242,7 @@ def _release(vm: Vm) -> Iterator[Step]:
     yield AwaitQemu(vm.name)
     for nic in vm.nics:
         if nic.link is LinkState.DOWN:
-            yield SetGuestLink(vm.name, nic.id, up=False)
+            yield steps.SetGuestLink(vm.name, nic.id, up=False)
             yield from links.cable(nic, on=False)
     if not qemu.stays_stopped(vm):
         yield Resume(vm.name)

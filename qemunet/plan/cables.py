@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from qemunet import steps
 from qemunet.errors import Taken
 from qemunet.facts import Facts, LinkFact
 from qemunet.model import loops, names
@@ -12,21 +13,11 @@ from qemunet.model.lab import Lab
 from qemunet.model.network import OwnBridge
 from qemunet.model.routing import Carried
 from qemunet.plan import links, spaces, uplinks
-from qemunet.steps import (
-    AddAddress,
-    AddLink,
-    AddRoute,
-    Claim,
-    Mark,
-    Part,
-    PinBridge,
-    SetLink,
-    SetMaster,
-    SetSysctl,
-    SetVlans,
-    Step,
-    VethLink,
-)
+from qemunet.steps import AddLink, Claim, Mark, Part, PinBridge, SetLink, SetMaster, VethLink
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qemunet.steps import Step
 
 _HINT = "pull one of them out, or give one of the networks stp = true"
 
@@ -111,11 +102,11 @@ def _lost(end: End, there: Facts) -> Iterator[Step]:
     if link is None or not link.up:
         yield SetLink(end.ifname, up=True)
     known = there.addresses.get(end.ifname, ())
-    yield from (AddAddress(end.ifname, one) for one in end.addresses if one not in known)
+    yield from (steps.AddAddress(end.ifname, one) for one in end.addresses if one not in known)
     ways = {(way.destination, way.device) for way in there.routes}
     for one in end.routes:
         if (one.destination, end.ifname) not in ways:
-            yield AddRoute(one.destination, end.ifname, one.gateway)
+            yield steps.AddRoute(one.destination, end.ifname, one.gateway)
 
 
 def loose(end: End, there: Facts) -> Iterator[Step]:
@@ -132,7 +123,7 @@ def loose(end: End, there: Facts) -> Iterator[Step]:
 def _plugged(end: End, bridge: str) -> Iterator[Step]:
     yield SetMaster(end.ifname, bridge)
     if end.vlans is not None:
-        yield SetVlans(end.ifname, end.vlans)
+        yield steps.SetVlans(end.ifname, end.vlans)
 
 
 # ---------------------------------------------------------------- parts of a cable
@@ -156,7 +147,7 @@ def _steps(cable: Cable, facts: Facts) -> Iterator[Step]:
     for end in sorted(cable.ends, key=lambda end: isinstance(end.where, OnSwitch)):  # nobody is there before all is
         yield spaces.at(end.netns, SetLink(end.ifname, up=True))
         for one in end.routes:
-            yield spaces.at(end.netns, AddRoute(one.destination, end.ifname, one.gateway))
+            yield spaces.at(end.netns, steps.AddRoute(one.destination, end.ifname, one.gateway))
 
 
 def _made(cable: Cable, group: int) -> Step:
@@ -186,9 +177,9 @@ def _bridge(name: str, facts: Facts) -> LinkFact | None:
 def _settings(end: End) -> Iterator[Step]:
     """Yield what an end is before it goes up. A host without an IPv6 address there shows no link-local one either."""
     if not isinstance(end.where, AtHost | InNetns) or not any(":" in one for one in end.addresses):
-        yield SetSysctl(links.ipv6(end.ifname, "disable_ipv6"), "1")
+        yield steps.SetSysctl(links.ipv6(end.ifname, "disable_ipv6"), "1")
     else:
-        yield from (SetSysctl(links.ipv6(end.ifname, key), "0") for key in ("accept_ra", "autoconf"))
+        yield from (steps.SetSysctl(links.ipv6(end.ifname, key), "0") for key in ("accept_ra", "autoconf"))
     if isinstance(end.where, OnSwitch):
         yield from _plugged(end, end.where.bridge)
-    yield from (AddAddress(end.ifname, address) for address in end.addresses)
+    yield from (steps.AddAddress(end.ifname, address) for address in end.addresses)

@@ -10,7 +10,7 @@ from qemunet.facts import Facts
 from qemunet.model.vm import Disk, Firmware, ImageFile, NicBus, Vm
 from qemunet.plan.ways import Layer, Passed
 from qemunet.plan.words import Json, json_option, option
-from qemunet.steps import CreateImage, OpenFile, OpenOverlay, Step, Word
+from qemunet.steps import CreateImage, OpenFile, OpenOverlay, Word
 
 Stack = tuple[Layer, ...]  # the layers of one drive, the one that the guest sees first
 
@@ -28,6 +28,7 @@ UEFI_IMAGES = (  # code and the empty variables that belong to it, as distributi
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qemunet.plan.ways import Way
+    from qemunet.steps import Step
 BUILT_IN_PLACES = {NicBus.PCI: 4, NicBus.ROOT_PORTS: 6}  # pc: two IDE channels of two; q35: six SATA ports
 
 

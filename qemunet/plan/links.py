@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from qemunet import steps
 from qemunet.errors import Taken
 from qemunet.facts import Facts, LinkFact
 from qemunet.frozen import replace
+from qemunet.later import later
 from qemunet.model import mac, names
 from qemunet.model.guard import GuardLevel
 from qemunet.model.network import HostSide, Network, NetworkMode, OwnBridge
@@ -18,20 +20,17 @@ from qemunet.model.nic import (
     OnBridge,
     OnNetwork,
     PointToPoint,
+    Rate,
     TapBackend,
     UserBackend,
 )
 from qemunet.model.vm import Vm
-from qemunet.plan import adopted, rates, spaces, uplinks
+from qemunet.plan import spaces, uplinks
 from qemunet.plan.ways import Passed, vhost_steps
 from qemunet.steps import (
-    AddAddress,
     AddLink,
-    AddNeighbour,
-    AddRoute,
     BridgeLink,
     Claim,
-    FilterVlans,
     MacvlanLink,
     MacvtapLink,
     Mark,
@@ -40,16 +39,20 @@ from qemunet.steps import (
     Part,
     PinBridge,
     RunHook,
-    SetCarrier,
     SetLink,
     SetMaster,
-    SetSysctl,
-    SetVlans,
-    Step,
     VethLink,
-    Vlans,
     sysctl_name,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qemunet.plan import adopted, rates
+    from qemunet.steps import Step
+else:
+    adopted = later("qemunet.plan.adopted")
+    rates = later("qemunet.plan.rates")
+
 
 NO_MAC = "00:00:00:00:00:00"
 ETHERNET_MTU = 1500  # what a bridge falls back to without ports
@@ -65,8 +68,7 @@ def bridge(network: Network, switch: OwnBridge, facts: Facts) -> Part:
     if not network.netns:
         return made
     entry = f"{facts.runtime}/{spaces.scope(network.netns)}/users/{network.name}..network"
-    steps = (Claim(entry, made.scope), *spaces.all_at(network.netns, made.steps))
-    return Part(made.scope, steps, made.fingerprint)
+    return Part(made.scope, (Claim(entry, made.scope), *spaces.all_at(network.netns, made.steps)), made.fingerprint)
 
 
 def _bridge(network: Network, switch: OwnBridge, facts: Facts) -> Part:
@@ -77,15 +79,15 @@ def _bridge(network: Network, switch: OwnBridge, facts: Facts) -> Part:
     settings, plugs, moved = _outside(switch, facts)
     delay = max(switch.forward_delay, STP_DELAY) if switch.stp else switch.forward_delay
     made = BridgeLink(switch.mac, switch.mtu, switch.stp, delay, switch.ageing)
-    steps: tuple[Step, ...] = (
+    todo: tuple[Step, ...] = (
         *(Claim(f"{facts.runtime}/{way.scope}/users/{network.name}.network", scope) for way in ways(network, facts)),
         *_rules(network, switch, facts),
         AddLink(switch.ifname, made, mark),
-        *([FilterVlans(switch.ifname)] if switch.vlan_filtering else []),
+        *([steps.FilterVlans(switch.ifname)] if switch.vlan_filtering else []),
         *_host_cable(network, switch, facts),
         *_host_vlan(switch),
         *(settings if moved else _host_ipv6(switch, inside)),
-        *(AddAddress(switch.addressed, address) for address in switch.present),
+        *(steps.AddAddress(switch.addressed, address) for address in switch.present),
         *(() if moved else _switches(network, switch, facts)),
         *plugs,
         SetLink(inside, up=True),
@@ -93,7 +95,7 @@ def _bridge(network: Network, switch: OwnBridge, facts: Facts) -> Part:
         *(SetLink(name, up=True) for name in ((switch.port_ifname, switch.ifname) if is_cabled else ())),
         *moved,
     )
-    return Part(scope, steps, network_fingerprint(network))
+    return Part(scope, todo, network_fingerprint(network))
 
 
 def _outside(switch: OwnBridge, facts: Facts) -> tuple[tuple[Step, ...], ...]:
@@ -140,7 +142,7 @@ def _host_cable(network: Network, switch: OwnBridge, facts: Facts) -> Iterator[S
     for name, mark in made.ends:
         refuse_taken(name, mark, facts, f"network.{network.name}.host")
     yield made
-    yield from (SetSysctl(ipv6(name, "disable_ipv6"), "1") for name in (switch.ifname, switch.port_ifname))
+    yield from (steps.SetSysctl(ipv6(name, "disable_ipv6"), "1") for name in (switch.ifname, switch.port_ifname))
     yield SetMaster(switch.port_ifname, switch.ifname)
 
 
@@ -149,15 +151,15 @@ def _host_vlan(switch: OwnBridge) -> Iterator[Step]:
     if switch.host_vlan is None or switch.host is HostSide.NONE:
         return
     at_end = switch.host is HostSide.VETH
-    yield SetVlans(switch.port_ifname if at_end else switch.ifname, Vlans(switch.host_vlan), own=not at_end)
+    yield steps.SetVlans(switch.port_ifname if at_end else switch.ifname, steps.Vlans(switch.host_vlan), own=not at_end)
 
 
 def _switches(network: Network, switch: OwnBridge, facts: Facts) -> Iterator[Step]:
     bare = (name for name in (switch.ifname, switch.host_ifname) if name != switch.addressed or not switch.present)
     for name in filter(None, bare):
         # The kernel answers for each of its addresses wherever it is asked, also by a bridge that has none of them.
-        yield SetSysctl(f"net.ipv4.conf.{sysctl_name(name)}.arp_ignore", "8")
-        yield SetSysctl(f"net.ipv4.conf.{sysctl_name(name)}.rp_filter", "1")
+        yield steps.SetSysctl(f"net.ipv4.conf.{sysctl_name(name)}.arp_ignore", "8")
+        yield steps.SetSysctl(f"net.ipv4.conf.{sysctl_name(name)}.rp_filter", "1")
     if network.mode is not NetworkMode.PRIVATE:
         from qemunet.plan import firewall
 
@@ -205,14 +207,15 @@ def card(vm: Vm, nic: Nic, facts: Facts) -> tuple[Step, ...]:
             from qemunet.plan import remote  # only where it is needed
 
             return tuple(remote.opened(vm, nic))
-    return (*spaces.all_at(nic.netns, (*made, *rates.limit(vm, nic, there))), *vhost_steps(vm, nic))
+    limits = rates.limit(vm, nic, there) if nic.rate != Rate() or nic.impair else ()
+    return (*spaces.all_at(nic.netns, (*made, *limits)), *vhost_steps(vm, nic))
 
 
 def cable(nic: Nic, *, on: bool, was: bool | None = None) -> Iterator[Step]:
     """Yield what plugs a card's cable in or out as the host sees it; a macvtap has no carrier of its own to lose."""
     match nic.backend:
         case TapBackend(ifname=ifname):
-            yield spaces.at(nic.netns, SetCarrier(ifname, on=on, was=was))
+            yield spaces.at(nic.netns, steps.SetCarrier(ifname, on=on, was=was))
         case MacvtapBackend(ifname=ifname):
             yield SetLink(ifname, up=on)
         case _:
@@ -262,14 +265,14 @@ def _macvlan(scope: str, backend: MacvtapBackend, host: HostMacvlan, facts: Fact
     refuse_taken(name, mark, facts, scope)
     yield AddLink(name, MacvlanLink(backend.parent, host.mac, backend.mtu), mark)
     for key in ("arp_filter", "rp_filter"):  # answer and hear only those whom a route leads to by this way
-        yield SetSysctl(f"net.ipv4.conf.{sysctl_name(name)}.{key}", "1")
+        yield steps.SetSysctl(f"net.ipv4.conf.{sysctl_name(name)}.{key}", "1")
     if not host.answers:
-        yield SetSysctl(ipv6(name, "disable_ipv6"), "1")
+        yield steps.SetSysctl(ipv6(name, "disable_ipv6"), "1")
     for key, value in (("accept_ra", "0"), ("autoconf", "0"), ("proxy_ndp", "1"), ("forwarding", "1")):
         if host.answers:  # the kernel is no proxy where it is no router; it still forwards nothing
-            yield SetSysctl(ipv6(name, key), value)
+            yield steps.SetSysctl(ipv6(name, key), value)
     yield SetLink(name, up=True)
-    yield from (AddNeighbour(name, address) for address in host.answers)
+    yield from (steps.AddNeighbour(name, address) for address in host.answers)
 
 
 def forwarding(nic: Nic, facts: Facts) -> Iterator[Part]:
@@ -293,10 +296,10 @@ def _tap(vm: Vm, nic: Nic, tap: TapBackend, facts: Facts) -> Iterator[Step]:
         vlans=nic.vlans,
     )
     if isinstance(tap.attach, PointToPoint):
-        yield SetSysctl(ipv6(tap.ifname, "accept_ra"), "0")  # the guest must not steer the host
-        yield SetSysctl(f"net.ipv4.conf.{sysctl_name(tap.ifname)}.forwarding", "1")
-        yield from (AddAddress(tap.ifname, address) for address in tap.attach.addresses)
-        yield from (AddRoute(route, tap.ifname) for route in tap.attach.routes)
+        yield steps.SetSysctl(ipv6(tap.ifname, "accept_ra"), "0")  # the guest must not steer the host
+        yield steps.SetSysctl(f"net.ipv4.conf.{sysctl_name(tap.ifname)}.forwarding", "1")
+        yield from (steps.AddAddress(tap.ifname, address) for address in tap.attach.addresses)
+        yield from (steps.AddRoute(route, tap.ifname) for route in tap.attach.routes)
 
 
 def _is_adopted(nic: Nic) -> bool:
@@ -308,7 +311,7 @@ def _macvtap(vm: Vm, nic: Nic, macvtap: MacvtapBackend, facts: Facts) -> Iterato
     link = MacvtapLink(macvtap.parent, macvtap.mode, nic.mac, macvtap.mtu)
     yield AddLink(name, link, _mark(vm, nic, name, facts))
     # It has the guest's address: the host's own neighbour probes from it would look like the guest's double.
-    yield SetSysctl(ipv6(name, "disable_ipv6"), "1")
+    yield steps.SetSysctl(ipv6(name, "disable_ipv6"), "1")
     yield from _guard(vm, nic, facts)
     yield SetLink(name, up=True)
     yield OpenMacvtap(Passed(vm).handle(nic.id).name, name, nic.queues)
@@ -331,8 +334,8 @@ def _ways(nic: Nic, host: HostMacvlan) -> Iterator[Step]:
     Its address is told, not asked for: a question would tell everybody on the LAN that the host is at the macvlan.
     """
     for guest, source in host.ways:
-        yield AddNeighbour(host.ifname, guest, nic.mac)
-        yield AddRoute(f"{guest}/{128 if ':' in guest else 32}", host.ifname, source=source)
+        yield steps.AddNeighbour(host.ifname, guest, nic.mac)
+        yield steps.AddRoute(f"{guest}/{128 if ':' in guest else 32}", host.ifname, source=source)
 
 
 def connected(vm: Vm, nic: Nic, facts: Facts) -> tuple[Step, ...]:
@@ -365,8 +368,8 @@ def hook(lab: str, vm: Vm, nic: Nic) -> Iterator[Step]:
 def _host_ipv6(switch: OwnBridge, inside: str) -> tuple[Step, ...]:
     """A host that has no IPv6 address on a network shows no link-local one either; none is steered by guests."""
     if not any(":" in address for address in switch.present):
-        return (SetSysctl(ipv6(inside, "disable_ipv6"), "1"),)
-    return tuple(SetSysctl(ipv6(inside, name), "0") for name in ("accept_ra", "autoconf"))
+        return (steps.SetSysctl(ipv6(inside, "disable_ipv6"), "1"),)
+    return tuple(steps.SetSysctl(ipv6(inside, name), "0") for name in ("accept_ra", "autoconf"))
 
 
 def ipv6(interface: str, name: str) -> str:

@@ -8,29 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from qemunet import steps
 from qemunet.facts import Facts
 from qemunet.frozen import frozen, replace
 from qemunet.model import mac, names
 from qemunet.model.nic import Linked, MacvtapBackend, Nic, Rate, TapBackend
 from qemunet.model.vm import Vm
-from qemunet.steps import (
-    AddLink,
-    Bucket,
-    DelLink,
-    Divert,
-    IfbLink,
-    Impair,
-    Impairment,
-    Limit,
-    Mark,
-    SetLink,
-    SetSysctl,
-    Step,
-    Undivert,
-    Unimpair,
-    Unlimit,
-    sysctl_name,
-)
+from qemunet.steps import AddLink, DelLink, IfbLink, Mark, SetLink, sysctl_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qemunet.steps import Step
 
 _HEADER = 18  # bytes of Ethernet around a packet: addresses, type, and a VLAN's tag
 _FRAMES = 10 * (1500 + _HEADER)
@@ -69,8 +57,8 @@ def links_of(vm: Vm, nic: Nic) -> frozenset[str]:
 class _Queue:
     """What is done to packets before a link sends them: first they are impaired, then limited."""
 
-    bucket: Bucket | None = None
-    impairment: Impairment | None = None
+    bucket: steps.Bucket | None = None
+    impairment: steps.Impairment | None = None
 
 
 @frozen
@@ -94,12 +82,12 @@ def _shape(nic: Nic) -> _Shape:
             return _Shape(_Queue(), _Queue())
 
 
-def bucket(rate: int | None, mtu: int) -> Bucket | None:
+def bucket(rate: int | None, mtu: int) -> steps.Bucket | None:
     """Return a bucket for bits per second, in which a few of the largest packets of a link have room."""
     if rate is None:
         return None
     burst = max(rate // 8 // _PER_SECOND, _FRAMES, 2 * (mtu + _HEADER))
-    return Bucket(rate, burst, burst + rate // 8 // _WAIT)
+    return steps.Bucket(rate, burst, burst + rate // 8 // _WAIT)
 
 
 def _queued(name: str, was: _Queue, now: _Queue) -> Iterator[Step]:
@@ -107,30 +95,30 @@ def _queued(name: str, was: _Queue, now: _Queue) -> Iterator[Step]:
     under, below = was.impairment is not None, now.impairment is not None
     old = was.bucket
     if old is not None and (now.bucket is None or under != below):
-        yield Unlimit(name, old, under)
+        yield steps.Unlimit(name, old, under)
         old = None
     if now.impairment is not None and now.impairment != was.impairment:
-        yield Impair(name, now.impairment, was.impairment)
+        yield steps.Impair(name, now.impairment, was.impairment)
     elif was.impairment is not None and now.impairment is None:
-        yield Unimpair(name, was.impairment)
+        yield steps.Unimpair(name, was.impairment)
     if now.bucket is not None and now.bucket != old:
-        yield Limit(name, now.bucket, old, below)
+        yield steps.Limit(name, now.bucket, old, below)
 
 
 def _diverted(nic: Nic, vm: Vm, facts: Facts, was: _Queue, now: _Queue) -> Iterator[Step]:
     assert isinstance(nic.backend, Linked), "it has no link"
     name, mark = _ifb(vm, nic), _mark(vm, nic, facts)
     if was != _Queue() and now == _Queue():
-        yield Undivert(nic.backend.ifname, name)
+        yield steps.Undivert(nic.backend.ifname, name)
         yield DelLink(name, mark)
     elif was != _Queue():
         yield from _queued(name, was, now)
     elif now != _Queue():
         yield AddLink(name, IfbLink(mac.host_twin(nic.mac), nic.backend.mtu), mark)
-        yield SetSysctl(f"net.ipv6.conf.{sysctl_name(name)}.disable_ipv6", "1")
+        yield steps.SetSysctl(f"net.ipv6.conf.{sysctl_name(name)}.disable_ipv6", "1")
         yield from _queued(name, was, now)
         yield SetLink(name, up=True)
-        yield Divert(nic.backend.ifname, name)
+        yield steps.Divert(nic.backend.ifname, name)
 
 
 def _ifb(vm: Vm, nic: Nic) -> str:

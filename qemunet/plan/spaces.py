@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from qemunet import steps
 from qemunet.errors import Taken
 from qemunet.facts import Facts
 from qemunet.frozen import replace
 from qemunet.model import names
 from qemunet.model.netns import Netns
-from qemunet.steps import AddAddress, AddNetns, Claim, In, NameNetns, Part, SetSysctl, StartDaemon, Step, WriteFile
+from qemunet.steps import Claim, Part, WriteFile
 
-_EVERYWHERE = (Claim, WriteFile, StartDaemon)  # the last one says itself where it is
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qemunet.steps import Step
+
 _OF_A_PLACE = ("links", "addresses", "routes", "sysctls", "wires", "stp", "macs_on_bridge")
 
 
@@ -33,12 +37,17 @@ def part(netns: Netns, facts: Facts) -> Part:
 
 def at(netns: str, step: Step) -> Step:
     """Return a step as it is done in a namespace of the lab, empty for the host's own."""
-    return In(netns, step) if netns else step
+    return steps.In(netns, step) if netns else step
 
 
-def all_at(netns: str, steps: Iterable[Step]) -> tuple[Step, ...]:
+def all_at(netns: str, those: Iterable[Step]) -> tuple[Step, ...]:
     """Return steps as they are done in a namespace of the lab; files are everywhere the same."""
-    return tuple(step if isinstance(step, _EVERYWHERE) else at(netns, step) for step in steps)
+    return tuple(step if _is_everywhere(step) else at(netns, step) for step in those) if netns else tuple(those)
+
+
+def _is_everywhere(step: Step) -> bool:
+    """A daemon says itself where it is."""
+    return isinstance(step, Claim | WriteFile | steps.StartDaemon)
 
 
 def seen(netns: str, facts: Facts) -> Facts:
@@ -54,8 +63,8 @@ def _steps(netns: Netns, facts: Facts) -> Iterator[Step]:
     if netns.named and netns.name in facts.netns:
         hint = "`ip netns` lists those there are; another name, or named = false, leaves it alone"
         raise Taken(f"ip netns has a namespace {netns.name} already", where=f"netns.{netns.name}", hint=hint)
-    yield AddNetns(netns.name, netns.hostname)
+    yield steps.AddNetns(netns.name, netns.hostname)
     if netns.named:
-        yield NameNetns(netns.name)
-    yield from (In(netns.name, SetSysctl(key, value)) for key, value in netns.sysctls)
-    yield from (In(netns.name, AddAddress("lo", address)) for address in netns.addresses)
+        yield steps.NameNetns(netns.name)
+    yield from (steps.In(netns.name, steps.SetSysctl(key, value)) for key, value in netns.sysctls)
+    yield from (steps.In(netns.name, steps.AddAddress("lo", address)) for address in netns.addresses)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from qemunet import steps
 from qemunet.facts import Facts, LinkFact
-from qemunet.steps import Part, SetSysctl, sysctl_name
+from qemunet.steps import Part, sysctl_name
 
 IPV6_GLOBALLY = "net.ipv6.conf.all.forwarding"
 IPV6_FORCED = "net.ipv6.conf.all.force_forwarding"  # there if the kernel has it for each interface
@@ -48,7 +49,7 @@ def _switches(scope: str, key: str, sign: str, facts: Facts, only: str | None) -
         off = facts.sysctls.get(found) == "0"
         wanted = only in (None, name) and _is_uplink(name, sign, moved, facts)
         if wanted and (off or scope + name in facts.scopes):
-            yield Part(scope + name, (SetSysctl(found, "1"),), "1")
+            yield Part(scope + name, (steps.SetSysctl(found, "1"),), "1")
 
 
 def moved_to(facts: Facts) -> Collection[str]:

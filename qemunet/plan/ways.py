@@ -7,12 +7,14 @@ from qemunet.model.nic import MacvtapBackend, Nic, TapBackend
 from qemunet.model.remote import Address, InetAddress, UnixAddress
 from qemunet.model.vm import Vm
 from qemunet.plan.words import Json, word
-from qemunet.steps import Handle, OpenFile, Step, Word
+from qemunet.steps import Handle, OpenFile, Word
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Protocol
+
+    from qemunet.steps import Step
 
     class Way(Protocol):
         """Where QEMU finds its sockets, its cards' host side and its files."""

@@ -11,30 +11,6 @@ until the plan is done; in an argument vector `Handle` marks where the descripto
 from __future__ import annotations
 
 from qemunet.frozen import frozen
-from qemunet.model.impair import Impairment
-from qemunet.model.routing import IpAddress, IpRoute, Way
-from qemunet.model.vlan import Vlans
-from qemunet.steps.addresses import (
-    AddAddress,
-    AddNeighbour,
-    AddRoute,
-    DelAddress,
-    DelNeighbour,
-    DelRoute,
-    SetSysctl,
-)
-from qemunet.steps.cards import (
-    AddCard,
-    AddChardev,
-    AddNetdev,
-    DelCard,
-    DelChardev,
-    DelNetdev,
-    SetCarrier,
-    SetForwards,
-    SetGuestLink,
-)
-from qemunet.steps.daemons import FILES, EndDaemon, Reconfigure, Reserve, SetOffload, StartDaemon, Unreserve
 from qemunet.steps.files import (
     Claim,
     CreateImage,
@@ -65,19 +41,44 @@ from qemunet.steps.links import (
     SetPort,
     VethLink,
 )
-from qemunet.steps.ports import ChangePort, PlugPort, PutAddress, PutRoute, TakeAddress, TakeRoute, UnplugPort
-from qemunet.steps.rates import Bucket, Divert, Impair, Limit, Undivert, Unimpair, Unlimit
-from qemunet.steps.sockets import OpenSocket, RemoveSocket
-from qemunet.steps.spaces import AddNetns, DelNetns, In, NameNetns, UnnameNetns, bare
-from qemunet.steps.tables import DropTable, LoadTable
-from qemunet.steps.vlans import FilterVlans, SetVlans
 from qemunet.steps.words import Handle, Word, line, sysctl_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Any, Protocol
 
     from qemunet.facts import Facts
+    from qemunet.model.impair import Impairment
+    from qemunet.model.routing import IpAddress, IpRoute, Way
+    from qemunet.model.vlan import Vlans
+    from qemunet.steps.addresses import (
+        AddAddress,
+        AddNeighbour,
+        AddRoute,
+        DelAddress,
+        DelNeighbour,
+        DelRoute,
+        SetSysctl,
+    )
+    from qemunet.steps.cards import (
+        AddCard,
+        AddChardev,
+        AddNetdev,
+        DelCard,
+        DelChardev,
+        DelNetdev,
+        SetCarrier,
+        SetForwards,
+        SetGuestLink,
+    )
+    from qemunet.steps.daemons import FILES, EndDaemon, Reconfigure, Reserve, SetOffload, StartDaemon, Unreserve
+    from qemunet.steps.every import Step
+    from qemunet.steps.ports import ChangePort, PlugPort, PutAddress, PutRoute, TakeAddress, TakeRoute, UnplugPort
+    from qemunet.steps.rates import Bucket, Divert, Impair, Limit, Undivert, Unimpair, Unlimit
+    from qemunet.steps.sockets import OpenSocket, RemoveSocket
+    from qemunet.steps.spaces import AddNetns, DelNetns, In, NameNetns, UnnameNetns, bare
+    from qemunet.steps.tables import DropTable, LoadTable
+    from qemunet.steps.vlans import FilterVlans, SetVlans
 
     class Described(Protocol):
         """What every step can do."""
@@ -92,78 +93,34 @@ if TYPE_CHECKING:
             """Return the lines of a POSIX script that do the same."""
 
 
-Step = (
-    AddLink
-    | DelLink
-    | DelGroup
-    | SetLink
-    | SetMaster
-    | SetPort
-    | FilterVlans
-    | SetVlans
-    | PinBridge
-    | PlugPort
-    | UnplugPort
-    | ChangePort
-    | PutAddress
-    | TakeAddress
-    | PutRoute
-    | TakeRoute
-    | OpenTap
-    | OpenSocket
-    | RemoveSocket
-    | AdoptTap
-    | OpenMacvtap
-    | Limit
-    | Unlimit
-    | Impair
-    | Unimpair
-    | Divert
-    | Undivert
-    | AddAddress
-    | DelAddress
-    | AddRoute
-    | DelRoute
-    | AddNeighbour
-    | DelNeighbour
-    | SetSysctl
-    | LoadTable
-    | DropTable
-    | SetOffload
-    | StartDaemon
-    | EndDaemon
-    | Reconfigure
-    | Reserve
-    | Unreserve
-    | Claim
-    | Unclaim
-    | WriteFile
-    | RemoveFile
-    | CreateImage
-    | RemoveImage
-    | OpenFile
-    | LoadFile
-    | OpenOverlay
-    | RunHook
-    | StartQemu
-    | EndQemu
-    | AwaitQemu
-    | Resume
-    | AddNetdev
-    | DelNetdev
-    | AddChardev
-    | DelChardev
-    | AddCard
-    | DelCard
-    | SetGuestLink
-    | SetCarrier
-    | SetForwards
-    | AddNetns
-    | DelNetns
-    | NameNetns
-    | UnnameNetns
-    | In
-)
+_LATER = {
+    "model.impair": "Impairment",
+    "model.routing": "IpAddress IpRoute Way",
+    "model.vlan": "Vlans",
+    "steps.addresses": "AddAddress AddNeighbour AddRoute DelAddress DelNeighbour DelRoute SetSysctl",
+    "steps.cards": "AddCard AddChardev AddNetdev DelCard DelChardev DelNetdev SetCarrier SetForwards SetGuestLink",
+    "steps.daemons": "FILES EndDaemon Reconfigure Reserve SetOffload StartDaemon Unreserve",
+    "steps.every": "Step",
+    "steps.ports": "ChangePort PlugPort PutAddress PutRoute TakeAddress TakeRoute UnplugPort",
+    "steps.rates": "Bucket Divert Impair Limit Undivert Unimpair Unlimit",
+    "steps.sockets": "OpenSocket RemoveSocket",
+    "steps.spaces": "AddNetns DelNetns In NameNetns UnnameNetns bare",
+    "steps.tables": "DropTable LoadTable",
+    "steps.vlans": "FilterVlans SetVlans",
+}  # what few guests need: loaded when it is first named
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Load the rest of the vocabulary (PEP 562)."""
+        from importlib import import_module
+
+        where = next((module for module, names in _LATER.items() if name in names.split()), None)
+        if where is None:
+            raise AttributeError(f"there is no step {name}")
+        globals()[name] = found = getattr(import_module(f"qemunet.{where}"), name)
+        return found
 
 
 @frozen

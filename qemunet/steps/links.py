@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from qemunet.frozen import frozen, replace
 from qemunet.model.names import altname
-from qemunet.steps.spaces import inside
-from qemunet.steps.vlans import SetVlans, vlan_words
 from qemunet.steps.words import line, sysctl_name
 
 TYPE_CHECKING = False
@@ -16,6 +14,7 @@ if TYPE_CHECKING:
     from qemunet.model.nic import MacvtapMode
     from qemunet.model.vlan import Vlans
     from qemunet.steps import Step
+    from qemunet.steps.vlans import SetVlans
 
 
 @frozen
@@ -128,6 +127,8 @@ class AddLink:
 
     def _marking(self) -> Iterator[str]:
         """Yield the lines that mark what is made, each where it is."""
+        from qemunet.steps.spaces import inside
+
         beyond = self.link.peer_netns if isinstance(self.link, VethLink) else ""
         for netns, (name, mark) in zip(("", beyond), self.ends, strict=False):
             text = line("ip", "link", "property", "add", "dev", name, "altname", mark.altname)
@@ -310,14 +311,24 @@ class OpenTap:
     def settings(self) -> tuple[SetPort | SetVlans, ...]:
         """What makes it the port that it is to be, once it is plugged in and before it is up."""
         apart = (SetPort(self.name, isolated=True),) if self.isolated else ()
-        return (*apart, *((SetVlans(self.name, self.vlans),) if self.vlans is not None else ()))
+        if self.vlans is None:
+            return apart
+        from qemunet.steps.vlans import SetVlans
+
+        return (*apart, SetVlans(self.name, self.vlans))
 
     def describe(self) -> str:
         where = f" on {self.master}" if self.master else ""
         queues = f", {self.queues} queues" if self.queues > 1 else ""
         apart = ", isolated" if self.isolated else ""
-        vlans = f", {vlan_words(self.vlans)}" if self.vlans else ""
-        return f"open tap {self.name}{where} ({self.mac}, mtu {self.mtu}{queues}{apart}{vlans})"
+        return f"open tap {self.name}{where} ({self.mac}, mtu {self.mtu}{queues}{apart}{self._in_vlans()})"
+
+    def _in_vlans(self) -> str:
+        if not self.vlans:
+            return ""
+        from qemunet.steps.vlans import vlan_words
+
+        return f", {vlan_words(self.vlans)}"
 
     def inverse(self, before: Facts) -> Step | None:
         return DelLink(self.name, self.mark)

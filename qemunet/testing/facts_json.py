@@ -10,6 +10,7 @@ from typing import Any
 
 from qemunet.facts import Facts
 from qemunet.frozen import as_dict, fields, is_frozen
+from qemunet.model.routing import Carried
 
 
 def dumps(facts: Facts) -> str:
@@ -22,6 +23,11 @@ def loads(text: str) -> Facts:
     facts = _typed(Facts, json.loads(text))
     assert isinstance(facts, Facts)
     return facts
+
+
+def types_of(kind: type) -> dict[str, Any]:
+    """Return the types of the fields of a value type, by name."""
+    return typing.get_type_hints(kind, localns={"Carried": Carried})  # photographs are taken without loading it
 
 
 def _plain(value: Any) -> Any:
@@ -43,7 +49,7 @@ def _typed(kind: Any, value: Any) -> Any:
     """Return `value`, as JSON has it, as the type that a field is declared to have."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if fields(kind):
-        types = typing.get_type_hints(kind)
+        types = types_of(kind)
         unknown = value.keys() - types.keys()
         if unknown:
             raise TypeError(f"{getattr(kind, '__name__', kind)} has no {', '.join(sorted(unknown))}")

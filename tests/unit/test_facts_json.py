@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -50,7 +50,7 @@ def test_every_kind_of_field_survives() -> None:
 
 def values(kind: type, *, without: tuple[str, ...] = ()) -> st.SearchStrategy[Any]:
     """Any value of a frozen type: of each field what its type allows, of some the default."""
-    hints = get_type_hints(kind)
+    hints = facts_json.types_of(kind)
     names = [name for name in fields(kind) if name not in without]
     return st.builds(kind, **{name: st.deferred(lambda hint=hints[name]: st.from_type(hint)) for name in names})
 
