@@ -1,4 +1,4 @@
-"""What is kept of a test that fails: what consoles and QEMU said meanwhile, and the packets of every card."""
+"""What is kept of a test that fails: what consoles, QEMUs and the keeper said, and the packets of every card."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ _LINES = 200  # of a log in a report; the files have all of it
 _MOST = 64 << 20  # bytes of packets that are kept of a card
 _GLANCE = 0.1  # seconds between two looks whether it is over
 _LOGS = (("console.log", "console"), ("qemu.log", "QEMU"))
+_KEEPER = "keeper.log"
 
 
 class Evidence:
@@ -35,7 +36,7 @@ class Evidence:
     def __init__(self, bench: Bench, folder: str, *, capture: bool) -> None:
         self._bench = bench
         self._folder = folder
-        self._before = {key: len(text) for key, text in self._texts()}
+        self._logs = list(_logs(bench))
         self._recorder = Recorder(bench) if capture else None
 
     def sections(self) -> Iterator[tuple[str, str]]:
@@ -43,13 +44,12 @@ class Evidence:
         folder = self._folder
         self.close()
         os.makedirs(folder, exist_ok=True)
-        for (vm, file), text in self._texts():
-            path = os.path.join(folder, f"{vm}.{file}")
-            with open(path, "w", encoding="utf-8") as log:
-                log.write(text)
-            title = f"{dict(_LOGS)[file]} of {vm}"
-            if shown := self._shown((vm, file), text):
-                yield title, f"{shown}\n(all of it: {path})"
+        for log in self._logs:
+            path = os.path.join(folder, log.name)
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(log.text())
+            if shown := log.news():
+                yield log.title, f"{shown}\n(all of it: {path})"
         if self._recorder is not None:
             lines = list(self._recorder.keep(folder))
             yield f"packets of {self._bench.name}", "\n".join(lines) or "no card could be captured"
@@ -61,20 +61,58 @@ class Evidence:
 
     def forget(self) -> None:
         """Watch no longer, and keep nothing but what was asked for."""
+        for log in self._logs:
+            log.close()
         if self._recorder is not None:
             self._recorder.forget()
 
-    def _texts(self) -> Iterator[tuple[tuple[str, str], str]]:
-        for name in self._bench.guests:
-            for file, _ in _LOGS:
-                yield (name, file), self._bench.text_of(name, file)
 
-    def _shown(self, key: tuple[str, str], text: str) -> str:
-        """Return what was said since the test began; of a console that said nothing, what it said before."""
-        before = self._before.get(key, 0)
-        new = text[before:] if before <= len(text) else text
-        since = new if new.strip() or key[1] != "console.log" else text
+class _Log:
+    """A log from now on. It stays open: with what ended in the test, its files are taken back."""
+
+    def __init__(self, title: str, name: str, path: str, *, fallback: bool) -> None:
+        self.title = title
+        self.name = name
+        self._path = path
+        self._fallback = fallback
+        self._held: typing.BinaryIO | None = None
+        with contextlib.suppress(FileNotFoundError):  # its guest was not started
+            self._held = open(path, "rb")  # noqa: SIM115 - until it is closed
+        self._before = len(self.text())
+
+    def text(self) -> str:
+        """Return all of it."""
+        try:
+            with open(self._path, "rb") as file:
+                return file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return self._last()
+
+    def news(self) -> str:
+        """Return what was said since the beginning; if that is nothing and there is a `fallback`, what was before."""
+        text = self.text()
+        new = text[self._before :] if self._before <= len(text) else text
+        since = new if new.strip() or not self._fallback else text
         return "\n".join(since.rstrip().splitlines()[-_LINES:])
+
+    def close(self) -> None:
+        if self._held is not None:
+            self._held.close()
+
+    def _last(self) -> str:
+        if self._held is None:
+            return ""
+        self._held.seek(0)
+        return self._held.read().decode(errors="replace")
+
+
+def _logs(bench: Bench) -> Iterator[_Log]:
+    for vm in bench.guests:
+        scope = bench.runtime.scope(f"vm/{vm}")
+        for file, what in _LOGS:
+            yield _Log(f"{what} of {vm}", f"{vm}.{file}", scope.path(file), fallback=file == "console.log")
+    keeper = bench.runtime.lab(bench.name).path(_KEEPER)
+    yield _Log(f"keeper of {bench.name}", f"{bench.name}.{_KEEPER}", keeper, fallback=False)
 
 
 class Recorder:

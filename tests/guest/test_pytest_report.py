@@ -1,8 +1,9 @@
-"""What is shown and kept of a test that fails with a guest: its console, its packets, and what the command said."""
+"""What is shown and kept of a test that fails with a guest: consoles, packets, and what command and keeper said."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,9 +17,12 @@ from tests.pcap import parse
 pytestmark = pytest.mark.guest
 
 TEST = '''
+import os
+import signal
+
 import pytest
 
-@pytest.mark.qemunet_lab("""
+pytestmark = pytest.mark.qemunet_lab("""
 [vm.web]
 memory = "128M"
 accel = "tcg"
@@ -26,17 +30,27 @@ boot.guest = "tiny"
 [[vm.web.nic]]
 mode = "user"
 """, timeout=240)
+
 def test_that_fails(qemunet_lab):
     web, = qemunet_lab
     web.send_console("echo so''far\\n")
     web.wait_for_console("sofar")
     web.execute("ping -c 1 -W 1 10.0.2.77")
     web.succeeds("echo it broke >&2; exit 3")
+
+def test_that_loses_its_guest(qemunet_lab):
+    web, = qemunet_lab
+    os.kill(web.vm.pid, signal.SIGKILL)
+    web.vm.wait(60)
+    web.succeeds("true")
 '''
 
 
-def test_the_report_has_what_the_guest_said_and_the_directory_what_it_sent(tmp_path: Path) -> None:
-    """A guest in user mode, whose frames only QEMU sees; nothing but that directory is left."""
+def test_the_report_has_what_guest_and_keeper_said_and_the_directory_what_was_sent(tmp_path: Path) -> None:
+    """A guest in user mode, whose frames only QEMU sees; of one that was killed, what its keeper said of that.
+
+    Nothing but those directories is left.
+    """
     image.build(print)
     (tmp_path / "test_it.py").write_text(TEST)
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\nfilterwarnings = error\n")
@@ -47,12 +61,17 @@ def test_the_report_has_what_the_guest_said_and_the_directory_what_it_sent(tmp_p
             [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
         )
         assert os.listdir(short) == [], done.stdout
-    said, kept = done.stdout, tmp_path / "kept" / "test_it.py-test_that_fails"
-    assert "1 failed" in said.splitlines()[-1], said
+    (said, killed), kept = done.stdout.split("_ test_that_loses_its_guest _"), tmp_path / "kept"
+    assert "2 failed" in killed.splitlines()[-1], done.stdout
     assert "AssertionError: web: 'echo it broke >&2; exit 3' fails: status 3\n" in said
     assert "stderr: it broke" in said
     console = said.partition(" console of web ")[2]
     assert "\nsofar" in console, said
     assert "web net0: " in said.partition(" packets of ")[2], said
-    assert "qemunet guest ready: web" in (kept / "web.console.log").read_text()
-    assert parse((kept / "web.net0.pcap").read_bytes()), "it asked who has the address"
+    assert "qemunet guest ready: web" in (kept / "test_it.py-test_that_fails" / "web.console.log").read_text()
+    assert parse((kept / "test_it.py-test_that_fails" / "web.net0.pcap").read_bytes()), "it asked who has the address"
+    assert "keeper of" not in said, "there was nothing to say"
+    (keeper,) = re.findall(r"(?s) keeper of lab -+\n(.*?)\n\(all of it: (.*?)\)", killed)
+    assert " web: QEMU was killed" in keeper[0], keeper
+    assert keeper[0] in Path(keeper[1]).read_text()
+    assert "qemunet guest ready: web" in (kept / "test_it.py-test_that_loses_its_guest" / "web.console.log").read_text()
