@@ -140,6 +140,29 @@ def test_what_a_start_loads_on_its_way_needs_no_types_at_run_time_either() -> No
     assert not {"typing", "tomllib", "tomli_w", "asyncio"} & {*done.stdout.split()}
 
 
+SIMPLE = """
+import sys
+from qemunet import plan
+from tests.unit import config_host
+lab = config_host.lab('vm.a.boot.guest = "tiny"\\nvm.a.nic = [{ bridge = "br0" }, { mode = "user" }]')
+assert plan.build(lab, config_host.FACTS, scripted=False).start
+print(*sys.modules)
+"""
+
+
+def test_a_lab_without_networks_cables_and_namespaces_loads_nothing_about_them() -> None:
+    """Nor the steps that it does not take: half of what there is to load would be for others."""
+    done = subprocess.run([sys.executable, "-c", SIMPLE], capture_output=True, text=True, check=True)
+    others = {
+        f"qemunet.config.{name}" for name in ("cables", "cablekeys", "netkeys", "ports", "served", "spaces", "vlans")
+    }
+    others |= {f"qemunet.plan.{name}" for name in ("cables", "rates", "dhcp", "firewall", "ports")}
+    others |= {
+        f"qemunet.steps.{name}" for name in ("addresses", "cards", "daemons", "ports", "rates", "spaces", "vlans")
+    }
+    assert not others & {*done.stdout.split()}
+
+
 def test_the_parent_loads_next_to_nothing_before_there_are_two_processes() -> None:
     """What is loaded later, both load at the same time."""
     code = "import sys, qemunet.cli.main; from qemunet.live import launch; print(*sys.modules)"
