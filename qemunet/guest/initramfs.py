@@ -26,12 +26,14 @@ DIRECTORIES = (
     "var",
 )
 LINKS = {"sbin": "bin", "usr": ".", "var/run": "/run", "etc/mtab": "/proc/self/mounts"}
-# The last line: login tells each login to the console when there is no system log.
+# Of the console: login tells each login to it when there is no system log. The last line: a guest whose root directory
+# is full can still be told to remove something.
 FSTAB = """\
 proc /proc proc defaults 0 0
 sysfs /sys sysfs defaults 0 0
 devtmpfs /dev devtmpfs defaults 0 0
 /dev/null /dev/console none bind 0 0
+calls /run/calls tmpfs mode=700,size=20% 0 0
 """
 ACCOUNTS = "root::0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
 GROUP = "root:x:0:\nnogroup:x:65534:\n"

@@ -50,7 +50,7 @@ class Stream:
         """Return what of a piece is certainly output, with what was held back before, and whether it ends here."""
         data = self._held + piece
         before, mark, _ = data.partition(self._mark)
-        if mark or not piece:
+        if mark:
             return before, True
         held = next((n for n in range(len(self._mark) - 1, 0, -1) if data.endswith(self._mark[:n])), 0)
         self._held = data[len(data) - held :]
@@ -80,6 +80,8 @@ class Call:
             self.ended.set_result(int(rest) & 255)
         elif kind == b"eof" and rest in _STREAMS:
             self.streams[rest].pieces.put_nowait(b"")
+        elif kind == b"lost":
+            self.lose()
         elif kind in _STREAMS:
             self._take(self.streams[kind], rest)
 
@@ -93,6 +95,11 @@ class Call:
             self.fail(Failed("its agent sends more than it has leave to"))
         elif piece:
             stream.pieces.put_nowait(piece)
+
+    def lose(self) -> None:
+        """The guest has had no room for some of what went in or came out."""
+        hint = "its agent needs some in /run/calls of the built-in guest, in /run of any other"
+        self.fail(Failed("the guest has no room left for what goes into the command and comes out of it", hint=hint))
 
     def fail(self, error: Failed) -> None:
         """It will never end by itself."""
@@ -138,6 +145,8 @@ class Calls:
             await _within(BEGIN, call, call.began)
             status: int = await _or_broken(call, call.ended)
             await _or_broken(call, asyncio.gather(*tasks))
+            if call.broken.done():
+                call.broken.result()
             return status
         finally:
             self._forget(call)
@@ -158,7 +167,11 @@ class Calls:
         """Pass an output on, to its end."""
         stream, over = call.streams[name], False
         while not over:
-            data, over = stream.cut(await stream.pieces.get())
+            piece = await stream.pieces.get()
+            if not piece:
+                call.lose()
+                return
+            data, over = stream.cut(piece)
             if data:
                 await client.give(_STREAMS[name], data)
             self._tell(call, b"more", name)

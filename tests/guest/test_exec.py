@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from qemunet.errors import TimedOut
+from qemunet.errors import Failed, TimedOut
 from qemunet.guest import image
 from qemunet.live import inside
 from qemunet.state import Runtime
@@ -184,6 +184,36 @@ def test_megabytes_arrive_as_they_were(scene: Scene) -> None:
     assert digest == sh(scene, "sha256sum /tmp/big").split()[0]
     assert run(scene, "cat", "/tmp/big").stdout == data
     wait_for(lambda: len(sh(scene, "ls /run/calls; rm -f /tmp/big").split()) <= 12, timeout=LONG)
+
+
+def test_a_guest_that_has_no_room_left_loses_nothing_of_it(scene: Scene) -> None:
+    """A full root directory is in nobody's way; where the agent itself has no room, that is said, and no success."""
+    assert run(scene, "sh", "-c", "cat /dev/zero >/tmp/fill").status == 1
+    data = random.Random(3).randbytes(100_000)
+    assert run(scene, "cat", stdin=data) == inside.Outcome(0, data, b"")
+    line = "cat /dev/zero >/run/calls/fill; read _; rm /run/calls/fill"
+    with begin(scene, "inn", "--", "sh", "-c", f"rm /tmp/fill; ({line}) 2>/dev/null", stdin=subprocess.PIPE) as filler:
+        wait_for(lambda: no_room(scene, b""), timeout=LONG)
+        assert no_room(scene, data)
+        filler.communicate(timeout=LONG)
+        assert filler.returncode == 0
+    assert run(scene, "cat", stdin=data) == inside.Outcome(0, data, b"")
+
+
+def no_room(scene: Scene, data: bytes) -> bool:
+    """Whether a command fails for want of room."""
+    try:
+        done = run(scene, "cat", stdin=data)
+    except Failed as error:
+        return "no room" in str(error)
+    assert done == inside.Outcome(0, data, b"")
+    return False
+
+
+def test_where_memory_is_short_commands_die_before_what_runs_them(scene: Scene) -> None:
+    """The agent is the last that the kernel takes; to what it runs it gives none of that."""
+    assert "-1000" in run(scene, "sh", "-c", "cat /proc/[0-9]*/oom_score_adj").stdout.decode().split()
+    assert sh(scene, "cat /proc/self/oom_score_adj") == "0\n"
 
 
 def test_files_and_directories_are_carried_in_and_out(scene: Scene, tmp_path: Path) -> None:

@@ -196,6 +196,22 @@ def test_a_guest_that_goes_ends_its_calls_with_one_line(end: str) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("told", [b"eof %s out", b"lost %s"])
+def test_what_the_guest_has_no_room_for_is_no_success(told: bytes) -> None:
+    """An output that ends without its mark is not whole; nor is what went in, if the guest says so."""
+
+    async def main() -> None:
+        async with guest() as (agent, port):
+            asker = Asker(agent)
+            number, mark = await port.begin()
+            port.say(piece(b"out", number, b"hel"), told % number, piece(b"err", number, mark), b"end %s 0" % number)
+            assert await asker.gets() == (Kind.OUT, b"hel")
+            assert "no room" in str((await asker.end())["error"])
+            assert (await port.hears(b"over"))[1] == number
+
+    asyncio.run(main())
+
+
 def test_input_goes_in_pieces_for_which_there_is_room() -> None:
     """And then its end."""
 

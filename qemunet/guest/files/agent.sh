@@ -11,7 +11,9 @@
 #   more N out|err                                       a piece was taken, another may come
 #   in N SLOT SIZE, then SIZE bytes and a line's end     a piece of its input, in base64
 #   took N                                               it went in, and its slot is free
-#   eof N                                                the input has ended; so has, said here, the output `eof N out`
+#   lost N                                               there is no room for its input, or for the call
+#   eof N                                                the input has ended; so has, said here, the output `eof N out`:
+#                                                        without its MARK, for want of room
 #   kill N SIGNAL                                        for the command and all in its session
 #   end N STATUS                                         it has ended
 #   over N                                               nobody wants what it may still write
@@ -45,6 +47,7 @@ find_agent_port() {
 serve_keeper() {
     export HOME=/root # that of commands; a service may have none
     exec 4<>"/dev/$agent_port" 6<>"$RUN/turn"
+    spare -1000
     echo >&6
     say "${nl}started 0" # the last one may have ended in the middle of a line
     while :; do # without a keeper the port has an end; with the next one it goes on
@@ -83,6 +86,11 @@ say() {
     echo >&6
 }
 
+# When memory is short, the kernel kills last what has the least, and never what has -1000.
+spare() {
+    { echo "$1" >/proc/self/oom_score_adj; } 2>/dev/null
+}
+
 # Runs what $2 says as call $1: a mark; how many bytes of output make one line at most; whether there is input; whether
 # it may wait until there are so many; and the command. That has a session of its own, so that all of it can be killed,
 # and none of our descriptors.
@@ -91,7 +99,13 @@ run_call() {
     eval "set -- $2"
     mark=$1 size=$2 input=$3 whole=$4
     shift 4
-    mkfifo "$call.out" "$call.err" "$call.more-out" "$call.more-err" "$call.in" "$call.feed"
+    spare -500
+    if ! mkfifo "$call.out" "$call.err" "$call.more-out" "$call.more-err" "$call.in" "$call.feed" ||
+        ! echo >"$call.pid"; then
+        rm -f "$call".*
+        say "lost $number"
+        return
+    fi 2>/dev/null
     exec 9<>"$call.feed"
     pump out <"$call.out" &
     pump err <"$call.err" &
@@ -99,9 +113,10 @@ run_call() {
     [ "$input" = in ] && feed >"$call.in" 7>&- 8>&- & # else it ends at once
     [ "$input" = in ] && input=$call.in || input=/dev/null
     cd "${HOME:-/}" 2>/dev/null || cd /
-    setsid "$@" <"$input" >&7 2>&8 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&- &
+    { spare 0; exec setsid "$@"; } <"$input" >&7 2>&8 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&- &
     command=$!
-    echo "$command" >"$call.pid"
+    trap '' PIPE                   # an output that was lost has no reader
+    echo "$command" 1<>"$call.pid" # not shortened before, it has its room
     say "began $number"
     wait "$command"
     status=$?
@@ -139,7 +154,7 @@ feed() {
 # The piece is read even if nobody wants it: behind it comes the next line.
 take_input() {
     if [ -p "$call.feed" ]; then
-        dd bs="$2" count=1 iflag=fullblock <&4 2>/dev/null | base64 -d >"$call.slot-$1"
+        dd bs="$2" count=1 iflag=fullblock <&4 2>/dev/null | base64 -d 2>/dev/null >"$call.slot-$1" || say "lost ${call##*/}"
         echo "$1" 1<>"$call.feed"
     else
         dd bs="$2" count=1 iflag=fullblock <&4 >/dev/null 2>&1
