@@ -24,12 +24,16 @@ if typing.TYPE_CHECKING:
     Node = pytest.Item | pytest.Collector
     _Key = tuple[Wish, Node]
 
+_KEYS = {"file", "scope", "set", "isolate", "around", "ready", "timeout"}
 _SCOPES = ("function", "class", "module", "session")
+_FIXTURE = "qemunet_lab"
 _EVIDENCE: pytest.StashKey[Evidence] = pytest.StashKey()
 _OPEN: pytest.StashKey[dict[_Key, Opened]] = pytest.StashKey()
+_WANTED: pytest.StashKey[_Key] = pytest.StashKey()
+_BASE: pytest.StashKey[Path] = pytest.StashKey()
 _MARKER = (
-    "qemunet_lab(file_or_text, *vms, scope='module', set=(), isolate=True, ready=True, timeout=SECONDS): the lab "
-    "that the fixture of this name runs, shared by a function, a class, a module or the session"
+    "qemunet_lab(file_or_text, *vms, scope='module', set=(), isolate=True, around=None, ready=True, timeout=SECONDS): "
+    "the lab that the fixture of this name runs, shared by a function, a class, a module or the session"
 )
 
 
@@ -56,12 +60,13 @@ def qemunet_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     from qemunet.testing.evidence import Evidence
 
     item, base = request.node, tmp_path_factory.getbasetemp()
-    wish, node = _wish(item, base)
-    opened = _opened(item.config, wish, node)
+    item.config.stash[_BASE] = base
+    key = _key(item, base)
+    opened = _opened(item.config, key)
     evidence = Evidence(opened.bench, _folder(item, base), capture=item.config.getini("qemunet_capture"))
     item.stash[_EVIDENCE] = evidence
     request.addfinalizer(evidence.forget)  # noqa: PT021 - also if the next line raises, but after the report is made
-    opened.await_ready(wish)
+    opened.await_ready(key[0])
     return opened.bench
 
 
@@ -74,20 +79,45 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pluggy.Resul
         report.sections += list(evidence.sections())
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Close the labs that no later test wants: a guest that nobody needs any more only is in the way of others."""
+    result = yield
+    every = item.config.stash[_OPEN]
+    if every and _WANTED in item.stash:
+        later = item.session.items[item.session.items.index(item) + 1 :]
+        wanted = {_wanted(one, item.config.stash[_BASE]) for one in later}
+        for key in [one for one in every if one not in wanted and one[1] is not item.session]:
+            _close(every, key)
+    return result
+
+
 # ---------------------------------------------------------------- which lab
 
 
-def _wish(item: pytest.Item, base: Path) -> tuple[Wish, Node]:
+def _key(item: pytest.Item, base: Path) -> _Key:
+    """Return the lab that a test wants, and the node with which it ends; raises UsageError."""
+    if _WANTED not in item.stash:
+        callspec = getattr(item, "callspec", None)
+        item.stash[_WANTED] = _wish(item, callspec.params.get(_FIXTURE) if callspec else None, base)
+    return item.stash[_WANTED]
+
+
+def _wanted(item: pytest.Item, base: Path) -> _Key | None:
+    """Return the lab that a test will want, if any."""
+    if _FIXTURE not in getattr(item, "fixturenames", ()) and item.get_closest_marker(_FIXTURE) is None:
+        return None
+    try:
+        return _key(item, base)
+    except pytest.UsageError:  # it will say so itself
+        return None
+
+
+def _wish(item: pytest.Item, parameter: object, base: Path) -> tuple[Wish, Node]:
     """Return the lab that a test wants, and the node with which it ends; raises UsageError."""
     from qemunet.testing.pool import Wish
 
-    marker = item.get_closest_marker("qemunet_lab") or pytest.mark.qemunet_lab().mark
-    known = {"file", "scope", "set", "isolate", "ready", "timeout"}
-    unknown = sorted(marker.kwargs.keys() - known)
-    if unknown:
-        raise pytest.UsageError(f"qemunet_lab: unknown {unknown[0]!r}; it takes {', '.join(sorted(known))}")
-    file, *vms = marker.args or (marker.kwargs.get("file"),)
-    keys = dict(marker.kwargs)
+    file, vms, keys = _said(item, parameter)
     set_keys = keys.get("set", ())
     seconds = float(keys.get("timeout") or item.config.getini("qemunet_timeout")) if keys.get("ready", True) else None
     wish = Wish(
@@ -96,8 +126,23 @@ def _wish(item: pytest.Item, base: Path) -> tuple[Wish, Node]:
         set=(set_keys,) if isinstance(set_keys, str) else tuple(set_keys),
         isolate=bool(keys.get("isolate", True)),
         seconds=seconds,
+        around=keys.get("around"),
     )
     return wish, _node(item, keys.get("scope", "module"))
+
+
+def _said(
+    item: pytest.Item, parameter: object
+) -> tuple[str | os.PathLike[str] | None, list[str], dict[str, typing.Any]]:
+    """Return the file, the vms and the keys of the marker; what the test is parametrized with goes before those."""
+    marker = item.get_closest_marker(_FIXTURE) or pytest.mark.qemunet_lab().mark
+    file, *vms = marker.args or (marker.kwargs.get("file"),)
+    more = parameter if isinstance(parameter, dict) else {} if parameter is None else {"file": parameter}
+    keys = {**marker.kwargs, **more}
+    unknown = sorted(keys.keys() - _KEYS)
+    if unknown:
+        raise pytest.UsageError(f"qemunet_lab: unknown {unknown[0]!r}; it takes {', '.join(sorted(_KEYS))}")
+    return more.get("file", file), vms, keys
 
 
 def _node(item: pytest.Item, scope: str) -> Node:
@@ -142,11 +187,11 @@ def _written(text: str, base: Path) -> str:
 # ---------------------------------------------------------------- the labs that are open
 
 
-def _opened(config: pytest.Config, wish: Wish, node: Node) -> Opened:
+def _opened(config: pytest.Config, key: _Key) -> Opened:
     """Return a lab that is open; one in which a guest has ended is closed, and opened anew."""
     from qemunet.testing.pool import Opened
 
-    every, key = config.stash[_OPEN], (wish, node)
+    every, (wish, node) = config.stash[_OPEN], key
     if key in every and not every[key].bench.is_whole():
         every.pop(key).close()
     if key not in every:

@@ -1,27 +1,20 @@
-"""A lab as tests use it: guests, namespaces and the host, and what a test demands of them.
-
-Every verb that demands something raises AssertionError, which says what was seen instead; every wait has a timeout in
-seconds. A command is text for the shell there, or a list of words that are taken as they are.
-"""
+"""A lab as tests use it: guests, namespaces and the host; their verbs are those of `qemunet.testing.seat`."""
 
 from __future__ import annotations
 
-import os
-import select
-import subprocess
 import sys
 import time
 import typing
-from abc import ABC, abstractmethod
 
 from qemunet.errors import QemunetError, TimedOut
-from qemunet.frozen import frozen
+from qemunet.testing.seat import PATIENCE, Outcome, Room, Seat, decoded, environment, glance, host, words
 
 if typing.TYPE_CHECKING:
     import re
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from qemunet import sync
+    from qemunet.api import Nic
     from qemunet.config.spec import LabSpec
     from qemunet.host.netns import Place
     from qemunet.live.guestspot import InGuest
@@ -29,99 +22,9 @@ if typing.TYPE_CHECKING:
 
     T = typing.TypeVar("T")
 
-PATIENCE = 60.0  # seconds: emulated guests on a busy machine take their time
-_GLANCE = 0.2  # seconds between two tries
-_SHOWN = 4000  # characters of an output in a message
+__all__ = ["Bench", "Guest", "Outcome", "Room", "Seat"]
 
-
-@frozen
-class Outcome:
-    """What became of a command: its exit status, and what it wrote."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-    def __str__(self) -> str:
-        parts = (("stdout", self.stdout), ("stderr", self.stderr))
-        said = "".join(f"\n  {name}: {text.strip()[-_SHOWN:]}" for name, text in parts if text.strip())
-        return f"status {self.status}{said or ', and it said nothing'}"
-
-
-class Seat(ABC):
-    """Where commands are run. `name` is what the lab file calls it, ``host`` for the host."""
-
-    name: str
-
-    @abstractmethod
-    def execute(self, command: str | Sequence[str], timeout: float = PATIENCE) -> Outcome:
-        """Run a command; return what became of it. Raises TimedOut and other errors of qemunet."""
-
-    def succeeds(self, *commands: str | Sequence[str], timeout: float = PATIENCE) -> str:
-        """Run commands one after the other, each of which must end with 0; return what they wrote to stdout."""
-        __tracebackhide__ = True
-        said = ""
-        for command in commands:
-            done = self.execute(command, timeout)
-            if done.status != 0:
-                raise AssertionError(f"{self.name}: {command!r} fails: {done}")
-            said += done.stdout
-        return said
-
-    def fails(self, *commands: str | Sequence[str], timeout: float = PATIENCE) -> str:
-        """Run commands, each of which must end with anything but 0; return what they wrote, stderr too."""
-        __tracebackhide__ = True
-        said = ""
-        for command in commands:
-            done = self.execute(command, timeout)
-            if done.status == 0:
-                raise AssertionError(f"{self.name}: {command!r} succeeds: {done}")
-            said += done.stdout + done.stderr
-        return said
-
-    def wait_until(self, command: str | Sequence[str], timeout: float = PATIENCE) -> str:
-        """Repeat a command until it succeeds; return what it wrote to stdout then."""
-        __tracebackhide__ = True
-        return self._repeat(command, timeout, lambda done: done.status == 0, "succeeds").stdout
-
-    def wait_until_fails(self, command: str | Sequence[str], timeout: float = PATIENCE) -> str:
-        """Repeat a command until it fails; return what it wrote to stderr then."""
-        __tracebackhide__ = True
-        return self._repeat(command, timeout, lambda done: done.status != 0, "fails").stderr
-
-    def wait_for_file(self, path: str, timeout: float = PATIENCE) -> None:
-        """Wait until a file is there."""
-        __tracebackhide__ = True
-        self.wait_until(["test", "-e", path], timeout)
-
-    def wait_for_port(self, port: int, address: str = "127.0.0.1", timeout: float = PATIENCE) -> None:
-        """Wait until a connection from here to a port is taken, of this place itself or of another address."""
-        __tracebackhide__ = True
-        deadline = time.monotonic() + timeout
-        while seen := self._refusal(port, address):
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{self.name}: port {port} of {address} after {timeout:g} s: {seen}")
-            _glance()
-
-    @abstractmethod
-    def _refusal(self, port: int, address: str) -> str:
-        """Say why a port takes no connection; nothing if it does."""
-
-    def _repeat(
-        self, command: str | Sequence[str], timeout: float, wanted: Callable[[Outcome], bool], what: str
-    ) -> Outcome:
-        __tracebackhide__ = True
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                done = self.execute(command, max(deadline - time.monotonic(), 1.0))
-            except TimedOut as error:
-                raise AssertionError(f"{self.name}: {command!r} never {what} in {timeout:g} s: {error}") from None
-            if wanted(done):
-                return done
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{self.name}: {command!r} never {what} in {timeout:g} s: {done}")
-            _glance()
+READY = 120.0  # seconds from the start of a guest
 
 
 class Guest(Seat):
@@ -139,8 +42,13 @@ class Guest(Seat):
     @property
     def addresses(self) -> list[str]:
         """The addresses that are known of it, without prefix lengths, those of its first card first."""
+        return [one.address.partition("/")[0] for nic in self.nics.values() for one in nic.addresses]
+
+    @property
+    def nics(self) -> Mapping[str, Nic]:
+        """Its cards by their ids, as they are now."""
         self.vm.refresh()
-        return [one.address.partition("/")[0] for nic in self.vm.nics.values() for one in nic.addresses]
+        return self.vm.nics
 
     @property
     def console_log(self) -> str:
@@ -151,7 +59,7 @@ class Guest(Seat):
         from qemunet.live import inside
 
         done = self._bench.inside(lambda: inside.call(self._bench.runtime, self.name, words(command), timeout=timeout))
-        return Outcome(done.status, _text(done.stdout), _text(done.stderr))
+        return Outcome(done.status, decoded(done.stdout), decoded(done.stderr))
 
     def wait_for_console(self, pattern: str, timeout: float = PATIENCE) -> re.Match[str]:
         """Wait until its console shows what a regular expression finds, now or before; return the match."""
@@ -160,6 +68,25 @@ class Guest(Seat):
             return self.vm.wait_for_console(pattern, timeout)
         except TimedOut as error:
             raise AssertionError(f"{self.name}: {error}") from None
+
+    def wait_for_address(self, nic: str = "net0", version: int = 4, timeout: float = PATIENCE) -> str:
+        """Wait until a card, named by its id, has an IP address of this version; return it without prefix length.
+
+        What only the lab file says does not count.
+        """
+        __tracebackhide__ = True
+        deadline = time.monotonic() + timeout
+        while True:
+            known = [one for one in self.nics[nic].addresses if one.source != "file"]
+            found = [one.address.partition("/")[0] for one in known if (":" in one.address) == (version == 6)]
+            if found:
+                return found[0]
+            if time.monotonic() > deadline:
+                seen = ", ".join(one.address for one in known) or "none"
+                raise AssertionError(
+                    f"{self.name}: no IPv{version} address of {nic} in {timeout:g} s; known are: {seen}"
+                )
+            glance()
 
     def send_console(self, text: str) -> None:
         """Type at its console."""
@@ -173,6 +100,10 @@ class Guest(Seat):
     def link_up(self, nic: str = "net0") -> None:
         """Plug the cable of a card in again."""
         self.vm.set_link(nic, up=True)
+
+    def start(self, timeout: float = READY) -> None:
+        """Start it, and what it depends on, if it does not run; wait until it is ready."""
+        self._bench.start(self.name, timeout=timeout)
 
     def shutdown(self, timeout: float = PATIENCE) -> None:
         """Press its power button, and wait for its end; it fails if it took more than that."""
@@ -194,61 +125,37 @@ class Guest(Seat):
         return "" if found.reach is Reach.THROUGH else found.seen
 
 
-class Room(Seat):
-    """A namespace of the lab; or the host, as the lab sees it: with the bridges, and the other ends of its cables."""
-
-    def __init__(self, bench: Bench, name: str, place: Place, enter: Sequence[str] = ()) -> None:
-        self.name = name
-        self._bench = bench
-        self._place = place
-        self._enter = list(enter)
-
-    def execute(self, command: str | Sequence[str], timeout: float = PATIENCE) -> Outcome:
-        process = self._bench.inside(lambda: self._begin(command))
-        try:
-            out, err = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            raise TimedOut(f"{command!r} has not ended after {timeout:g} s", where=self.name) from None
-        return Outcome(process.returncode, _text(out), _text(err))
-
-    def _begin(self, command: str | Sequence[str]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [*self._enter, *words(command)],
-            env=self._bench.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    def _refusal(self, port: int, address: str) -> str:
-        from qemunet.host import attempts
-
-        found = self._bench.inside(lambda: attempts.connect(self._place, address, port, 2))
-        return "" if found.reach is attempts.Reach.THROUGH else found.seen
-
-
 class Bench:
     """A lab that runs: ``lab["web"]`` is a guest or a namespace, ``web, db = lab`` are all guests, in the file's order.
 
-    `host` is the host, `lab` is the same one as `qemunet.sync` has it, `runtime` its runtime directory.
+    `host` is the host, `lab` is the same one as `qemunet.sync` has it, `runtime` its runtime directory, `around` what
+    the function of that name yielded.
     """
 
-    def __init__(self, lab: sync.Lab, spec: LabSpec, runtime: Runtime, home: Place) -> None:
+    def __init__(
+        self,
+        opened: Callable[[Sequence[str]], sync.Lab],
+        vms: Sequence[str],
+        spec: LabSpec,
+        runtime: Runtime,
+        home: Place,
+        around: object = None,
+    ) -> None:
         from qemunet.host import spaces
 
-        self.lab = lab
-        self.name = lab.name
+        self.lab = opened(vms)
+        self.name = self.lab.name
         self.runtime = runtime
-        self.environment = {**os.environ, "QEMUNET_RUNTIME_DIR": runtime.path}
+        self.around: typing.Any = around
+        self.environment = environment(runtime)
+        self._opened = opened
         self._spec = spec
         self._home = home
-        self.host = Room(self, "host", spaces.place(runtime.path, None))
-        self.guests = {name: Guest(self, vm) for name, vm in lab.vm.items()}
+        self.host = host(runtime, home)
+        self.guests = {name: Guest(self, vm) for name, vm in self.lab.vm.items()}
         enter = (sys.executable, "-P", "-m", "qemunet", "exec")
         rooms = ((one.name, spaces.place(runtime.path, one.name)) for one in spec.spaces)
-        self.rooms = {name: Room(self, name, place, (*enter, name, "--")) for name, place in rooms}
+        self.rooms = {name: Room(name, home, self.environment, place, (*enter, name, "--")) for name, place in rooms}
 
     def __getitem__(self, name: str) -> Seat:
         found = {**self.guests, **self.rooms}
@@ -268,6 +175,17 @@ class Bench:
     def guest(self, name: str) -> Guest:
         """Return a guest."""
         return self.guests[name]
+
+    def start(self, *vms: str, timeout: float = READY) -> None:
+        """Start what of these, or of the lab file, does not run, in the order of `depends`; wait until they are ready.
+
+        A guest that had ended is the same one here, and runs again. Raises any QemunetError.
+        """
+        if all(guest.vm.ending is not None for guest in self):  # with the last one the lab has ended
+            self.lab = self._opened(vms)
+        self.lab.up(vms, wait="ready", timeout=timeout)
+        for name, vm in self.lab.vm.items():
+            self.guests.setdefault(name, Guest(self, vm)).vm = vm
 
     def verify(self) -> None:
         """Try every ``[[expect]]`` of the lab file; all of them must hold."""
@@ -313,7 +231,7 @@ class Bench:
             if time.monotonic() > deadline:
                 seen = "; ".join(f"{one.vm.name}: {one.seen}" for one in watches)
                 raise TimedOut(f"not ready after {seconds:g} s: {seen}", where=self.name)
-            _glance()
+            glance()
 
     def is_whole(self) -> bool:
         """Tell whether all its guests still run."""
@@ -326,19 +244,3 @@ class Bench:
                 return log.read()
         except FileNotFoundError:
             return ""
-
-
-def words(command: str | Sequence[str]) -> list[str]:
-    """Return a command as what is executed: text is for the shell."""
-    return ["sh", "-c", command] if isinstance(command, str) else list(command)
-
-
-def _text(data: bytes) -> str:
-    return data.decode(errors="replace")
-
-
-def _glance() -> None:
-    from qemunet import interrupts
-
-    interrupts.check()
-    select.select([], [], [], _GLANCE)

@@ -81,12 +81,12 @@ class _Log:
         self._before = len(self.text())
 
     def text(self) -> str:
-        """Return all of it."""
-        try:
-            with open(self._path, "rb") as file:
-                return file.read().decode(errors="replace")
-        except FileNotFoundError:
-            return self._last()
+        """Return all of it; what was begun anew meanwhile comes behind what was there before."""
+        held = b""
+        if self._held is not None:
+            self._held.seek(0)
+            held = self._held.read()
+        return (held + self._anew()).decode(errors="replace")
 
     def news(self) -> str:
         """Return what was said since the beginning; if that is nothing and there is a `fallback`, what was before."""
@@ -99,11 +99,11 @@ class _Log:
         if self._held is not None:
             self._held.close()
 
-    def _last(self) -> str:
-        if self._held is None:
-            return ""
-        self._held.seek(0)
-        return self._held.read().decode(errors="replace")
+    def _anew(self) -> bytes:
+        with contextlib.suppress(FileNotFoundError), open(self._path, "rb") as file:
+            if self._held is None or not os.path.sameopenfile(file.fileno(), self._held.fileno()):
+                return file.read()
+        return b""
 
 
 def _logs(bench: Bench) -> Iterator[_Log]:

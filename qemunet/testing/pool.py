@@ -18,23 +18,31 @@ from qemunet.config import check, read
 from qemunet.frozen import frozen
 from qemunet.host import netns
 from qemunet.state import Runtime
+from qemunet.testing import seat
 from qemunet.testing.bench import Bench
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    T = typing.TypeVar("T")
+    Around = Callable[[seat.Room], contextlib.AbstractContextManager[object]]
 
 _CLONE_NEWNET = 0x40000000
 
 
 @frozen
 class Wish:
-    """A lab file and how it is started; `seconds` until its guests are ready, None: they are not waited for."""
+    """A lab file and how it is started; `seconds` until its guests are ready, None: they are not waited for.
+
+    `around` makes what has to be there before the lab and is left after it, on the host.
+    """
 
     file: str
     vms: tuple[str, ...] = ()
     set: tuple[str, ...] = ()
     isolate: bool = True
     seconds: float | None = 120.0
+    around: Around | None = None
 
 
 class Opened:
@@ -71,10 +79,20 @@ class Opened:
         isolated = wish.isolate and os.geteuid() == 0
         home = self._stack.enter_context(_fresh()) if isolated else netns.Place()
         unnamed = [f"netns.{one.name}.named=false" for one in spec.spaces] if isolated else []
-        opening = sync.open(wish.file, wish.vms, set=(*wish.set, *unnamed), runtime=os.path.join(folder, "run"))
-        lab = home.inside(opening.__enter__)
-        self._stack.callback(home.inside, opening.__exit__)
-        return Bench(lab, spec, Runtime(os.path.join(folder, "run")), home)
+        runtime = Runtime(os.path.join(folder, "run"))
+        around = self._enter(home, wish.around(seat.host(runtime, home))) if wish.around is not None else None
+
+        def opened(vms: Sequence[str]) -> sync.Lab:
+            keys = (*wish.set, *unnamed)
+            return self._enter(home, sync.open(wish.file, vms, set=keys, runtime=runtime.path))
+
+        return Bench(opened, wish.vms, spec, runtime, home, around)
+
+    def _enter(self, home: netns.Place, block: contextlib.AbstractContextManager[T]) -> T:
+        """Enter a block where the lab is, and leave it there in the end."""
+        entered = home.inside(block.__enter__)
+        self._stack.callback(home.inside, lambda: block.__exit__(None, None, None))
+        return entered
 
 
 @contextlib.contextmanager

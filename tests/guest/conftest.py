@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from qemunet.guest import image
+from qemunet.testing.bench import Bench
 from tests import namespace
 from tests.dump import dump, left_behind
 from tests.guest.managed import Turns
@@ -20,6 +21,20 @@ def turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turns]:
     found = Turns(tmp_path_factory)
     yield found
     found.end()
+
+
+@pytest.fixture
+def able() -> None:
+    """Whether guests can be started here at all."""
+    if why := namespace.lack():
+        pytest.skip(why)
+    image.build(print)
+
+
+@pytest.fixture
+def lab(able: None, qemunet_lab: Bench) -> Bench:
+    """The lab of the marker `qemunet_lab`."""
+    return qemunet_lab
 
 
 @pytest.fixture

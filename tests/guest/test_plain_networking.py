@@ -12,36 +12,45 @@ from pathlib import Path
 import pytest
 
 from qemunet.guest.image import build
+from qemunet.testing.bench import Bench, Room
 from tests.dump import dump, left_behind
-from tests.guest.scene import QEMUNET, TREE, Guest, Peer, Scene, host_pings, ip, wait_for
+from tests.guest import scene as consoles
+from tests.guest.around import as_before, emulated, ping
+from tests.guest.scene import QEMUNET, TREE, Peer, Scene, host_pings, ip, join, wait_for
 
 pytestmark = pytest.mark.guest
 EXAMPLES = TREE / "examples"
 
 
+def machine(name: str, *cards: str) -> str:
+    """A vm with the built-in guest, and its cards, each in the lines of its own table."""
+    tables = [f"[[vm.{name}.nic]]\n{card}" for card in cards]
+    return "\n".join([f"[vm.{name}]", 'memory = "128M"', 'accel = "tcg"', 'boot.guest = "tiny"', *tables, ""])
+
+
 # ---------------------------------------------------------------- user mode
 
+MODELS = {"virtio": 2, "e1000": 3, "rtl8139": 4}
+USER = machine("bare") + machine(
+    "one",
+    *(
+        f'mode = "user"\nmodel = "{model}"\nsubnet = "10.0.{number}.0/24"\nforward = ["tcp:127.0.0.1:555{number}:22"]'
+        for model, number in MODELS.items()
+    ),
+)
+in_user_mode = pytest.mark.qemunet_lab(USER, around=as_before)
 
-@pytest.mark.parametrize("model", ["virtio", "e1000", "rtl8139"])
-def test_user_mode_gives_an_address_and_forwards_a_port(scene: Scene, unchanged: None, model: str) -> None:
+
+@in_user_mode
+@pytest.mark.parametrize("model", MODELS)
+def test_user_mode_gives_an_address_and_forwards_a_port(lab: Bench, model: str) -> None:
     """A connection to a port of the host reaches a service of the guest, with every classic model."""
-    lab = f"""
-        [vm.one]
-        memory = "128M"
-        accel = "tcg"
-        boot.guest = "tiny"
-        [[vm.one.nic]]
-        mode = "user"
-        model = "{model}"
-        forward = ["tcp:127.0.0.1:5555:22"]
-    """
-    with scene.lab(lab) as guests:
-        one = guests["one"]
-        one.wait_until("ip -4 address show dev eth0 | grep -q 10.0.2.15/24")
-        one.succeeds("(echo hello from $(hostname) | nc -l -p 22 &)")
-        heard: list[str] = []
-        wait_for(lambda: bool(hear(5555, heard)))
-        assert heard[-1] == "hello from one\n"
+    one, number = lab["one"], MODELS[model]
+    one.wait_until(f"ip -4 address | grep -q 10.0.{number}.15/24")
+    one.succeeds("(echo hello from $(hostname) | nc -l -p 22 >/dev/null 2>&1 &)")
+    heard: list[str] = []
+    wait_for(lambda: bool(lab.inside(lambda: hear(5550 + number, heard))))
+    assert heard[-1] == "hello from one\n"
 
 
 def hear(port: int, heard: list[str]) -> str:
@@ -53,10 +62,11 @@ def hear(port: int, heard: list[str]) -> str:
     return line
 
 
-def test_a_vm_without_a_card_in_the_file_gets_one_in_user_mode(scene: Scene, unchanged: None) -> None:
-    with scene.lab('[vm.one]\nmemory = "128M"\naccel = "tcg"\nboot.guest = "tiny"\n') as guests:
-        assert "10.0.2.15/24" in guests["one"].succeeds("ip -4 address show dev eth0")
-        assert [(card["mode"], card["model"]) for card in scene.cards("one")] == [("user", "virtio-net-pci")]
+@in_user_mode
+def test_a_vm_without_a_card_in_the_file_gets_one_in_user_mode(lab: Bench) -> None:
+    bare = lab.guest("bare")
+    assert bare.wait_for_address() == "10.0.2.15"
+    assert [(card.mode, card.model) for card in bare.nics.values()] == [("user", "virtio-net-pci")]
 
 
 def test_check_notes_that_ping_may_not_answer_in_user_mode(scene: Scene) -> None:
@@ -68,174 +78,181 @@ def test_check_notes_that_ping_may_not_answer_in_user_mode(scene: Scene) -> None
 # ---------------------------------------------------------------- a private bridge
 
 
-def test_guests_of_a_private_network_see_each_other_and_nobody_else_sees_them(scene: Scene) -> None:
-    before = dump(scene.runtime)
-    with scene.lab(
-        EXAMPLES / "private-bridge.toml", "--set", "vm.alice.accel=tcg", "--set", "vm.bob.accel=tcg"
-    ) as guests:
-        guests["alice"].pings("10.77.0.2")
-        guests["bob"].pings("10.77.0.1")
-        links = json.loads(ip("-j", "address"))
-        (bridge,) = (link for link in links if link["ifname"] == "qn-lab")
-        assert bridge["addr_info"] == []
-        assert not host_pings("10.77.0.1", source="qn-lab")
-        macs = [link["address"] for link in links if link["ifname"] != "lo"]
-        macs += [card["mac"] for name in guests for card in scene.cards(name)]
-        assert len(set(macs)) == len(macs) == 5
-        for name in guests:
-            for card in scene.cards(name):
-                assert card["host_mac"] == "fe" + card["mac"][2:]
-        # even a host that tries is not heard: it has an address in that subnet only if it takes one
-        guests["alice"].cannot_ping("10.77.0.254")
-    found = left_behind(before, scene.runtime)
-    assert not found, found
+@pytest.mark.qemunet_lab(EXAMPLES / "private-bridge.toml", set=emulated("alice", "bob"), around=as_before)
+def test_guests_of_a_private_network_see_each_other_and_nobody_else_sees_them(lab: Bench) -> None:
+    alice, bob = lab
+    alice.succeeds(ping("10.77.0.2"))
+    bob.succeeds(ping("10.77.0.1"))
+    links = json.loads(lab.host.succeeds("ip -j address"))
+    (bridge,) = (link for link in links if link["ifname"] == "qn-lab")
+    assert bridge["addr_info"] == []
+    lab.host.fails(f"{ping('10.77.0.1', 2)} -I qn-lab")
+    cards = [card for guest in lab for card in guest.nics.values()]
+    macs = [link["address"] for link in links if link["ifname"] != "lo"] + [card.mac for card in cards]
+    assert len(set(macs)) == len(macs) == 5
+    assert all(card.host_mac == "fe" + card.mac[2:] for card in cards)
+    # even a host that tries is not heard: it has an address in that subnet only if it takes one
+    alice.fails(ping("10.77.0.254", 2))
 
 
 # ---------------------------------------------------------------- a routed tap
 
-
-@pytest.fixture
-def third_host(lan: Peer) -> Peer:
-    """A host behind this one that knows the way back to the guest."""
-    for subnet in ("10.0.0.0/30", "10.99.0.0/24", "10.5.5.0/24"):
-        lan.run("ip", "route", "add", subnet, "via", "192.0.2.1")
-    for name in ("eth1", "default"):
-        Path(f"/proc/sys/net/ipv4/conf/{name}/forwarding").write_text("0\n")
-    return lan
-
-
-def test_a_routed_tap_joins_guest_and_third_host(scene: Scene, third_host: Peer, unchanged: None) -> None:
-    """Both ways, and the subnet behind the guest too; afterwards forwarding is as before."""
-    with scene.lab(EXAMPLES / "routed-tap.toml", "--set", "vm.router.accel=tcg") as guests:
-        guests["router"].pings("10.0.0.1")
-        guests["router"].pings("192.0.2.2")
-        third_host.run("busybox", "ping", "-c", "2", "-W", "5", "10.0.0.2")
-        third_host.run("busybox", "ping", "-c", "2", "-W", "5", "10.99.0.1")
-        assert Path("/proc/sys/net/ipv4/conf/eth1/forwarding").read_text() == "1\n"
-        assert Path("/proc/sys/net/ipv4/conf/default/forwarding").read_text() == "0\n"
-    assert Path("/proc/sys/net/ipv4/conf/eth1/forwarding").read_text() == "0\n"
-
-
-def test_the_hosts_end_may_lie_in_another_subnet_than_the_guests(
-    scene: Scene, third_host: Peer, unchanged: None
-) -> None:
-    lab = """
-        [vm.router]
-        memory = "128M"
-        accel = "tcg"
-        boot.guest = "tiny"
-        [[vm.router.nic]]
-        mode = "tap"
-        address = ["10.0.0.1/32"]
-        routes = ["10.5.5.0/24"]
-        ip = ["10.5.5.2/24"]
-        gateway = "10.0.0.1"
+ROUTED = (EXAMPLES / "routed-tap.toml").read_text() + machine(
+    "other",
     """
-    with scene.lab(lab) as guests:
-        guests["router"].pings("192.0.2.2")
-        third_host.run("busybox", "ping", "-c", "2", "-W", "5", "10.5.5.2")
+    mode = "tap"
+    address = ["10.0.1.1/32"]
+    routes = ["10.5.5.0/24"]
+    ip = ["10.5.5.2/24"]
+    gateway = "10.0.1.1"
+    """,
+)
+
+
+@contextlib.contextmanager
+def before_a_third_host(host: Room) -> Iterator[Peer]:
+    """A host behind this one that knows the way back to the guests."""
+    with lans(host, 1) as third:
+        for subnet in ("10.0.0.0/30", "10.99.0.0/24", "10.5.5.0/24"):
+            third.run("ip", "route", "add", subnet, "via", "192.0.1.1")
+        for name in ("eth1", "default"):
+            Path(f"/proc/sys/net/ipv4/conf/{name}/forwarding").write_text("0\n")
+        with as_before(host):
+            yield third
+
+
+@contextlib.contextmanager
+def lans(host: Room, *numbers: int) -> Iterator[Peer]:
+    """A LAN for each number N: this host is 192.0.N.1 there, by its ``ethN``, and another one 192.0.N.2."""
+    with Peer() as peer:
+        for number in numbers:
+            join(peer, f"eth{number}", f"lan{number}")
+            # its IPv6 addresses come and go with the carrier, at any time
+            Path(f"/proc/sys/net/ipv6/conf/eth{number}/disable_ipv6").write_text("1")
+            ip("address", "add", f"192.0.{number}.1/24", "dev", f"eth{number}")
+            peer.run("ip", "address", "add", f"192.0.{number}.2/24", "dev", f"lan{number}")
+        yield peer
+
+
+routed = pytest.mark.qemunet_lab(ROUTED, set=emulated("router"), around=before_a_third_host)
+
+
+@routed
+def test_a_routed_tap_joins_guest_and_third_host(lab: Bench) -> None:
+    """Both ways, and the subnet behind the guest too; afterwards forwarding is as before."""
+    lab["router"].succeeds(ping("10.0.0.1"), ping("192.0.1.2"))
+    for address in ("10.0.0.2", "10.99.0.1"):
+        lab.around.run(*ping(address).split())
+    forwarding = "cat /proc/sys/net/ipv4/conf/{}/forwarding"
+    assert lab.host.succeeds(forwarding.format("eth1"), forwarding.format("default")) == "1\n0\n"
+
+
+@routed
+def test_the_hosts_end_may_lie_in_another_subnet_than_the_guests(lab: Bench) -> None:
+    lab["other"].succeeds(ping("192.0.1.2"))
+    lab.around.run(*ping("10.5.5.2").split())
 
 
 # ---------------------------------------------------------------- macvtap
 
-MACVTAP = """
-    [vm.one]
-    memory = "128M"
-    accel = "tcg"
-    boot.guest = "tiny"
-    [[vm.one.nic]]
-    mode = "macvtap"
-    parent = "eth1"
-    macvtap = "{mode}"
-    ip = ["192.0.2.11/24"]
-"""
+
+def macvtap(number: int, mode: str, own: int, *more: str) -> str:
+    """A card on the LAN of a number."""
+    ips = [f"192.0.{number}.{own}/24"] + [f"2001:db8::{own}/64"] * bool(more)
+    lines = [f'parent = "eth{number}"', f'macvtap = "{mode}"', f"ip = {ips}", *more]
+    return "\n".join(['mode = "macvtap"', *lines])
 
 
-def two(mode: str) -> str:
-    one = MACVTAP.format(mode=mode)
-    return one + one.replace("one", "two").replace("192.0.2.11", "192.0.2.12")
+def on_every_lan(name: str, own: int) -> str:
+    cards = [macvtap(number, mode, own) for number, mode in enumerate(("bridge", "private", "vepa"), 1)]
+    return machine(name, *cards, macvtap(4, "bridge", own, "host-macvlan = true"))
 
 
-def test_macvtap_bridge_joins_the_guests_and_the_lan(scene: Scene, lan: Peer, unchanged: None) -> None:
-    with scene.lab(two("bridge")) as guests:
-        guests["one"].pings("192.0.2.12")
-        guests["one"].pings("192.0.2.2")
-        guests["two"].pings("192.0.2.2")
-        lan.run("busybox", "ping", "-c", "2", "-W", "5", "192.0.2.11")
-        guests["one"].cannot_ping("192.0.2.1")  # the host itself, which is how macvtap works
+TWO = on_every_lan("one", 11) + on_every_lan("two", 12) + machine("alone", macvtap(5, "passthru", 11))
+LATER = machine("three", macvtap(4, "bridge", 13, "host-macvlan = true"))
 
 
-def test_a_macvlan_of_the_host_joins_host_and_guests(scene: Scene, lan: Peer) -> None:
+@contextlib.contextmanager
+def five_lans(host: Room) -> Iterator[Peer]:
+    """The third one has a switch, and the fourth one IPv6."""
+    with lans(host, 1, 2, 3, 4, 5) as peer:
+        peer.run("ip", "link", "add", "sw", "type", "bridge")
+        peer.run("ip", "address", "del", "192.0.3.2/24", "dev", "lan3")
+        peer.run("ip", "address", "add", "192.0.3.2/24", "dev", "sw")
+        peer.run("ip", "link", "set", "sw", "up")
+        peer.run("ip", "link", "set", "lan3", "master", "sw")
+        ip("link", "set", "eth4", "addrgenmode", "none")
+        Path("/proc/sys/net/ipv6/conf/eth4/disable_ipv6").write_text("0")
+        ip("address", "add", "2001:db8::1/64", "dev", "eth4", "nodad")
+        peer.run("ip", "address", "add", "2001:db8::2/64", "dev", "lan4", "nodad")
+        wait_for(lambda: "ff00::/8" in ip("-6", "route", "show", "table", "local", "dev", "eth4"))  # after the carrier
+        with as_before(host):
+            yield peer
+
+
+on_lans = pytest.mark.qemunet_lab(TWO, around=five_lans)
+
+
+@on_lans
+def test_macvtap_bridge_joins_the_guests_and_the_lan(lab: Bench) -> None:
+    one, two = lab["one"], lab["two"]
+    one.succeeds(ping("192.0.1.12"), ping("192.0.1.2"))
+    two.succeeds(ping("192.0.1.2"))
+    lab.around.run(*ping("192.0.1.11").split())
+    one.fails(ping("192.0.1.1", 2))  # the host itself, which is how macvtap works
+
+
+@on_lans
+def test_macvtap_private_keeps_the_guests_apart(lab: Bench) -> None:
+    lab["one"].succeeds(ping("192.0.2.2"))
+    lab["two"].succeeds(ping("192.0.2.2"))
+    lab["one"].fails(ping("192.0.2.12", 2))
+
+
+@on_lans
+def test_macvtap_vepa_joins_the_guests_only_by_way_of_a_hairpin_switch(lab: Bench) -> None:
+    one = lab["one"]
+    one.succeeds(ping("192.0.3.2"))
+    one.fails(ping("192.0.3.12", 2))
+    lab.around.run("bridge", "link", "set", "dev", "lan3", "hairpin", "on")
+    one.wait_until(ping("192.0.3.12", 1))
+    lab.around.run("bridge", "link", "set", "dev", "lan3", "hairpin", "off")
+
+
+@on_lans
+def test_macvtap_passthru_has_the_parent_for_itself(lab: Bench, tmp_path: Path) -> None:
+    alone = lab.guest("alone")
+    alone.succeeds(ping("192.0.5.2"))
+    (parent,) = json.loads(lab.host.succeeds("ip -j link show dev eth5"))
+    assert alone.nics["net0"].mac == parent["address"]
+    other = tmp_path / "other.toml"
+    other.write_text(machine("late", macvtap(5, "bridge", 12)))
+    done = lab.host.execute([QEMUNET, "run", "-d", str(other)])
+    assert (done.status, "eth5" in done.stderr) == (6, True), done
+    alone.succeeds(ping("192.0.5.2"))
+
+
+@on_lans
+def test_a_macvlan_of_the_host_joins_host_and_guests(lab: Bench, tmp_path: Path) -> None:
     """Both ways and in both families. The LAN finds the host where it always was, and nothing of it is left after."""
-    ip("link", "set", "eth1", "addrgenmode", "none")
-    Path("/proc/sys/net/ipv6/conf/eth1/disable_ipv6").write_text("0")
-    ip("address", "add", "2001:db8::1/64", "dev", "eth1", "nodad")
-    lan.run("ip", "address", "add", "2001:db8::2/64", "dev", "lan0", "nodad")
-    wait_for(lambda: "ff00::/8" in ip("-6", "route", "show", "table", "local", "dev", "eth1"))  # after the carrier
-    before = dump(scene.runtime)
-    parent = ip("address", "show", "dev", "eth1")
-    one = MACVTAP.format(mode="bridge").replace(
-        'ip = ["192.0.2.11/24"]', 'ip = ["192.0.2.11/24", "2001:db8::11/64"]\nhost-macvlan = true'
-    )
-    two = MACVTAP.format(mode="bridge").replace("one", "two").replace('.11/24"]', '.12/24"]\nhost-macvlan = true')
-    with scene.lab(one + two) as guests:
-        for address in ("192.0.2.1", "2001:db8::1"):
-            lan.run("busybox", "ping", "-c", "2", "-W", "5", address)
-            guests["one"].pings(address)
-        guests["two"].pings("192.0.2.1")
-        for address in ("192.0.2.11", "192.0.2.12", "2001:db8::11", "192.0.2.2"):
-            assert host_pings(address)
-        guests["one"].pings("192.0.2.2")
-        assert ip("address", "show", "dev", "eth1") == parent
-        (host,) = json.loads(ip("-j", "link", "show", "dev", "eth1"))
-        known = json.loads(lan.run("ip", "-j", "neighbour").stdout)
-        seen = {one["lladdr"] for one in known if one["dst"] in ("192.0.2.1", "2001:db8::1")}
-        assert seen == {host["address"]}
-        other = scene.folder / "other.toml"
-        other.write_text(two.replace("two", "three").replace(".12/24", ".13/24"))
-        scene.qemunet("run", "-d", str(other))
-        assert "192.0.2.13" in ip("route")
-        scene.qemunet("stop", "--force", "three")
-        assert "192.0.2.13" not in ip("route")
-        guests["one"].pings("192.0.2.1")  # the macvlan is there as long as somebody needs it
-    found = left_behind(before, scene.runtime)
-    assert not found, found
-
-
-def test_macvtap_private_keeps_the_guests_apart(scene: Scene, lan: Peer, unchanged: None) -> None:
-    with scene.lab(two("private")) as guests:
-        guests["one"].pings("192.0.2.2")
-        guests["two"].pings("192.0.2.2")
-        guests["one"].cannot_ping("192.0.2.12")
-
-
-def test_macvtap_vepa_joins_the_guests_only_by_way_of_a_hairpin_switch(scene: Scene, unchanged: None) -> None:
-    with Peer() as switch:
-        ip("link", "add", "eth1", "type", "veth", "peer", "name", "port", "netns", str(switch.pid))
-        ip("link", "set", "eth1", "up")
-        switch.run("ip", "link", "add", "sw", "type", "bridge")
-        switch.run("ip", "address", "add", "192.0.2.2/24", "dev", "sw")
-        switch.run("ip", "link", "set", "sw", "up")
-        switch.run("ip", "link", "set", "port", "master", "sw", "up")
-        with scene.lab(two("vepa")) as guests:
-            guests["one"].pings("192.0.2.2")
-            guests["one"].cannot_ping("192.0.2.12")
-            # its kernel may have asked for the address for the last time, and what is sent now would go down with that
-            guests["one"].wait_until("! ip neigh show | grep -q '^192.0.2.12 .*INCOMPLETE'")
-            switch.run("bridge", "link", "set", "dev", "port", "hairpin", "on")
-            guests["one"].pings("192.0.2.12")
-        ip("link", "del", "eth1")
-
-
-def test_macvtap_passthru_has_the_parent_for_itself(scene: Scene, lan: Peer, unchanged: None) -> None:
-    with scene.lab(MACVTAP.format(mode="passthru")) as guests:
-        guests["one"].pings("192.0.2.2")
-        (parent,) = json.loads(ip("-j", "link", "show", "dev", "eth1"))
-        assert [card["mac"] for card in scene.cards("one")] == [parent["address"]]
-        other = scene.folder / "other.toml"
-        other.write_text(MACVTAP.format(mode="bridge").replace("one", "two"))
-        assert "eth1" in scene.qemunet("run", "-d", str(other), status=6)
-        guests["one"].pings("192.0.2.2")
+    one, host = lab.guest("one"), ("192.0.4.1", "2001:db8::1")
+    for address in host:
+        lab.around.run(*ping(address).split())
+        one.succeeds(ping(address))
+    lab["two"].succeeds(ping("192.0.4.1"))
+    for address in ("192.0.4.11", "192.0.4.12", "2001:db8::11", "192.0.4.2"):
+        lab.host.succeeds(ping(address))
+    one.succeeds(ping("192.0.4.2"))
+    (parent,) = json.loads(lab.host.succeeds("ip -j address show dev eth4"))
+    assert {one["local"] for one in parent["addr_info"]} == {*host}
+    known = json.loads(lab.around.run("ip", "-j", "neighbour").stdout)
+    assert {one["lladdr"] for one in known if one["dst"] in host} == {parent["address"]}
+    (tmp_path / "other.toml").write_text(LATER)
+    lab.qemunet("run", "-d", str(tmp_path / "other.toml"))
+    assert "192.0.4.13" in lab.host.succeeds("ip route")
+    lab.qemunet("stop", "--force", "three")
+    assert "192.0.4.13" not in lab.host.succeeds("ip route")
+    one.succeeds(ping("192.0.4.1"))  # the macvlan is there as long as somebody needs it
 
 
 # ---------------------------------------------------------------- QEMU started by hand
@@ -261,7 +278,7 @@ def test_a_qemu_started_by_hand_has_its_tap_plugged_in_by_the_script(scene: Scen
 
 
 @contextlib.contextmanager
-def by_hand(scene: Scene, mac: str) -> Iterator[Guest]:
+def by_hand(scene: Scene, mac: str) -> Iterator[consoles.Guest]:
     """Start the built-in guest as a user of qemu-ifup scripts does; power it off."""
     image = build(print)
     scripts = TREE / "ifup_scripts"
@@ -274,7 +291,7 @@ def by_hand(scene: Scene, mac: str) -> Iterator[Guest]:
     argv += ["-device", f"virtio-net-pci,netdev=n0,mac={mac}"]
     with subprocess.Popen(argv, env={**scene.environment, "QEMUNET_BRIDGE": "br7"}) as qemu:
         wait_for(lambda: (scene.folder / "console.log").exists() and (scene.folder / "console.sock").exists())
-        guest = Guest("hand", scene.folder)
+        guest = consoles.Guest("hand", scene.folder)
         try:
             guest.await_ready()
             yield guest

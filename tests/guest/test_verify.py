@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qemunet.guest import image
 from qemunet.testing.bench import Bench, Guest
-from tests import namespace
+from tests.guest.around import as_before
 
 LAB = """
 [lab]
@@ -99,16 +98,7 @@ allow = false
 timeout = "2s"
 """
 
-pytestmark = [pytest.mark.guest, pytest.mark.qemunet_lab(LAB, timeout=240)]
-
-
-@pytest.fixture
-def lab(request: pytest.FixtureRequest) -> Bench:
-    if why := namespace.lack():
-        pytest.skip(why)
-    image.build(print)
-    found: Bench = request.getfixturevalue("qemunet_lab")
-    return found
+pytestmark = [pytest.mark.guest, pytest.mark.qemunet_lab(LAB, around=as_before)]
 
 
 @pytest.fixture
@@ -157,3 +147,19 @@ def test_a_cable_that_is_pulled_keeps_a_guest_out(lab: Bench, guests: tuple[Gues
     peer.fails("busybox ping -c 2 -W 1 192.168.60.2")
     db.link_up("net1")
     peer.wait_until("busybox ping -c 1 -W 1 192.168.60.2")
+
+
+def test_a_guest_whose_power_has_failed_is_started_again(lab: Bench, guests: tuple[Guest, Guest]) -> None:
+    """It is the same one to the test, and has its address when that is waited for; the others went on."""
+    web, db = guests
+    pids = web.vm.pid, db.vm.pid
+    with pytest.raises(AssertionError, match=r"web: no IPv6 address of net0 in 1 s; known are: 192.168.50.1"):
+        web.wait_for_address(version=6, timeout=1)
+    web.crash()
+    lab["peer"].succeeds("busybox ping -c 1 -W 5 192.168.60.2")
+    web.start()
+    assert (web.vm.pid == pids[0], db.vm.pid == pids[1]) == (False, True)
+    assert web.wait_for_address() in web.addresses
+    assert db.wait_for_address("net1", version=6) == "fd06::2"
+    assert web.nics["net0"].network == "lan"
+    db.succeeds(f"ping -c 1 -W 5 {web.addresses[0]}")
