@@ -17,7 +17,7 @@ from qemunet.plan import live
 if typing.TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from qemunet.config.spec import NicSpec
+    from qemunet.config.spec import NetnsSpec, NicSpec
     from qemunet.facts import Facts
     from qemunet.host.linux import LinuxHost
     from qemunet.model.lab import Lab
@@ -171,7 +171,8 @@ def _of_file(record: VmRecord, up: Mapping[str, LabSpec]) -> dict[str, LabSpec]:
     """Return the networks of a vm's lab file, with what those that are up forward now: that goes with the cards."""
     try:
         spec = read.load(record.file)
-        spec = replace(spec, networks=tuple(_forwarding(network, up) for network in spec.networks))
+        spaces = tuple(_named(space, record, up) for space in spec.spaces)
+        spec = replace(spec, networks=tuple(_forwarding(network, up) for network in spec.networks), spaces=spaces)
         spec = served.by_address(spec)
         return {network.name: spec for network in spec.networks}
     except ConfigError:  # it has changed, or is gone; what runs does not need it
@@ -181,6 +182,12 @@ def _of_file(record: VmRecord, up: Mapping[str, LabSpec]) -> dict[str, LabSpec]:
 def _forwarding(network: NetworkSpec, up: Mapping[str, LabSpec]) -> NetworkSpec:
     there = up[network.name].network(network.name) if network.name in up else None
     return network if there is None or network.external else replace(network, forward=there.forward)
+
+
+def _named(space: NetnsSpec, record: VmRecord, up: Mapping[str, LabSpec]) -> NetnsSpec:
+    """Return a namespace that is visible or not as it is by now, which may have been set beside the file."""
+    there = (other.netns(space.name) for other in up.values() if other.name == record.lab)
+    return next((replace(space, named=one.named) for one in there if one is not None), space)
 
 
 def _of_runtime(runtime: Runtime) -> dict[str, LabSpec]:
