@@ -10,12 +10,12 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
 from tests.guest.cards import Stage, empty_stage, end_everything
-from tests.guest.scene import TREE, Guest
+from tests.guest.scene import TREE
 from tests.wires import SILENCE, Machine, machine, why, wire
 
 EXAMPLES = TREE / "examples"
@@ -117,7 +117,15 @@ def emulated(*vms: str) -> list[str]:
 # ---------------------------------------------------------------- what guests and others have of each other
 
 
-def leased(guest: Guest, card: str = "eth0") -> str:
+class Shell(Protocol):
+    """A guest, at its console or in a lab of the pytest plugin."""
+
+    def succeeds(self, command: str, /) -> str: ...
+    def fails(self, command: str, /) -> str: ...
+    def wait_until(self, command: str, /) -> str: ...
+
+
+def leased(guest: Shell, card: str = "eth0") -> str:
     """The address that a guest has got on a card, once it has one."""
     return guest.wait_until(f"cat /run/{card}.addresses").strip()
 
@@ -127,7 +135,7 @@ def between(address: str, first: str, last: str) -> bool:
     return low <= it <= high
 
 
-def seen(guest: Guest, address: str, server: socket.socket, *, own_port: int = 0) -> tuple[str, int]:
+def seen(guest: Shell, address: str, server: socket.socket, *, own_port: int = 0) -> tuple[str, int]:
     """Whom a server sees when a guest talks to it at an address; both hear each other."""
     source = f"-p {own_port} " if own_port else ""
     port = server.getsockname()[1]
@@ -148,7 +156,7 @@ def page(who: Machine, address: str, port: int) -> str:
     return who.run(*argv, check=False).stdout.strip()
 
 
-def page_for(guest: Guest, address: str, port: int) -> str:
+def page_for(guest: Shell, address: str, port: int) -> str:
     """What a web server says to a guest."""
     return guest.succeeds(f"timeout 20 wget -q -O - http://{address}:{port}/").strip()
 
@@ -169,7 +177,7 @@ def answers(who: Machine, address: str) -> bool:
     return who.run("busybox", "ping", "-c", "2", "-W", "1", address, check=False).returncode == 0
 
 
-def refused(guest: Guest, address: str, port: int) -> str:
+def refused(guest: Shell, address: str, port: int) -> str:
     """What a guest is told of an address with which it cannot connect."""
     return guest.fails(f"nc -w 5 {address} {port} </dev/null")
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
-import time
 from collections.abc import Iterator
 
 import pytest
 
-from qemunet.host import spaces
-from tests import namespace
-from tests.guest.cards import Stage, empty_stage, end_everything, links, until
-from tests.guest.managed import emulated, seen
-from tests.guest.scene import TREE, Guest
-
-pytestmark = [pytest.mark.root, pytest.mark.guest]
+from qemunet.testing.bench import Bench, Room, Seat
+from tests.guest.around import as_before, emulated, links, ping, shown
+from tests.guest.cards import until
+from tests.guest.managed import seen
+from tests.guest.scene import TREE
 
 BRIDGED = (TREE / "examples" / "switch-in-a-namespace.toml").read_text()
 FRONT = """
@@ -30,102 +26,86 @@ b-address = "192.168.5.100/24"
 """
 PATIENCE = 30.0
 
-
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """A switch with two guests and two namespaces."""
-    if why := namespace.lack():
-        pytest.skip(why)
-    with namespace.own_run(), empty_stage(tmp_path_factory.mktemp("inner")) as stage:
-        before, shown = links(), os.listdir("/run")
-        bridged = str(stage.scene.write(BRIDGED + FRONT))
-        stage.succeeds("run", "-d", bridged, *emulated("kali1", "kali2"))
-        yield stage
-        assert not end_everything(stage)
-        assert (links(), os.listdir("/run")) == (before, shown)
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.guest,
+    pytest.mark.qemunet_lab(BRIDGED + FRONT, set=emulated("kali1", "kali2"), around=as_before),
+]
 
 
-def listening(stage: Stage, netns: str) -> socket.socket:
-    return spaces.place(str(stage.scene.runtime), netns).inside(lambda: socket.create_server(("", 0)))
+@contextlib.contextmanager
+def listening(room: Room) -> Iterator[socket.socket]:
+    with room.inside(lambda: socket.create_server(("", 0))) as server:
+        yield server
 
 
-def connected(stage: Stage, netns: str, address: str, port: int) -> socket.socket:
-    """A connection from a namespace, when there is somebody who takes it."""
-    place, deadline = spaces.place(str(stage.scene.runtime), netns), time.monotonic() + PATIENCE
-    while True:
-        with contextlib.suppress(OSError):
-            return place.inside(lambda: socket.create_connection((address, port), 2))
-        assert time.monotonic() < deadline, f"nobody is at {address}"
-
-
-def pings(stage: Stage, netns: str, address: str) -> bool:
-    words = ("exec", netns, "--", "busybox", "ping", "-c", "1", "-W", "2", address)
-    return stage.does(*words).returncode == 0
-
-
-def wait_for_ping(stage: Stage, netns: str, address: str) -> None:
-    until(lambda: pings(stage, netns, address), f"{netns} reaches {address}")
-
-
-def hostname(stage: Stage, netns: str) -> str:
-    return stage.succeeds("exec", netns, "--", "hostname").stdout.strip()
-
-
-def shown(stage: Stage, netns: str) -> set[str]:
-    said = json.loads(stage.succeeds("exec", netns, "--", "ip", "-json", "link").stdout)
-    return {link["ifname"] for link in said}
-
-
-def serve(guest: Guest) -> None:
+def serve(guest: Seat) -> None:
     guest.succeeds("(echo from-the-guest | nc -l -p 7777 >/run/got 2>&1 &)")
 
 
-def test_guests_and_namespaces_meet_on_a_switch_that_the_host_does_not_see(stage: Stage) -> None:
+def hears(room: Room, address: str) -> bytes:
+    """What comes from a port of a guest, when there is somebody who takes the connection."""
+    said: list[bytes] = []
+
+    def heard() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection((address, 7777), PATIENCE) as client:
+            said.append(client.recv(100))
+        return bool(said)
+
+    until(lambda: room.inside(heard), f"somebody is at {address}")
+    return said[0]
+
+
+def test_guests_and_namespaces_meet_on_a_switch_that_the_host_does_not_see(lab: Bench) -> None:
     """Ping and TCP both ways between all of them; the host has neither the bridge nor a port of it."""
-    one, two = stage.guest("kali1"), stage.guest("kali2")
-    assert [hostname(stage, name) for name in ("netns1", "netns2", "sw1")] == ["netns1", "netns2", "sw1"]
-    assert shown(stage, "netns1") == {"lo", "veth11"}
-    assert {"br0", "qn-kali1-net0", "qn-kali2-net0"} <= shown(stage, "sw1")
-    assert not links() & shown(stage, "sw1") - {"lo"}
+    one, two = lab
+    netns1, netns2, switch = (lab.rooms[name] for name in ("netns1", "netns2", "sw1"))
+    assert [room.succeeds("hostname") for room in (netns1, netns2, switch)] == ["netns1\n", "netns2\n", "sw1\n"]
+    assert links(netns1) == {"lo", "veth11"}
+    assert {"br0", "qn-kali1-net0", "qn-kali2-net0"} <= links(switch)
+    assert not links(lab.host) & links(switch) - {"lo"}
     for address in ("192.168.5.1", "192.168.5.2", "192.168.5.12"):
-        one.wait_until(f"ping -c 1 -W 2 {address}")
+        one.wait_until(ping(address))
     for address in ("192.168.5.1", "192.168.5.2", "192.168.5.11", "192.168.5.12"):
-        wait_for_ping(stage, "netns1", address)
-    with listening(stage, "netns1") as server:
+        netns1.wait_until(ping(address))
+    with listening(netns1) as server:
         assert seen(two, "192.168.5.1", server)[0] == "192.168.5.12"
     serve(two)
-    with connected(stage, "netns2", "192.168.5.12", 7777) as client:
-        client.settimeout(PATIENCE)
-        assert client.recv(100) == b"from-the-guest\n"
+    assert hears(netns2, "192.168.5.12") == b"from-the-guest\n"
     serve(two)
     assert "from-the-guest" in one.wait_until("nc -w 5 192.168.5.12 7777 </dev/null")
 
 
-def test_a_card_goes_out_of_the_namespace_and_back(stage: Stage) -> None:
+def test_a_card_goes_out_of_the_namespace_and_back(lab: Bench) -> None:
     """It is unplugged and plugged in again: a tap stays in the namespace that it was made in."""
-    two = stage.guest("kali2")
-    assert stage.set("kali2", "net0", "--network", "front")["netns"] is None
-    assert "qn-kali2-net0" in links() - shown(stage, "sw1")
-    two.wait_until("ping -c 1 -W 2 192.168.5.100")
-    two.fails("ping -c 1 -W 1 192.168.5.1")
-    assert stage.set("kali2", "net0", "--network", "inner")["netns"] == "sw1"
-    assert "qn-kali2-net0" in shown(stage, "sw1") - links()
-    two.wait_until("ping -c 1 -W 2 192.168.5.1")
-    two.fails("ping -c 1 -W 1 192.168.5.100")
+    two, switch = lab.guest("kali2"), lab["sw1"]
+    assert two.vm.move_nic("net0", "front").netns is None
+    assert "qn-kali2-net0" in links(lab.host) - links(switch)
+    two.wait_until(ping("192.168.5.100", 2))
+    two.fails(ping("192.168.5.1", 1))
+    assert two.vm.move_nic("net0", "inner").netns == "sw1"
+    assert "qn-kali2-net0" in links(switch) - links(lab.host)
+    two.wait_until(ping("192.168.5.1", 2))
+    two.fails(ping("192.168.5.100", 1))
 
 
-def test_a_card_that_comes_and_goes_is_in_the_namespace(stage: Stage) -> None:
+def test_a_card_that_comes_and_goes_is_in_the_namespace(lab: Bench) -> None:
     """Its cable too, and what a guard of it has dropped is counted there."""
-    two = stage.guest("kali2")
-    added = stage.add("kali2", "--network", "inner", "--guard", "mac")
-    assert added["netns"] == "sw1"
-    assert added["ifname"] in shown(stage, "sw1")
-    name = stage.give("kali2", added["mac"], "192.168.77.2/24")
-    two.succeeds(f"ip link set {name} down; ip link set {name} address 02:00:00:00:00:77; ip link set {name} up")
-    two.run("ping -c 2 -W 1 192.168.77.1")
-    until(lambda: any(stage.cards("kali2")[added["id"]]["dropped"].values()), "what it sends is dropped")
-    assert stage.set("kali2", added["id"], "--link", "down")["link"] == "down"
-    said = stage.succeeds("exec", "sw1", "--", "ip", "-json", "link", "show", added["ifname"]).stdout
-    assert json.loads(said)[0]["operstate"] == "DOWN"
-    stage.remove("kali2", added["id"])
-    assert added["ifname"] not in shown(stage, "sw1")
+    two, switch = lab.guest("kali2"), lab["sw1"]
+    added = two.vm.add_nic(network="inner", guard="mac")
+    assert (added.netns, added.ifname in links(switch)) == ("sw1", True)
+    name = added.guest_ifname
+    two.succeeds(f"ip link set {name} address 02:00:00:00:00:77 && ip addr add 192.168.77.2/24 dev {name}")
+    two.succeeds(f"ip link set {name} up")
+    two.fails(ping("192.168.77.1", 2))
+    until(lambda: any(dropped(lab, added.id).values()), "what it sends is dropped")
+    assert two.vm.set_link(added, up=False).link == "down"
+    assert shown(switch, "link", "show", str(added.ifname))[0]["operstate"] == "DOWN"
+    two.vm.remove_nic(added)
+    assert added.ifname not in links(switch)
+
+
+def dropped(lab: Bench, card: str) -> dict[str, int]:
+    every = json.loads(lab.qemunet("nic", "list", "kali2", "--json"))
+    (found,) = (one["dropped"] for one in every if one["id"] == card)
+    return dict(found)
