@@ -11,16 +11,7 @@ from qemunet.guest import image
 from qemunet.testing.bench import Bench
 from tests import namespace
 from tests.dump import dump, left_behind
-from tests.guest.managed import Turns
 from tests.guest.scene import Peer, Scene, ip, join
-
-
-@pytest.fixture(scope="module")
-def turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turns]:
-    """Places of which one at a time is there, for the tests of one file."""
-    found = Turns(tmp_path_factory)
-    yield found
-    found.end()
 
 
 @pytest.fixture

@@ -1,20 +1,19 @@
-"""A host between two networks of others, the labs that it runs, and what they and its guests have of each other."""
+"""A host between two networks of others, and what guests and others have of each other."""
 
 from __future__ import annotations
 
 import contextlib
 import ipaddress
 import json
+import os
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-import pytest
-
-from tests.guest.cards import Stage, empty_stage, end_everything
+from qemunet.testing.bench import Bench, Room
+from tests.guest.around import as_before, emulated
 from tests.guest.scene import TREE
 from tests.wires import SILENCE, Machine, machine, why, wire
 
@@ -22,7 +21,6 @@ EXAMPLES = TREE / "examples"
 PATIENCE = 30.0  # seconds that a guest may take to say something under emulation on a busy machine
 HOST, BEYOND = "203.0.113.1", "203.0.113.2"
 HOST_ELSEWHERE, ELSEWHERE = "198.51.100.1", "198.51.100.2"
-T = TypeVar("T")
 REFUSED = {"EHOSTUNREACH", "EACCES"}  # what is told of a packet that is prohibited
 
 
@@ -30,70 +28,55 @@ REFUSED = {"EHOSTUNREACH", "EACCES"}  # what is told of a packet that is prohibi
 class Site:
     """A host: ``eth0`` is 203.0.113.1 and leads to `beyond`, ``eth1`` is 198.51.100.1 and leads to `elsewhere`."""
 
-    stage: Stage
     home: Machine
     beyond: Machine
     elsewhere: Machine
-    others: list[Machine] = field(default_factory=list)
-
-    def leases(self, *networks: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self.stage.succeeds("net", "leases", "--json", *networks).stdout)
-        return found
-
-    @contextlib.contextmanager
-    def lab(self, *runs: Sequence[str]) -> Iterator[str]:
-        """Run labs; give what that said; end all guests, after which the host is as it was."""
-        before = self.stage.look()
-        said = "".join(self.stage.succeeds("run", "-d", *words).stderr for words in runs)
-        try:
-            yield said
-        finally:
-            failed = end_everything(self.stage)
-            for one in (self.home, self.beyond, self.elsewhere, *self.others):
-                for sock in one.sockets:
-                    sock.close()
-        assert not failed, failed
-        self.stage.is_as(before, 10)
-
-
-class Turns:
-    """Of several places, each with its guests, one is there at a time: the last that was asked for."""
-
-    def __init__(self, folders: pytest.TempPathFactory) -> None:
-        self._folders = folders
-        self._make: object = None
-        self._found: Any = None
-        self._stack = contextlib.ExitStack()
-
-    def at(self, make: Callable[[Path], contextlib.AbstractContextManager[T]]) -> T:
-        """What `make` makes in a folder of its own; the same as long as nothing else is asked for."""
-        if make is not self._make:
-            self.end()
-            self._found = self._stack.enter_context(make(self._folders.mktemp("place")))
-            self._make = make
-        found: T = self._found
-        return found
-
-    def end(self) -> None:
-        """End what is there, and see that nothing of it is left."""
-        self._make = None
-        self._stack.close()
 
 
 @contextlib.contextmanager
-def site(folder: Path) -> Iterator[Site]:
-    """A host in a namespace of its own, and its surroundings, which are gone with it."""
-    with empty_stage(folder) as stage, machine("beyond") as beyond, machine("elsewhere") as elsewhere:
-        home = Machine("home")
+def empty_site() -> Iterator[Site]:
+    """A host in the namespace of the caller, and its surroundings, which are gone with it."""
+    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    home = Machine("home", here)
+    with machine("beyond") as beyond, machine("elsewhere") as elsewhere:
         uplink(home, "eth0", HOST, beyond, BEYOND)
         uplink(home, "eth1", HOST_ELSEWHERE, elsewhere, ELSEWHERE)
         try:
-            yield Site(stage, home, beyond, elsewhere)
+            yield Site(home, beyond, elsewhere)
         finally:
-            end_everything(stage)
-            home.close()
             for name in ("eth0", "eth1"):
                 home.ip("link", "del", name)
+            home.close()
+
+
+@contextlib.contextmanager
+def kept(host: Room, *machines: Machine) -> Iterator[None]:
+    """What is there before a lab is the same after it, without what tests have opened on some machines."""
+    with as_before(host):
+        yield
+        for one in machines:
+            for sock in one.sockets:
+                sock.close()
+
+
+@contextlib.contextmanager
+def site(host: Room) -> Iterator[Site]:
+    """The surroundings of a lab."""
+    with empty_site() as here, kept(host, here.home, here.beyond, here.elsewhere):
+        yield here
+
+
+def leases(lab: Bench, *networks: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(lab.qemunet("net", "leases", "--json", *networks))
+    return found
+
+
+@contextlib.contextmanager
+def heard(lab: Bench, **wanted: object) -> Iterator[None]:
+    """Check that an event with these details is told, from now to some time after."""
+    with lab.lab.events() as events:
+        yield
+        next(event for event in events if wanted.items() <= {"event": event.kind, **event.details}.items())
 
 
 def uplink(home: Machine, name: str, own: str, other: Machine, there: str) -> None:
@@ -107,11 +90,7 @@ def uplink(home: Machine, name: str, own: str, other: Machine, there: str) -> No
 
 def example(name: str, *vms: str) -> list[str]:
     """The words that run an example, with guests that are emulated."""
-    return [str(EXAMPLES / f"{name}.toml"), *emulated(*vms)]
-
-
-def emulated(*vms: str) -> list[str]:
-    return [word for vm in vms for word in ("--set", f"vm.{vm}.accel=tcg")]
+    return [str(EXAMPLES / f"{name}.toml"), *(word for key in emulated(*vms) for word in ("--set", key))]
 
 
 # ---------------------------------------------------------------- what guests and others have of each other

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from qemunet.host import daemons
+from qemunet.testing.bench import Bench, Room
+from tests.guest.around import emulated, ping
 from tests.guest.cards import until
 from tests.guest.managed import (
     BEYOND,
@@ -18,14 +20,13 @@ from tests.guest.managed import (
     HOST,
     REFUSED,
     Site,
-    Turns,
     answers,
     between,
-    emulated,
-    example,
+    heard,
     hears_nothing,
     knock,
     leased,
+    leases,
     page,
     page_for,
     refused,
@@ -47,180 +48,177 @@ WEB = "192.168.122.80"
 # ---------------------------------------------------------------- behind the host's address
 
 
-@contextlib.contextmanager
-def behind_the_host(folder: Path) -> Iterator[Site]:
-    """The example, and a network more, that nobody is on yet."""
-    with site(folder) as here:
-        file = here.stage.scene.write((EXAMPLES / "nat.toml").read_text() + OFFICE)
-        with here.lab([str(file), *emulated("web", "desk")]):
-            yield here
+# The example, and a network more, that nobody is on yet.
+behind_the_host = pytest.mark.qemunet_lab(
+    (EXAMPLES / "nat.toml").read_text() + OFFICE, set=emulated("web", "desk"), around=site
+)
 
 
-@pytest.fixture
-def nat(turns: Turns) -> Site:
-    return turns.at(behind_the_host)
-
-
-def test_guests_get_addresses_by_dhcp_and_the_reserved_one_at_that(nat: Site) -> None:
+@behind_the_host
+def test_guests_get_addresses_by_dhcp_and_the_reserved_one_at_that(lab: Bench) -> None:
     """Those of the range, which is what `net leases` and `status` say as well."""
-    web, desk = (nat.stage.guest(name) for name in ("web", "desk"))
+    web, desk = lab
     assert "192.168.122" not in web.succeeds("cat /proc/cmdline")
     assert leased(web) == WEB
     address = leased(desk)
     assert between(address, "192.168.122.101", "192.168.122.254")
-    cards = {name: nat.stage.cards(name)["net0"] for name in ("web", "desk")}
-    rows = {(one["network"], one["vm"], one["nic"], one["mac"], one["hostname"], one["ip"]) for one in nat.leases()}
+    cards = {one.name: one.nics["net0"] for one in lab}
+    rows = {(one["network"], one["vm"], one["nic"], one["mac"], one["hostname"], one["ip"]) for one in leases(lab)}
     given = {"web": WEB, "desk": address}
-    assert rows == {("lab", name, "net0", cards[name]["mac"], name, given[name]) for name in cards}
-    assert all(one["expires"] > 0 for one in nat.leases("lab"))
-    told = {name: [(one["address"], one["source"]) for one in cards[name]["ip"]] for name in cards}
+    assert rows == {("lab", name, "net0", cards[name].mac, name, given[name]) for name in cards}
+    assert all(one["expires"] > 0 for one in leases(lab, "lab"))
+    told = {name: [(one.address, one.source) for one in cards[name].addresses] for name in cards}
     assert told == {name: [(f"{given[name]}/24", "guest")] for name in cards}
-    assert address in nat.stage.succeeds("status", "desk").stdout
+    assert address in lab.qemunet("status", "desk")
 
 
-def test_a_server_beyond_the_host_sees_the_host_and_a_port_in_range(nat: Site) -> None:
+@behind_the_host
+def test_a_server_beyond_the_host_sees_the_host_and_a_port_in_range(lab: Bench) -> None:
     """Also where the guest's own port is not in it."""
-    desk, server = nat.stage.guest("desk"), nat.beyond.serve(80)
-    nat.stage.reaches("desk", BEYOND)
+    desk, server = lab.guest("desk"), lab.around.beyond.serve(80)
+    desk.wait_until(ping(BEYOND))
     for own_port in (0, 700):
         host, port = seen(desk, BEYOND, server, own_port=own_port)
         assert host == HOST
         assert 1024 <= port <= 65535
 
 
-def test_the_beyond_gets_in_by_the_forwarded_port_and_by_nothing_else(nat: Site) -> None:
+@behind_the_host
+def test_the_beyond_gets_in_by_the_forwarded_port_and_by_nothing_else(lab: Bench) -> None:
     """Even if it knows a way to the network."""
-    nat.stage.guest("web")
-    nat.beyond.ip("route", "add", "192.168.122.0/24", "via", HOST)
-    assert knock(nat.beyond, WEB, 80) in REFUSED
-    assert knock(nat.beyond, WEB, 8080) in REFUSED
-    assert not answers(nat.beyond, WEB)
-    nat.beyond.ip("route", "del", "192.168.122.0/24")
-    assert page(nat.beyond, HOST, 8080) == "web"
+    lab.around.beyond.ip("route", "add", "192.168.122.0/24", "via", HOST)
+    assert knock(lab.around.beyond, WEB, 80) in REFUSED
+    assert knock(lab.around.beyond, WEB, 8080) in REFUSED
+    assert not answers(lab.around.beyond, WEB)
+    lab.around.beyond.ip("route", "del", "192.168.122.0/24")
+    assert page(lab.around.beyond, HOST, 8080) == "web"
 
 
-def test_the_forwarded_port_works_from_the_host_and_from_another_guest(nat: Site) -> None:
+@behind_the_host
+def test_the_forwarded_port_works_from_the_host_and_from_another_guest(lab: Bench) -> None:
     """By each address of the host."""
-    desk = nat.stage.guest("desk")
-    nat.stage.guest("web")
+    desk = lab.guest("desk")
     for address in ("127.0.0.1", HOST, "192.168.122.1"):
-        assert page(nat.home, address, 8080) == "web"
+        assert page(lab.around.home, address, 8080) == "web"
     for address in (HOST, "192.168.122.1", "198.51.100.1"):
         assert page_for(desk, address, 8080) == "web"
 
 
-def test_a_card_that_comes_later_gets_a_lease_and_it_is_told_of(nat: Site) -> None:
-    desk = nat.stage.guest("desk")
-    with nat.stage.heard("desk", event="lease", what="new", network="lab"):
-        added = nat.stage.add("desk", "--network", "lab")
-        name = nat.stage.ifname("desk", added["mac"])
+@behind_the_host
+def test_a_card_that_comes_later_gets_a_lease_and_it_is_told_of(lab: Bench) -> None:
+    desk = lab.guest("desk")
+    with heard(lab, event="lease", what="new", network="lab"):
+        added = desk.vm.add_nic(network="lab")
+        name = str(added.guest_ifname)
         address = leased(desk, name)
     assert between(address, "192.168.122.101", "192.168.122.254")
-    assert (added["mac"], address, added["id"]) in {(one["mac"], one["ip"], one["nic"]) for one in nat.leases("lab")}
-    nat.stage.remove("desk", added["id"])
+    assert (added.mac, address, added.id) in {(one["mac"], one["ip"], one["nic"]) for one in leases(lab, "lab")}
+    desk.vm.remove_nic(added)
 
 
-def test_a_card_that_moves_gets_an_address_of_where_it_is(nat: Site) -> None:
+@behind_the_host
+def test_a_card_that_moves_gets_an_address_of_where_it_is(lab: Bench) -> None:
     """There and back; the network to which it moves comes up for it, with what serves it."""
-    desk = nat.stage.guest("desk")
-    added = nat.stage.add("desk", "--network", "lab")
-    name = nat.stage.ifname("desk", added["mac"])
+    desk = lab.guest("desk")
+    added = desk.vm.add_nic(network="lab")
+    name = str(added.guest_ifname)
     before = leased(desk, name)
-    nat.stage.set("desk", added["id"], "--network", "office")
+    desk.vm.move_nic(added, "office")
     desk.wait_until(f"grep -q 192.168.50. /run/{name}.addresses")
     assert between(leased(desk, name), "192.168.50.128", "192.168.50.254")
-    assert {one["mac"] for one in nat.leases("office")} == {added["mac"]}
-    nat.stage.set("desk", added["id"], "--network", "lab")
+    assert {one["mac"] for one in leases(lab, "office")} == {added.mac}
+    desk.vm.move_nic(added, "lab")
     desk.wait_until(f"grep -qx {before} /run/{name}.addresses")
-    nat.stage.remove("desk", added["id"])
-    until(lambda: not daemons.alive(str(nat.stage.scene.runtime / "net" / "office"), "dnsmasq"), "office is gone")
+    desk.vm.remove_nic(added)
+    until(lambda: not daemons.alive(f"{lab.runtime.path}/net/office", "dnsmasq"), "office is gone")
 
 
-def test_another_address_is_reserved_for_a_card_while_it_runs(nat: Site) -> None:
+@behind_the_host
+def test_another_address_is_reserved_for_a_card_while_it_runs(lab: Bench) -> None:
     """Where it is, and where it moves to; the guest has it when it asks the next time."""
-    desk = nat.stage.guest("desk")
-    added = nat.stage.add("desk", "--network", "lab", "--ip", "192.168.122.90/24")
-    name = nat.stage.ifname("desk", added["mac"])
+    desk = lab.guest("desk")
+    added = desk.vm.add_nic(network="lab", ip="192.168.122.90/24")
+    name = str(added.guest_ifname)
     assert leased(desk, name) == "192.168.122.90"
-    nat.stage.set("desk", added["id"], "--ip", "192.168.122.91/24")
+    desk.vm.set_nic(added, ip="192.168.122.91/24")
     for link in ("down", "up"):
-        nat.stage.set("desk", added["id"], "--link", link)
+        desk.vm.set_link(added, link)
     desk.wait_until(f"grep -qx 192.168.122.91 /run/{name}.addresses")
-    nat.stage.set("desk", added["id"], "--network", "office", "--ip", "192.168.50.20/24")
+    desk.vm.set_nic(added, network="office", ip="192.168.50.20/24")
     desk.wait_until(f"grep -qx 192.168.50.20 /run/{name}.addresses")
-    nat.stage.remove("desk", added["id"])
+    desk.vm.remove_nic(added)
 
 
-def test_a_server_that_is_killed_serves_the_next_guest(nat: Site) -> None:
+@behind_the_host
+def test_a_server_that_is_killed_serves_the_next_guest(lab: Bench) -> None:
     """The keeper brings it back, and it knows what it has lent."""
-    desk, folder = nat.stage.guest("desk"), str(nat.stage.scene.runtime / "net" / "lab")
-    lent = {(one["mac"], one["ip"]) for one in nat.leases("lab")}
+    desk, folder = lab.guest("desk"), f"{lab.runtime.path}/net/lab"
+    lent = {(one["mac"], one["ip"]) for one in leases(lab, "lab")}
     first = daemons.find(folder, "dnsmasq")
     assert first is not None
-    with nat.stage.heard("desk", event="network", what="dhcp restarted", network="lab"):
+    with heard(lab, event="network", what="dhcp restarted", network="lab"):
         os.kill(first, signal.SIGKILL)
     assert daemons.find(folder, "dnsmasq") not in (None, first)
-    added = nat.stage.add("desk", "--network", "lab")
-    address = leased(desk, nat.stage.ifname("desk", added["mac"]))
-    kept = {(mac, ip) for mac, ip in lent if mac != added["mac"]}  # a card before it may have had this one
-    assert {(one["mac"], one["ip"]) for one in nat.leases("lab")} == kept | {(added["mac"], address)}
-    nat.stage.remove("desk", added["id"])
+    added = desk.vm.add_nic(network="lab")
+    address = leased(desk, str(added.guest_ifname))
+    kept = {(mac, ip) for mac, ip in lent if mac != added.mac}  # a card before it may have had this one
+    assert {(one["mac"], one["ip"]) for one in leases(lab, "lab")} == kept | {(added.mac, address)}
+    desk.vm.remove_nic(added)
 
 
 # ---------------------------------------------------------------- a closed network with names
 
 
 @contextlib.contextmanager
-def shut(folder: Path) -> Iterator[Site]:
-    """The example, on a host that passes packets on from anybody to anybody."""
-    with site(folder) as here:
-        here.home.sysctl("net/ipv4/ip_forward", "1")
-        with here.lab(example("names", "desk", "db")):
-            yield here
-        here.home.sysctl("net/ipv4/ip_forward", "0")
+def passing_on(host: Room) -> Iterator[Site]:
+    """A host that passes packets on from anybody to anybody."""
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    with site(host) as here:
+        yield here
 
 
-@pytest.fixture
-def closed(turns: Turns) -> Site:
-    return turns.at(shut)
+closed = pytest.mark.qemunet_lab(EXAMPLES / "names.toml", set=emulated("desk", "db"), around=passing_on)
 
 
-def test_guests_of_a_closed_network_know_each_other_by_name(closed: Site) -> None:
+@closed
+def test_guests_of_a_closed_network_know_each_other_by_name(lab: Bench) -> None:
     """With and without the domain, whether the address is reserved or of the range."""
-    desk, db = (closed.stage.guest(name) for name in ("desk", "db"))
+    desk, db = lab
     assert leased(db) == "192.168.20.10"
     address = leased(desk)
     assert between(address, "192.168.20.101", "192.168.20.200")
     for name in ("db", "db.lab.test"):
-        desk.pings(name)
+        desk.succeeds(ping(name))
         assert "192.168.20.10" in desk.succeeds(f"nslookup {name}")
-    db.pings("desk.lab.test")
+    db.succeeds(ping("desk.lab.test"))
     assert address in db.succeeds("nslookup desk.lab.test")
 
 
-def test_there_is_no_way_out_of_a_closed_network(closed: Site) -> None:
+@closed
+def test_there_is_no_way_out_of_a_closed_network(lab: Bench) -> None:
     """Not even for a guest that sends its packets to the host, to somebody who knows the way back."""
-    desk, server = closed.stage.guest("desk"), closed.beyond.serve(80)
-    closed.beyond.ip("route", "add", "192.168.20.0/24", "via", HOST)
+    desk, server = lab.guest("desk"), lab.around.beyond.serve(80)
+    lab.around.beyond.ip("route", "add", "192.168.20.0/24", "via", HOST)
     assert "default" not in desk.succeeds("ip route")
     assert "unreachable" in refused(desk, BEYOND, 80)
     desk.succeeds("ip route add default via 192.168.20.1")
     assert "No route to host" in refused(desk, BEYOND, 80)
-    desk.cannot_ping(BEYOND)
+    desk.fails(ping(BEYOND, 2))
     assert hears_nothing(server)
     desk.succeeds("ip route del default")
-    assert knock(closed.beyond, "192.168.20.10", 80) in REFUSED
-    assert not answers(closed.beyond, "192.168.20.10")
-    closed.beyond.ip("route", "del", "192.168.20.0/24")
+    assert knock(lab.around.beyond, "192.168.20.10", 80) in REFUSED
+    assert not answers(lab.around.beyond, "192.168.20.10")
+    lab.around.beyond.ip("route", "del", "192.168.20.0/24")
 
 
-def test_guests_reach_on_the_host_what_the_file_says(closed: Site) -> None:
+@closed
+def test_guests_reach_on_the_host_what_the_file_says(lab: Bench) -> None:
     """A proxy on its port; not what listens on another one, and by no other address of the host either."""
-    desk = closed.stage.guest("desk")
+    desk = lab.guest("desk")
     address = leased(desk)
-    proxy, other = closed.home.serve(3128), closed.home.serve(3129)
+    proxy, other = lab.around.home.serve(3128), lab.around.home.serve(3129)
     assert seen(desk, "192.168.20.1", proxy)[0] == address
-    desk.pings("192.168.20.1")
+    desk.succeeds(ping("192.168.20.1"))
     desk.succeeds(f"ip route add {HOST} via 192.168.20.1")
     for host in ("192.168.20.1", HOST):
         assert "refused" in refused(desk, host, 3129)
@@ -233,20 +231,14 @@ def test_guests_reach_on_the_host_what_the_file_says(closed: Site) -> None:
 # ---------------------------------------------------------------- one server for several networks
 
 
-@contextlib.contextmanager
-def central(folder: Path) -> Iterator[Site]:
-    with site(folder) as here, here.lab(example("central-dhcp", "kali2", "kali3")):
-        yield here
-
-
-def test_guests_of_several_networks_have_their_addresses_from_one_server(turns: Turns) -> None:
+@pytest.mark.qemunet_lab(EXAMPLES / "central-dhcp.toml", set=emulated("kali2", "kali3"), around=site)
+def test_guests_of_several_networks_have_their_addresses_from_one_server(lab: Bench) -> None:
     """Each from the pool of its network, by name or not; both know each other's names, and no bridge has an address."""
-    here = turns.at(central)
-    kali2, kali3 = here.stage.guest("kali2"), here.stage.guest("kali3")
+    kali2, kali3 = lab
     assert leased(kali2) == "192.168.50.12"
     assert between(leased(kali3), "192.168.60.100", "192.168.60.200")
-    rows = {one["vm"]: (one["network"], one["ip"]) for one in here.leases()}
+    rows = {one["vm"]: (one["network"], one["ip"]) for one in leases(lab)}
     assert rows["kali2"] == ("lab", "192.168.50.12")
     assert rows["kali3"][0] == "office"
     kali3.wait_until("nslookup kali2.lab.test 192.168.60.1 | grep -q 192.168.50.12")
-    assert "inet" not in here.home.run("ip", "address", "show", "dev", "virbr4").stdout
+    assert "inet" not in lab.around.home.run("ip", "address", "show", "dev", "virbr4").stdout
