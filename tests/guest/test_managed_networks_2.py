@@ -12,29 +12,32 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.cards import until
+from qemunet.testing.bench import Bench, Room, Seat
+from tests.guest.around import emulated, ping
+from tests.guest.cards import Stage, empty_stage, end_everything, until
 from tests.guest.managed import (
     BEYOND,
     ELSEWHERE,
+    EXAMPLES,
     HOST,
     HOST_ELSEWHERE,
     REFUSED,
     Site,
-    Turns,
     answers,
     between,
     dhcp_server,
+    empty_site,
     example,
     hears_nothing,
+    kept,
     knock,
     leased,
+    leases,
     page,
     page_for,
     refused,
     seen,
-    site,
 )
-from tests.guest.scene import host_pings
 from tests.wires import Machine, machine, wire
 from tests.world import machine as firmware
 
@@ -42,7 +45,6 @@ pytestmark = [pytest.mark.root, pytest.mark.guest]
 
 LAN = "192.0.2.2"
 STP = ("stp_state", "1", "forward_delay", "200", "max_age", "600", "ageing_time", "400")  # the last: as after a change
-DHCP_AGAIN = 25.0  # seconds after which a guest that had no answer has asked again
 
 
 # ---------------------------------------------------------------- bridges of others
@@ -67,100 +69,93 @@ class Lan:
 
 
 @contextlib.contextmanager
-def lan(folder: Path) -> Iterator[Lan]:
+def lan(host: Room) -> Iterator[Lan]:
     """The host is on it by the port ``p0`` of its bridge br0, and by ``p2`` and ``p3`` of br2, which mind loops."""
-    with site(folder) as here, machine("lan") as host:
+    with empty_site() as here, machine("lan") as other:
         home = here.home
-        here.others.append(host)
-        host.ip("link", "add", "sw", "type", "bridge")
-        host.ip("address", "add", f"{LAN}/24", "dev", "sw")
-        host.ip("link", "set", "sw", "up")
+        other.ip("link", "add", "sw", "type", "bridge")
+        other.ip("address", "add", f"{LAN}/24", "dev", "sw")
+        other.ip("link", "set", "sw", "up")
         for name in ("p0", "p2", "p3"):
-            wire(home, name, host, name)
+            wire(home, name, other, name)
             home.ip("link", "set", name, "down")
-            host.ip("link", "set", name, "master", "sw")
+            other.ip("link", "set", name, "master", "sw")
         foreign_bridge(home, "br0", 1, "p0")
         foreign_bridge(home, "br2", 2, "p2", "p3", more=STP)
-        with dhcp_server(host, "sw", "192.0.2.100", "192.0.2.150"):
-            yield Lan(here, host)
+        with dhcp_server(other, "sw", "192.0.2.100", "192.0.2.150"), kept(host, other):
+            yield Lan(here, other)
         for name in ("br0", "br2", "p0", "p2", "p3"):
             home.ip("link", "del", name)
 
 
-@contextlib.contextmanager
-def on_two_bridges(folder: Path) -> Iterator[Lan]:
-    """Two examples at once, a guest each."""
-    runs = (example("two-uplinks", "safe"), example("existing-bridge", "server"))
-    with lan(folder) as found, found.here.lab(*runs):
-        yield found
+def examples(*names: str) -> str:
+    """Several examples in one lab."""
+    return "".join((EXAMPLES / f"{name}.toml").read_text() for name in names)
 
 
-@pytest.fixture
-def bridged(turns: Turns) -> Lan:
-    return turns.at(on_two_bridges)
+on_two_bridges = pytest.mark.qemunet_lab(
+    examples("two-uplinks", "existing-bridge"), set=emulated("safe", "server"), around=lan
+)
 
 
-def test_a_guest_on_a_bridge_of_the_lan_is_one_of_the_lan(bridged: Lan) -> None:
+@on_two_bridges
+def test_a_guest_on_a_bridge_of_the_lan_is_one_of_the_lan(lab: Bench) -> None:
     """It has its address from the server there, and who is there reaches it."""
-    server = bridged.here.stage.guest("server")
+    server, there = lab["server"], lab.around.host
     address = leased(server)
     assert between(address, "192.0.2.100", "192.0.2.150")
-    assert bridged.here.leases() == []
-    server.pings(LAN)
-    assert page(bridged.host, address, 80) == "server"
-    assert seen(server, LAN, bridged.host.serve(90))[0] == address
+    assert leases(lab) == []
+    server.succeeds(ping(LAN))
+    assert page(there, address, 80) == "server"
+    assert seen(server, LAN, there.serve(90))[0] == address
 
 
-def states(lan: Lan) -> dict[str, str]:
+def states(host: Seat) -> dict[str, str]:
     """What the spanning tree has made of the ports of br2."""
-    ports = json.loads(lan.here.home.run("bridge", "-j", "link").stdout)
+    ports = json.loads(host.succeeds("bridge -j link"))
     return {port["ifname"]: port["state"] for port in ports if port["ifname"] in ("p2", "p3")}
 
 
-def test_of_two_uplinks_one_takes_over_from_the_other(bridged: Lan) -> None:
+@on_two_bridges
+def test_of_two_uplinks_one_takes_over_from_the_other(lab: Bench) -> None:
     """And both together are no loop."""
-    safe = bridged.here.stage.guest("safe")
-    address = safe.wait_until("cat /run/eth0.addresses", timeout=DHCP_AGAIN).strip()
+    there = lab.around.host
+    address = lab["safe"].wait_until("cat /run/eth0.addresses").strip()
     assert between(address, "192.0.2.100", "192.0.2.150")
-    assert sorted(states(bridged).values()) == ["blocking", "forwarding"]
-    assert page(bridged.host, address, 80) == "safe"
-    (used,) = (name for name, state in states(bridged).items() if state == "forwarding")
-    bridged.host.ip("link", "set", used, "down")
-    until(lambda: answers(bridged.host, address), "the other one carries it")
+    assert sorted(states(lab.host).values()) == ["blocking", "forwarding"]
+    assert page(there, address, 80) == "safe"
+    (used,) = (name for name, state in states(lab.host).items() if state == "forwarding")
+    there.ip("link", "set", used, "down")
+    until(lambda: answers(there, address), "the other one carries it")
+    there.ip("link", "set", used, "up")
 
 
 # ---------------------------------------------------------------- case A: a guest between two networks
 
 
-@contextlib.contextmanager
-def one_behind_the_other(folder: Path) -> Iterator[Lan]:
-    """The address of vm1 on the LAN is in a route there, as if it was the gateway."""
-    with lan(folder) as found, found.here.lab(example("behind-a-guest", "vm1", "vm2")):
-        found.host.ip("route", "add", "192.168.21.0/24", "via", leased(found.here.stage.guest("vm1")))
-        yield found
+one_behind_the_other = pytest.mark.qemunet_lab(EXAMPLES / "behind-a-guest.toml", set=emulated("vm1", "vm2"), around=lan)
 
 
-@pytest.fixture
-def inner(turns: Turns) -> Lan:
-    return turns.at(one_behind_the_other)
-
-
-def test_a_guest_on_an_inner_network_is_reached_by_its_neighbour_only(inner: Lan) -> None:
-    """Not by the LAN, and not by the host."""
-    vm1, vm2 = (inner.here.stage.guest(name) for name in ("vm1", "vm2"))
+@one_behind_the_other
+def test_a_guest_on_an_inner_network_is_reached_by_its_neighbour_only(lab: Bench) -> None:
+    """Not by the LAN, even if that has its neighbour for the gateway, and not by the host."""
+    vm1, vm2 = lab
+    lab.around.host.ip("route", "replace", "192.168.21.0/24", "via", leased(vm1))
     assert page_for(vm1, "192.168.21.2", 80) == "vm2"
-    vm2.pings("192.168.21.1")
-    assert not answers(inner.host, "192.168.21.2")
-    assert not host_pings("192.168.21.2")
-    vm2.cannot_ping(LAN)
+    vm2.succeeds(ping("192.168.21.1"))
+    assert not answers(lab.around.host, "192.168.21.2")
+    lab.host.fails(ping("192.168.21.2", 2))
+    vm2.fails(ping(LAN, 2))
 
 
-def test_a_guest_can_be_the_gateway_of_its_neighbour(inner: Lan) -> None:
+@one_behind_the_other
+def test_a_guest_can_be_the_gateway_of_its_neighbour(lab: Bench) -> None:
     """As soon as it passes packets on."""
-    vm1, vm2 = (inner.here.stage.guest(name) for name in ("vm1", "vm2"))
+    vm1, vm2 = lab
+    lab.around.host.ip("route", "replace", "192.168.21.0/24", "via", leased(vm1))
     vm1.succeeds("echo 1 >/proc/sys/net/ipv4/ip_forward")
-    assert seen(vm2, LAN, inner.host.serve(90))[0] == "192.168.21.2"
-    assert page(inner.host, "192.168.21.2", 80) == "vm2"
+    assert seen(vm2, LAN, lab.around.host.serve(90))[0] == "192.168.21.2"
+    assert page(lab.around.host, "192.168.21.2", 80) == "vm2"
     vm1.succeeds("echo 0 >/proc/sys/net/ipv4/ip_forward")
 
 
@@ -168,92 +163,93 @@ def test_a_guest_can_be_the_gateway_of_its_neighbour(inner: Lan) -> None:
 
 
 @contextlib.contextmanager
-def each_its_own(folder: Path) -> Iterator[Site]:
-    """``eth1`` is for guests, ``eth0`` the host's own; and a network of host and guests only."""
-    runs = (example("own-interface", "inside"), example("host-only", "test"))
-    with site(folder) as here:
+def each_its_own(host: Room) -> Iterator[Site]:
+    """``eth1`` is for guests, ``eth0`` the host's own."""
+    with empty_site() as here:
         here.home.ip("address", "flush", "dev", "eth1")
         foreign_bridge(here.home, "br1", 1, "eth1")
-        with dhcp_server(here.elsewhere, "eth0", "198.51.100.100", "198.51.100.150"), here.lab(*runs):
+        with dhcp_server(here.elsewhere, "eth0", "198.51.100.100", "198.51.100.150"), kept(host, here.elsewhere):
             yield here
         here.home.ip("link", "del", "br1")
 
 
-@pytest.fixture
-def apart(turns: Turns) -> Site:
-    return turns.at(each_its_own)
+apart = pytest.mark.qemunet_lab(
+    examples("own-interface", "host-only"), set=emulated("inside", "test"), around=each_its_own
+)
 
 
-def counted(interface: str) -> list[int]:
+def counted(host: Seat, interface: str) -> list[int]:
     """The packets that an interface of the host has seen, each way."""
-    shown = subprocess.run(["ip", "-j", "-s", "link", "show", interface], check=True, capture_output=True, text=True)
-    (link,) = json.loads(shown.stdout)
+    (link,) = json.loads(host.succeeds(f"ip -j -s link show {interface}"))
     return [link["stats64"][way]["packets"] for way in ("rx", "tx")]
 
 
-def test_what_guests_say_is_never_on_the_interface_of_the_host(apart: Site) -> None:
+@apart
+def test_what_guests_say_is_never_on_the_interface_of_the_host(lab: Bench) -> None:
     """Not a packet, whomever they talk to; and the host goes on to have its own."""
-    inside = apart.stage.guest("inside")
+    inside, elsewhere = lab["inside"], lab.around.elsewhere
     address = leased(inside)
     assert between(address, "198.51.100.100", "198.51.100.150")
-    own, guests = counted("eth0"), counted("eth1")
-    assert seen(inside, ELSEWHERE, apart.elsewhere.serve(90))[0] == address
-    assert page(apart.elsewhere, address, 80) == "inside"
-    inside.fails("ping -c 1 -W 1 198.51.100.77")  # asks everybody
-    assert counted("eth0") == own
-    assert all(now > before for now, before in zip(counted("eth1"), guests, strict=True))
-    assert answers(apart.home, BEYOND)
-    assert all(now > before for now, before in zip(counted("eth0"), own, strict=True))
+    own, guests = counted(lab.host, "eth0"), counted(lab.host, "eth1")
+    assert seen(inside, ELSEWHERE, elsewhere.serve(90))[0] == address
+    assert page(elsewhere, address, 80) == "inside"
+    inside.fails(ping("198.51.100.77", 1))  # asks everybody
+    assert counted(lab.host, "eth0") == own
+    assert all(now > before for now, before in zip(counted(lab.host, "eth1"), guests, strict=True))
+    lab.host.wait_until(ping(BEYOND))
+    assert all(now > before for now, before in zip(counted(lab.host, "eth0"), own, strict=True))
 
 
-def test_a_network_of_host_and_guests_is_that_and_nothing_else(apart: Site) -> None:
+@apart
+def test_a_network_of_host_and_guests_is_that_and_nothing_else(lab: Bench) -> None:
     """Its addresses are of the range."""
-    test = apart.stage.guest("test")
+    test, beyond = lab["test"], lab.around.beyond
     address = leased(test)
     assert between(address, "192.168.120.128", "192.168.120.254")
-    assert [one["ip"] for one in apart.leases("host2")] == [address]
-    test.pings("192.168.120.1")
-    assert page(apart.home, address, 80) == "test"
+    assert [one["ip"] for one in leases(lab, "host2")] == [address]
+    test.succeeds(ping("192.168.120.1"))
+    assert page(lab.around.home, address, 80) == "test"
     assert "unreachable" in refused(test, BEYOND, 80)
     test.succeeds("ip route add default via 192.168.120.1")
-    apart.beyond.ip("route", "add", "192.168.120.0/24", "via", HOST)
-    test.cannot_ping(BEYOND)
-    assert not answers(apart.beyond, address)
+    beyond.ip("route", "add", "192.168.120.0/24", "via", HOST)
+    test.fails(ping(BEYOND, 2))
+    assert not answers(beyond, address)
 
 
 # ---------------------------------------------------------------- a routed network, and one uplink of two
 
 
 @contextlib.contextmanager
-def by_one_of_two(folder: Path) -> Iterator[Site]:
+def by_one_of_two(host: Room) -> Iterator[Site]:
     """Both sides know a way to the network, and the host would pass packets on by both."""
-    with site(folder) as here:
+    with empty_site() as here:
         for other, way in ((here.beyond, HOST), (here.elsewhere, HOST_ELSEWHERE)):
             other.ip("route", "add", "192.168.30.0/24", "via", way)
         here.home.sysctl("net/ipv4/conf/eth1/forwarding", "1")
-        with here.lab(example("routed", "server")):
+        with kept(host, here.beyond, here.elsewhere):
             yield here
 
 
-@pytest.fixture
-def routed(turns: Turns) -> Site:
-    return turns.at(by_one_of_two)
+routed = pytest.mark.qemunet_lab(EXAMPLES / "routed.toml", set=emulated("server"), around=by_one_of_two)
 
 
-def test_a_routed_guest_is_seen_with_its_own_address(routed: Site) -> None:
+@routed
+def test_a_routed_guest_is_seen_with_its_own_address(lab: Bench) -> None:
     """Both ways, without any translation."""
-    server = routed.stage.guest("server")
+    server, beyond = lab["server"], lab.around.beyond
     assert leased(server) == "192.168.30.10"
-    assert page(routed.beyond, "192.168.30.10", 80) == "server"
-    assert seen(server, BEYOND, routed.beyond.serve(90))[0] == "192.168.30.10"
+    assert page(beyond, "192.168.30.10", 80) == "server"
+    assert seen(server, BEYOND, beyond.serve(90))[0] == "192.168.30.10"
 
 
-def test_other_uplinks_do_not_carry_it(routed: Site) -> None:
+@routed
+def test_other_uplinks_do_not_carry_it(lab: Bench) -> None:
     """Neither in nor out; whoever tries is told so."""
-    server, listener = routed.stage.guest("server"), routed.elsewhere.serve(90)
-    assert knock(routed.elsewhere, "192.168.30.10", 80) in REFUSED
-    assert not answers(routed.elsewhere, "192.168.30.10")
-    assert "No route to host" in refused(server, ELSEWHERE, 90)
+    elsewhere = lab.around.elsewhere
+    listener = elsewhere.serve(90)
+    assert knock(elsewhere, "192.168.30.10", 80) in REFUSED
+    assert not answers(elsewhere, "192.168.30.10")
+    assert "No route to host" in refused(lab["server"], ELSEWHERE, 90)
     assert hears_nothing(listener)
 
 
@@ -290,13 +286,33 @@ def load(rules: str) -> None:
     subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
 
 
+@contextlib.contextmanager
+def ended(stage: Stage) -> Iterator[None]:
+    """Whatever runs is ended, and the host is as before."""
+    before = stage.look()
+    try:
+        yield
+    finally:
+        failed = end_everything(stage)
+    assert not failed, failed
+    stage.is_as(before)
+
+
+@contextlib.contextmanager
+def behind_docker(folder: Path) -> Iterator[tuple[Stage, Site]]:
+    """A host with such rules, on which nothing runs yet, and nothing runs any more in the end."""
+    with empty_stage(folder) as stage, empty_site() as here, docker_like(here.home), ended(stage):
+        yield stage, here
+
+
 def test_rules_in_the_way_are_named_and_what_is_said_opens_them(tmp_path: Path) -> None:
     """To what is beyond the host, and between guests of one network."""
     nat = [*example("nat", "web", "desk"), "desk"]
-    with site(tmp_path) as here, machine("neighbour") as neighbour, docker_like(here.home), here.lab(nat) as said:
+    with behind_docker(tmp_path) as (stage, here), machine("neighbour") as neighbour, here.beyond.serve(80) as server:
+        said = stage.succeeds("run", "-d", *nat).stderr
         wire(here.home, "port", neighbour, "eth0", "qn-lab")
         neighbour.ip("address", "add", "192.168.122.2/24", "dev", "eth0")
-        desk, server = here.stage.guest("desk"), here.beyond.serve(80)
+        desk = stage.guest("desk")
         address = leased(desk)
         assert not answers(neighbour, address)
         desk.cannot_ping(BEYOND)
@@ -322,11 +338,11 @@ forward = ["tcp::8080:one:80"]
 
 def test_nothing_piles_up(tmp_path: Path) -> None:
     """Ten times a guest on a network with rules, addresses and names; five times the network alone."""
-    with site(tmp_path) as here, here.lab():
-        file = str(here.stage.scene.write(NAT + firmware("one", card='network = "lab"\nip = ["192.168.122.80/24"]')))
+    with empty_stage(tmp_path) as stage, empty_site(), ended(stage):
+        file = str(stage.scene.write(NAT + firmware("one", card='network = "lab"\nip = ["192.168.122.80/24"]')))
         for _ in range(10):
-            here.stage.succeeds("run", "-d", file)
-            here.stage.succeeds("stop", "--force", "one")
+            stage.succeeds("run", "-d", file)
+            stage.succeeds("stop", "--force", "one")
         for _ in range(5):
-            here.stage.succeeds("net", "up", file)
-            here.stage.succeeds("net", "down", file)
+            stage.succeeds("net", "up", file)
+            stage.succeeds("net", "down", file)
