@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from qemunet.api import Nic
 from qemunet.guest import image
-from tests.guest.scene import TREE, Guest, Scene, host_pings, ip, wait_for
+from qemunet.testing.bench import Bench, Seat
+from tests.guest.around import as_before, emulated, shown
+from tests.guest.scene import TREE, Scene, host_pings, ip, wait_for
 
 pytestmark = [pytest.mark.guest, pytest.mark.root]
 
@@ -34,6 +37,7 @@ END_AGENT = """for one in /proc/[0-9]*; do
     [ "$(readlink $one/fd/4)" != /dev/vport0p1 ] || kill -9 ${one#/proc/}
 done"""
 Card = dict[str, Any]
+three_networks = pytest.mark.qemunet_lab(THREE, set=emulated("router"), around=as_before)
 
 
 def named(scene: Scene, vm: str) -> dict[str, Card]:
@@ -41,7 +45,7 @@ def named(scene: Scene, vm: str) -> dict[str, Card]:
     return {card["guest_ifname"]: card for card in scene.cards(vm)}
 
 
-def inside(guest: Guest) -> dict[str, tuple[str, set[str]]]:
+def inside(guest: Seat) -> dict[str, tuple[str, set[str]]]:
     """MAC and addresses of the guest's cards by their names, as its `ip` tells."""
     found: dict[str, tuple[str, set[str]]] = {}
     for name, mac in re.findall(
@@ -57,44 +61,58 @@ def addresses(card: Card, source: str = "guest") -> set[str]:
     return {one["address"] for one in card["ip"]}
 
 
-def test_the_table_of_three_cards_on_three_networks_is_complete_and_right(scene: Scene, unchanged: None) -> None:
+@three_networks
+def test_the_table_of_three_cards_on_three_networks_is_complete_and_right(lab: Bench) -> None:
     """Right after boot: guest name, MAC, host interface and its MAC, bridge, network, addresses, as `ip` has them."""
-    with scene.lab(THREE) as guests:
-        table = scene.qemunet("status", "router").splitlines()
-        cards = named(scene, "router")
-        assert {name: (card["mac"], addresses(card)) for name, card in cards.items()} == inside(guests["router"])
-        for name, network in (("eth0", "office"), ("eth1", "lab"), ("eth2", "storage")):
-            card = cards[name]
-            (tap,) = json.loads(ip("-j", "link", "show", "dev", card["ifname"]))
-            assert (tap["address"], tap["master"]) == (card["host_mac"], card["bridge"])
-            assert card["host_mac"] == "fe" + card["mac"][2:]
-            assert (card["network"], card["bridge"]) == (network, f"qn-{network}")
-            (row,) = (line for line in table if f" {name} " in line)
-            shown = {card["mac"], card["ifname"], card["network"], card["bridge"], *addresses(card)}
-            assert shown <= set(row.replace(",", "").split())
+    (router,) = lab
+    table = lab.qemunet("status", "router").splitlines()
+    cards = by_name(lab)
+    assert {name: (card.mac, in_guest(card)) for name, card in cards.items()} == inside(router)
+    for name, network in (("eth0", "office"), ("eth1", "lab"), ("eth2", "storage")):
+        card = cards[name]
+        (tap,) = shown(lab.host, "link", "show", "dev", str(card.ifname))
+        assert (tap["address"], tap["master"]) == (card.host_mac, card.bridge)
+        assert card.host_mac == "fe" + card.mac[2:]
+        assert (card.network, card.bridge) == (network, f"qn-{network}")
+        (row,) = (line for line in table if f" {name} " in line)
+        assert {card.mac, card.ifname, network, card.bridge, *in_guest(card)} <= set(row.replace(",", "").split())
 
 
-def test_an_address_that_is_set_by_hand_in_the_guest_is_there_when_one_looks(scene: Scene, unchanged: None) -> None:
+@three_networks
+def test_an_address_that_is_set_by_hand_in_the_guest_is_there_when_one_looks(lab: Bench) -> None:
     """The guest is asked at that moment; and one that it has given up is not there any more."""
-    with scene.lab(THREE) as guests:
-        router = guests["router"]
-        router.succeeds("ip addr add 10.99.0.7/16 dev eth2; ip addr del 10.81.3.2/24 dev eth2")
-        assert addresses(named(scene, "router")["eth2"]) == {"10.99.0.7/16"}
-        router.succeeds("ip link set eth2 down; ip link set eth2 name disk0")
-        assert set(named(scene, "router")) == {"eth0", "eth1", "disk0"}
+    (router,) = lab
+    router.succeeds("ip addr add 10.99.0.7/16 dev eth2; ip addr del 10.81.3.2/24 dev eth2")
+    assert in_guest(by_name(lab)["eth2"]) == {"10.99.0.7/16"}
+    router.succeeds("ip link set eth2 down; ip link set eth2 name disk0")
+    assert set(by_name(lab)) == {"eth0", "eth1", "disk0"}
+    router.wait_until("ip link set disk0 down; ip link set disk0 name eth2")  # a new name is brought up at once
+    wait_for(lambda: set(by_name(lab)) == {"eth0", "eth1", "eth2"})
 
 
-def test_a_plugged_card_has_its_name_at_once_and_goes_when_it_is_unplugged(scene: Scene, unchanged: None) -> None:
+@three_networks
+def test_a_plugged_card_has_its_name_at_once_and_goes_when_it_is_unplugged(lab: Bench) -> None:
     """`nic add` itself tells what the guest calls it."""
-    with scene.lab(THREE) as guests:
-        added = json.loads(scene.qemunet("nic", "add", "router", "--network", "lab", "--json"))
-        assert added["guest_ifname"] == "eth3"
-        assert inside(guests["router"])["eth3"][0] == added["mac"]
-        assert named(scene, "router")["eth3"]["id"] == added["id"]
-        table = scene.qemunet("nic", "add", "router", "--network", "office", "--model", "e1000")
-        assert re.search(r"\beth4\b", table)
-        scene.qemunet("nic", "del", "router", added["id"])
-        assert set(named(scene, "router")) == {"eth0", "eth1", "eth2", "eth4"}
+    (router,) = lab
+    added = json.loads(lab.qemunet("nic", "add", "router", "--network", "lab", "--json"))
+    assert added["guest_ifname"] == "eth3"
+    assert inside(router)["eth3"][0] == added["mac"]
+    assert by_name(lab)["eth3"].id == added["id"]
+    table = lab.qemunet("nic", "add", "router", "--network", "office", "--model", "e1000")
+    assert re.search(r"\beth4\b", table)
+    lab.qemunet("nic", "del", "router", added["id"])
+    assert set(by_name(lab)) == {"eth0", "eth1", "eth2", "eth4"}
+    router.vm.remove_nic(by_name(lab)["eth4"])
+
+
+def by_name(lab: Bench) -> dict[str | None, Nic]:
+    """The cards by the guest's names for them."""
+    return {card.guest_ifname: card for card in lab.guest("router").nics.values()}
+
+
+def in_guest(card: Nic) -> set[str]:
+    assert {one.source for one in card.addresses} <= {"guest"}, card
+    return {one.address for one in card.addresses}
 
 
 def test_when_the_keeper_was_killed_the_next_one_knows_the_names(scene: Scene, unchanged: None) -> None:
