@@ -186,6 +186,8 @@ class Bench:
         self.lab.up(vms, wait="ready", timeout=timeout)
         for name, vm in self.lab.vm.items():
             self.guests.setdefault(name, Guest(self, vm)).vm = vm
+        order = [vm.name for vm in self._spec.vms]
+        self.guests = {name: self.guests[name] for name in sorted(self.guests, key=order.index)}
 
     def verify(self) -> None:
         """Try every ``[[expect]]`` of the lab file; all of them must hold."""

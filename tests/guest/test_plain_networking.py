@@ -38,7 +38,7 @@ USER = machine("bare") + machine(
         for model, number in MODELS.items()
     ),
 )
-in_user_mode = pytest.mark.qemunet_lab(USER, around=as_before)
+in_user_mode = pytest.mark.qemunet_lab(USER, "one", around=as_before)
 
 
 @in_user_mode
@@ -49,7 +49,7 @@ def test_user_mode_gives_an_address_and_forwards_a_port(lab: Bench, model: str) 
     one.wait_until(f"ip -4 address | grep -q 10.0.{number}.15/24")
     one.succeeds("(echo hello from $(hostname) | nc -l -p 22 >/dev/null 2>&1 &)")
     heard: list[str] = []
-    wait_for(lambda: bool(lab.inside(lambda: hear(5550 + number, heard))))
+    wait_for(lambda: bool(lab.host.inside(lambda: hear(5550 + number, heard))))
     assert heard[-1] == "hello from one\n"
 
 
@@ -64,7 +64,9 @@ def hear(port: int, heard: list[str]) -> str:
 
 @in_user_mode
 def test_a_vm_without_a_card_in_the_file_gets_one_in_user_mode(lab: Bench) -> None:
-    bare = lab.guest("bare")
+    lab.start("bare")
+    bare, one = lab
+    assert (bare.name, one.name) == ("bare", "one")
     assert bare.wait_for_address() == "10.0.2.15"
     assert [(card.mode, card.model) for card in bare.nics.values()] == [("user", "virtio-net-pci")]
 
