@@ -16,28 +16,19 @@ from qemunet.testing.bench import Bench, Room
 from tests.dump import dump, left_behind
 from tests.guest import scene as consoles
 from tests.guest.around import as_before, emulated, ping
+from tests.guest.cards import machine
 from tests.guest.scene import QEMUNET, TREE, Peer, Scene, host_pings, ip, join, wait_for
 
 pytestmark = pytest.mark.guest
 EXAMPLES = TREE / "examples"
 
 
-def machine(name: str, *cards: str) -> str:
-    """A vm with the built-in guest, and its cards, each in the lines of its own table."""
-    tables = [f"[[vm.{name}.nic]]\n{card}" for card in cards]
-    return "\n".join([f"[vm.{name}]", 'memory = "128M"', 'accel = "tcg"', 'boot.guest = "tiny"', *tables, ""])
-
-
 # ---------------------------------------------------------------- user mode
 
 MODELS = {"virtio": 2, "e1000": 3, "rtl8139": 4}
-USER = machine("bare") + machine(
-    "one",
-    *(
-        f'mode = "user"\nmodel = "{model}"\nsubnet = "10.0.{number}.0/24"\nforward = ["tcp:127.0.0.1:555{number}:22"]'
-        for model, number in MODELS.items()
-    ),
-)
+CARD = '{{ mode = "user", model = "{0}", subnet = "10.0.{1}.0/24", forward = ["tcp:127.0.0.1:555{1}:22"] }}'
+CARDS = ", ".join(CARD.format(model, number) for model, number in MODELS.items())
+USER = machine("bare") + machine("one", f"nic = [{CARDS}]")
 in_user_mode = pytest.mark.qemunet_lab(USER, "one", around=as_before)
 
 
@@ -99,16 +90,14 @@ def test_guests_of_a_private_network_see_each_other_and_nobody_else_sees_them(la
 
 # ---------------------------------------------------------------- a routed tap
 
-ROUTED = (EXAMPLES / "routed-tap.toml").read_text() + machine(
-    "other",
-    """
-    mode = "tap"
-    address = ["10.0.1.1/32"]
-    routes = ["10.5.5.0/24"]
-    ip = ["10.5.5.2/24"]
-    gateway = "10.0.1.1"
-    """,
-)
+OTHER = """
+mode = "tap"
+address = ["10.0.1.1/32"]
+routes = ["10.5.5.0/24"]
+ip = ["10.5.5.2/24"]
+gateway = "10.0.1.1"
+"""
+ROUTED = (EXAMPLES / "routed-tap.toml").read_text() + machine("other", "[[vm.other.nic]]", OTHER)
 
 
 @contextlib.contextmanager
@@ -158,20 +147,20 @@ def test_the_hosts_end_may_lie_in_another_subnet_than_the_guests(lab: Bench) -> 
 # ---------------------------------------------------------------- macvtap
 
 
-def macvtap(number: int, mode: str, own: int, *more: str) -> str:
-    """A card on the LAN of a number."""
-    ips = [f"192.0.{number}.{own}/24"] + [f"2001:db8::{own}/64"] * bool(more)
-    lines = [f'parent = "eth{number}"', f'macvtap = "{mode}"', f"ip = {ips}", *more]
-    return "\n".join(['mode = "macvtap"', *lines])
+def on_lans(name: str, own: int, **modes: str) -> str:
+    """A vm with cards on some LANs: its own number there, and the modes of its macvtaps by their parents."""
+    card = '{{ mode = "macvtap", parent = "{0}", macvtap = "{1}", ip = ["192.0.{2}.{3}/24"] }}'
+    shared = (
+        '{{ mode = "macvtap", parent = "{0}", host-macvlan = true, ip = ["192.0.{2}.{3}/24", "2001:db8::{3}/64"] }}'
+    )
+    cards = (
+        (shared if mode == "shared" else card).format(parent, mode, parent[-1], own) for parent, mode in modes.items()
+    )
+    return machine(name, f"nic = [{', '.join(cards)}]")
 
 
-def on_every_lan(name: str, own: int) -> str:
-    cards = [macvtap(number, mode, own) for number, mode in enumerate(("bridge", "private", "vepa"), 1)]
-    return machine(name, *cards, macvtap(4, "bridge", own, "host-macvlan = true"))
-
-
-TWO = on_every_lan("one", 11) + on_every_lan("two", 12) + machine("alone", macvtap(5, "passthru", 11))
-LATER = machine("three", macvtap(4, "bridge", 13, "host-macvlan = true"))
+EACH = {"eth1": "bridge", "eth2": "private", "eth3": "vepa", "eth4": "shared"}
+FIVE = on_lans("one", 11, **EACH) + on_lans("two", 12, **EACH) + on_lans("alone", 11, eth5="passthru")
 
 
 @contextlib.contextmanager
@@ -192,10 +181,10 @@ def five_lans(host: Room) -> Iterator[Peer]:
             yield peer
 
 
-on_lans = pytest.mark.qemunet_lab(TWO, around=five_lans)
+on_five_lans = pytest.mark.qemunet_lab(FIVE, around=five_lans)
 
 
-@on_lans
+@on_five_lans
 def test_macvtap_bridge_joins_the_guests_and_the_lan(lab: Bench) -> None:
     one, two = lab["one"], lab["two"]
     one.succeeds(ping("192.0.1.12"), ping("192.0.1.2"))
@@ -204,14 +193,14 @@ def test_macvtap_bridge_joins_the_guests_and_the_lan(lab: Bench) -> None:
     one.fails(ping("192.0.1.1", 2))  # the host itself, which is how macvtap works
 
 
-@on_lans
+@on_five_lans
 def test_macvtap_private_keeps_the_guests_apart(lab: Bench) -> None:
     lab["one"].succeeds(ping("192.0.2.2"))
     lab["two"].succeeds(ping("192.0.2.2"))
     lab["one"].fails(ping("192.0.2.12", 2))
 
 
-@on_lans
+@on_five_lans
 def test_macvtap_vepa_joins_the_guests_only_by_way_of_a_hairpin_switch(lab: Bench) -> None:
     one = lab["one"]
     one.succeeds(ping("192.0.3.2"))
@@ -221,20 +210,20 @@ def test_macvtap_vepa_joins_the_guests_only_by_way_of_a_hairpin_switch(lab: Benc
     lab.around.run("bridge", "link", "set", "dev", "lan3", "hairpin", "off")
 
 
-@on_lans
+@on_five_lans
 def test_macvtap_passthru_has_the_parent_for_itself(lab: Bench, tmp_path: Path) -> None:
     alone = lab.guest("alone")
     alone.succeeds(ping("192.0.5.2"))
     (parent,) = json.loads(lab.host.succeeds("ip -j link show dev eth5"))
     assert alone.nics["net0"].mac == parent["address"]
     other = tmp_path / "other.toml"
-    other.write_text(machine("late", macvtap(5, "bridge", 12)))
+    other.write_text(on_lans("late", 12, eth5="bridge"))
     done = lab.host.execute([QEMUNET, "run", "-d", str(other)])
     assert (done.status, "eth5" in done.stderr) == (6, True), done
     alone.succeeds(ping("192.0.5.2"))
 
 
-@on_lans
+@on_five_lans
 def test_a_macvlan_of_the_host_joins_host_and_guests(lab: Bench, tmp_path: Path) -> None:
     """Both ways and in both families. The LAN finds the host where it always was, and nothing of it is left after."""
     one, host = lab.guest("one"), ("192.0.4.1", "2001:db8::1")
@@ -249,7 +238,7 @@ def test_a_macvlan_of_the_host_joins_host_and_guests(lab: Bench, tmp_path: Path)
     assert {one["local"] for one in parent["addr_info"]} == {*host}
     known = json.loads(lab.around.run("ip", "-j", "neighbour").stdout)
     assert {one["lladdr"] for one in known if one["dst"] in host} == {parent["address"]}
-    (tmp_path / "other.toml").write_text(LATER)
+    (tmp_path / "other.toml").write_text(on_lans("three", 13, eth4="shared"))
     lab.qemunet("run", "-d", str(tmp_path / "other.toml"))
     assert "192.0.4.13" in lab.host.succeeds("ip route")
     lab.qemunet("stop", "--force", "three")
