@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from qemunet.api import Nic
 from qemunet.guest import image
 from qemunet.testing.bench import Bench, Seat
 from tests.guest.around import as_before, emulated, shown
@@ -40,9 +39,9 @@ Card = dict[str, Any]
 three_networks = pytest.mark.qemunet_lab(THREE, set=emulated("router"), around=as_before)
 
 
-def named(scene: Scene, vm: str) -> dict[str, Card]:
+def named(where: Scene | Bench, vm: str) -> dict[str, Card]:
     """The cards by the guest's names for them."""
-    return {card["guest_ifname"]: card for card in scene.cards(vm)}
+    return {card["guest_ifname"]: card for card in json.loads(where.qemunet("nic", "list", vm, "--json"))}
 
 
 def inside(guest: Seat) -> dict[str, tuple[str, set[str]]]:
@@ -64,55 +63,44 @@ def addresses(card: Card, source: str = "guest") -> set[str]:
 @three_networks
 def test_the_table_of_three_cards_on_three_networks_is_complete_and_right(lab: Bench) -> None:
     """Right after boot: guest name, MAC, host interface and its MAC, bridge, network, addresses, as `ip` has them."""
-    (router,) = lab
     table = lab.qemunet("status", "router").splitlines()
-    cards = by_name(lab)
-    assert {name: (card.mac, in_guest(card)) for name, card in cards.items()} == inside(router)
+    cards = named(lab, "router")
+    assert {name: (card["mac"], addresses(card)) for name, card in cards.items()} == inside(lab["router"])
     for name, network in (("eth0", "office"), ("eth1", "lab"), ("eth2", "storage")):
         card = cards[name]
-        (tap,) = shown(lab.host, "link", "show", "dev", str(card.ifname))
-        assert (tap["address"], tap["master"]) == (card.host_mac, card.bridge)
-        assert card.host_mac == "fe" + card.mac[2:]
-        assert (card.network, card.bridge) == (network, f"qn-{network}")
+        (tap,) = shown(lab.host, "link", "show", "dev", card["ifname"])
+        assert (tap["address"], tap["master"]) == (card["host_mac"], card["bridge"])
+        assert card["host_mac"] == "fe" + card["mac"][2:]
+        assert (card["network"], card["bridge"]) == (network, f"qn-{network}")
         (row,) = (line for line in table if f" {name} " in line)
-        assert {card.mac, card.ifname, network, card.bridge, *in_guest(card)} <= set(row.replace(",", "").split())
+        found = {card["mac"], card["ifname"], card["network"], card["bridge"], *addresses(card)}
+        assert found <= set(row.replace(",", "").split())
 
 
 @three_networks
 def test_an_address_that_is_set_by_hand_in_the_guest_is_there_when_one_looks(lab: Bench) -> None:
     """The guest is asked at that moment; and one that it has given up is not there any more."""
-    (router,) = lab
+    router = lab["router"]
     router.succeeds("ip addr add 10.99.0.7/16 dev eth2; ip addr del 10.81.3.2/24 dev eth2")
-    assert in_guest(by_name(lab)["eth2"]) == {"10.99.0.7/16"}
+    assert addresses(named(lab, "router")["eth2"]) == {"10.99.0.7/16"}
     router.succeeds("ip link set eth2 down; ip link set eth2 name disk0")
-    assert set(by_name(lab)) == {"eth0", "eth1", "disk0"}
+    assert set(named(lab, "router")) == {"eth0", "eth1", "disk0"}
     router.wait_until("ip link set disk0 down; ip link set disk0 name eth2")  # a new name is brought up at once
-    wait_for(lambda: set(by_name(lab)) == {"eth0", "eth1", "eth2"})
+    wait_for(lambda: set(named(lab, "router")) == {"eth0", "eth1", "eth2"})
 
 
 @three_networks
 def test_a_plugged_card_has_its_name_at_once_and_goes_when_it_is_unplugged(lab: Bench) -> None:
     """`nic add` itself tells what the guest calls it."""
-    (router,) = lab
     added = json.loads(lab.qemunet("nic", "add", "router", "--network", "lab", "--json"))
     assert added["guest_ifname"] == "eth3"
-    assert inside(router)["eth3"][0] == added["mac"]
-    assert by_name(lab)["eth3"].id == added["id"]
+    assert inside(lab["router"])["eth3"][0] == added["mac"]
+    assert named(lab, "router")["eth3"]["id"] == added["id"]
     table = lab.qemunet("nic", "add", "router", "--network", "office", "--model", "e1000")
     assert re.search(r"\beth4\b", table)
     lab.qemunet("nic", "del", "router", added["id"])
-    assert set(by_name(lab)) == {"eth0", "eth1", "eth2", "eth4"}
-    router.vm.remove_nic(by_name(lab)["eth4"])
-
-
-def by_name(lab: Bench) -> dict[str | None, Nic]:
-    """The cards by the guest's names for them."""
-    return {card.guest_ifname: card for card in lab.guest("router").nics.values()}
-
-
-def in_guest(card: Nic) -> set[str]:
-    assert {one.source for one in card.addresses} <= {"guest"}, card
-    return {one.address for one in card.addresses}
+    assert set(named(lab, "router")) == {"eth0", "eth1", "eth2", "eth4"}
+    lab.qemunet("nic", "del", "router", named(lab, "router")["eth4"]["id"])
 
 
 def test_when_the_keeper_was_killed_the_next_one_knows_the_names(scene: Scene, unchanged: None) -> None:
