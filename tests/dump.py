@@ -15,10 +15,16 @@ import select
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 Dump = dict[str, list[str]]
+Entries = list[dict[str, Any]]  # of one answer of ip(8)
+
+LINKS, ADDRESSES, PERMANENT = "link", "address", "neigh show nud permanent"
+ROUTING = ("route show table all", "rule", "neigh show proxy")  # asked for each family
+FAMILIES = ("-4", "-6")
 
 VOLATILE_SYSCTLS = {"nf_conntrack_count", "tcp_fastopen_key"}  # the key is made with the first server that wants one
 VOLATILE_BRIDGE = re.compile(r"_timer$|^(topology_change|root_port|bridge_id|designated_root)")
@@ -27,11 +33,13 @@ LINK_KEYS = ("link", "master", "mtu", "address", "group", "altnames", "promiscui
 
 def dump(runtime: Path | None = None) -> Dump:
     """Return the sections, each a sorted list of lines."""
+    found, given, permanent = answers("-d", LINKS, ADDRESSES, PERMANENT)
+    routed = {family: answers(family, *ROUTING) for family in FAMILIES}
     return {
-        "links": links(),
-        "addresses": addresses(),
-        "routes": routes(),
-        "neighbours": neighbours(),
+        "links": links(found),
+        "addresses": addresses(given),
+        "routes": routes(routed),
+        "neighbours": neighbours(permanent, routed),
         "fdb": forwarding(),
         "qdiscs": qdiscs(),
         "nft": program("nft", "-s", "list", "ruleset").splitlines(),
@@ -59,17 +67,25 @@ def left_behind(before: Dump, runtime: Path | None = None, seconds: float = 20) 
     return found
 
 
-def program(*argv: str) -> str:
-    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+def program(*argv: str, given: str | None = None) -> str:
+    return subprocess.run(argv, input=given, capture_output=True, text=True, check=True).stdout
 
 
 def ip(*words: str) -> list[dict[str, Any]]:
     return [entry for entry in json.loads(program("ip", "-j", *words) or "[]") if entry]
 
 
-def links() -> list[str]:
+def answers(option: str, *questions: str) -> list[Entries]:
+    """What one ip(8) answers to several questions: a program for each costs more than what it does."""
+    said = program("ip", "-j", option, "-batch", "-", given="\n".join(questions) + "\n")
+    found = [[entry for entry in json.loads(line) if entry] for line in said.splitlines()]
+    assert len(found) == len(questions), f"{questions}: {said}"
+    return found
+
+
+def links(shown: Entries | None = None) -> list[str]:
     found = []
-    for link in ip("-d", "link"):
+    for link in answers("-d", LINKS)[0] if shown is None else shown:
         info = link.get("linkinfo", {})
         data = {k: v for k, v in (info.get("info_data") or {}).items() if not VOLATILE_BRIDGE.search(k)}
         kept = {key: link.get(key) for key in LINK_KEYS}
@@ -79,27 +95,25 @@ def links() -> list[str]:
     return sorted(found)
 
 
-def addresses() -> list[str]:
+def addresses(shown: Entries | None = None) -> list[str]:
     return sorted(
         f"{link['ifname']}: {one['local']}/{one['prefixlen']} {one.get('scope')}"
-        for link in ip("address")
+        for link in (ip(ADDRESSES) if shown is None else shown)
         for one in link.get("addr_info", [])
         if one
     )
 
 
-def routes() -> list[str]:
-    found = [
-        ("route", family, entry) for family in ("-4", "-6") for entry in ip(family, "route", "show", "table", "all")
-    ]
-    found += [("rule", family, entry) for family in ("-4", "-6") for entry in ip(family, "rule")]
+def routes(shown: dict[str, list[Entries]]) -> list[str]:
+    found = [("route", family, entry) for family in FAMILIES for entry in shown[family][0]]
+    found += [("rule", family, entry) for family in FAMILIES for entry in shown[family][1]]
     return sorted(f"{what} {family} {json.dumps(entry, sort_keys=True)}" for what, family, entry in found)
 
 
-def neighbours() -> list[str]:
+def neighbours(permanent: Entries, shown: dict[str, list[Entries]]) -> list[str]:
     """What somebody has set; what the kernel has learned comes and goes."""
-    found = [("permanent", entry) for entry in ip("neigh", "show", "nud", "permanent")]
-    found += [("proxy", entry) for family in ("-4", "-6") for entry in ip(family, "neigh", "show", "proxy")]
+    found = [("permanent", entry) for entry in permanent]
+    found += [("proxy", entry) for family in FAMILIES for entry in shown[family][2]]
     return sorted(f"{what} {entry['dst']} {entry.get('dev')} {entry.get('lladdr')}" for what, entry in found)
 
 
@@ -112,24 +126,32 @@ def forwarding() -> list[str]:
 
 def qdiscs() -> list[str]:
     """What shapes links, without numbers that the kernel gives."""
-    shown = [
-        program("tc", "-d", *words).splitlines() for words in (("qdisc", "show"), ("action", "ls", "action", "mirred"))
-    ]
-    return sorted(re.sub(r" refcnt \d+|index \d+ ref \d+ bind \d+", "", line) for lines in shown for line in lines)
+    shown = program("tc", "-d", "-batch", "-", given="qdisc show\naction ls action mirred\n").splitlines()
+    return sorted(re.sub(r" refcnt \d+|index \d+ ref \d+ bind \d+", "", line) for line in shown)
 
 
 def sysctls() -> list[str]:
     found = []
     for folder, _folders, names in os.walk("/proc/sys/net"):
-        for name in set(names) - VOLATILE_SYSCTLS:
-            with contextlib.suppress(OSError, UnicodeDecodeError):  # write-only ones
-                found.append(f"{folder}/{name} = {_sysctl(f'{folder}/{name}')}")
+        with contextlib.suppress(FileNotFoundError), _opened(folder) as at:  # its interface may just go
+            for name in set(names) - VOLATILE_SYSCTLS:
+                with contextlib.suppress(OSError, UnicodeDecodeError):  # write-only ones
+                    found.append(f"{folder}/{name} = {_sysctl(name, at)}")
     return sorted(found)
 
 
-def _sysctl(path: str) -> str:
-    """Read one of a thousand, without what makes a file object of it: that is done thousands of times."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+@contextlib.contextmanager
+def _opened(folder: str) -> Iterator[int]:
+    fd = os.open(folder, os.O_PATH | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _sysctl(name: str, at: int) -> str:
+    """Read one of a thousand, without the way to it, and without what makes a file object of it."""
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=at)
     try:
         return os.read(fd, 1 << 16).decode().strip()
     finally:
@@ -145,8 +167,10 @@ def processes() -> list[str]:
     found = []
     for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdecimal()):
         with contextlib.suppress(OSError):
+            if pid == os.getpid() or os.stat(f"/proc/{pid}/ns/net").st_ino != here:
+                continue
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-            if pid != os.getpid() and state not in "ZX" and os.stat(f"/proc/{pid}/ns/net").st_ino == here:
+            if state not in "ZX":
                 name = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
                 found += [name, *(f"{name}: {target}" for target in descriptors(pid))]
     return sorted(found)
