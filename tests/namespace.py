@@ -8,6 +8,8 @@ import os
 import subprocess
 from collections.abc import Iterator
 
+from tests import forked
+
 CLONE_NEWNET = 0x40000000
 CLONE_NEWNS = 0x00020000
 
@@ -26,6 +28,7 @@ def ip(words: str) -> None:
 @contextlib.contextmanager
 def fresh_namespace() -> Iterator[None]:
     """Put the main thread, and what it starts, into a new network namespace with lo up."""
+    forked.begin()
     libc = ctypes.CDLL(None, use_errno=True)
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -42,6 +45,7 @@ def fresh_namespace() -> Iterator[None]:
 @contextlib.contextmanager
 def own_run() -> Iterator[None]:
     """Give the main thread, and what it starts, mounts of its own and an empty /run, where ``ip netns`` writes."""
+    forked.begin()
     libc = ctypes.CDLL(None, use_errno=True)
     home, folder = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC), os.getcwd()
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qemunet.host import processes
-from tests import namespace
+from tests import forked, namespace
 from tests.dump import Dump, dump, left_behind
 
 TREE = Path(__file__).parents[1]
@@ -57,14 +57,16 @@ class World:
         return str(file)
 
     def start(self, *words: str, before: Sequence[str] = (), **options: Any) -> subprocess.Popen[str]:
-        """Begin a command; `before` are words in front of it."""
+        """Begin a command, in a Python of its own; `before` are words in front of it."""
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         argv = [*before, QEMUNET, *words]
         return subprocess.Popen(argv, **{"env": self.environment, "text": True, **pipes, **options})
 
     def qemunet(self, *words: str, before: Sequence[str] = (), **options: Any) -> Done:
-        """Run a command to its end. Whatever happens, nobody sees a traceback."""
-        return finish(self.start(*words, before=before, **options))
+        """Run a command to its end, forked if nothing else is asked for. Whatever happens, nobody sees a traceback."""
+        if before or options:
+            return finish(self.start(*words, before=before, **options))
+        return unbroken(forked.run(("qemunet", *words), self.environment, PATIENCE))
 
     def succeeds(self, *words: str, **options: Any) -> str:
         done = self.qemunet(*words, **options)
@@ -116,9 +118,14 @@ def finish(process: subprocess.Popen[str]) -> Done:
         out, err = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
-    assert "Traceback" not in err, err
-    assert "a mistake in qemunet" not in err, err
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return unbroken(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+
+
+def unbroken(done: Done) -> Done:
+    """Return what a command has come to; none complains of itself."""
+    assert "Traceback" not in done.stderr, done.stderr
+    assert "a mistake in qemunet" not in done.stderr, done.stderr
+    return done
 
 
 def kill(*pids: int) -> None:

@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,13 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import namespace
+from tests import forked, namespace
 from tests.crash import covered
 from tests.dump import Dump, difference, dump, program
 
 FEWEST = 10  # steps that any of the labs takes
-VICTIM = Path(__file__).with_name("victim.py")
-QEMUNET = str(Path(sys.executable).with_name("qemunet"))
+VICTIM = "tests.crash.victim:run"
 TREE = Path(__file__).parents[2]
 
 LABS = {
@@ -171,13 +169,13 @@ class Scene:
         count = self.folder.parent.parent / "count"
         count.unlink(missing_ok=True)
         arguments = [self.file] if phase == "back" else ["-d", self.file]
-        argv = [sys.executable, str(VICTIM), str(count), phase, str(number), fault, *arguments]
-        done = subprocess.run(argv, env=self.environment, capture_output=True, text=True, timeout=60)
+        argv = ["victim", str(count), phase, str(number), fault, *arguments]
+        done = forked.run(argv, self.environment, 60, VICTIM)
         self.steps = count.read_text().splitlines() if count.exists() else []
         return done, len(self.steps)
 
     def qemunet(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([QEMUNET, *words], env=self.environment, capture_output=True, text=True, timeout=60)
+        return forked.run(("qemunet", *words), self.environment, 60)
 
     def stop(self) -> subprocess.CompletedProcess[str]:
         """End every guest."""

@@ -1,8 +1,8 @@
 """Runs qemunet and lets something happen to it before or after the Nth thing that it does to the host.
 
-``victim.py COUNT PHASE NUMBER FAULT ARGS…``: COUNT is a file that gets a line for each step performed; PHASE is
-``run`` (``qemunet run ARGS``), ``net``, ``apply`` or ``gc`` (likewise) or ``back`` (start the lab ARGS, then take it
-back, the steps counted from there); FAULT is one of
+`tests.forked` runs it with ``COUNT PHASE NUMBER FAULT ARGS…``: COUNT is a file that gets a line for each step
+performed; PHASE is ``run`` (``qemunet run ARGS``), ``net``, ``apply`` or ``gc`` (likewise) or ``back`` (start the lab
+ARGS, then take it back, the steps counted from there); FAULT is one of
 
 * ``none``
 * ``fail``: the step fails with EIO instead of being done
@@ -95,7 +95,3 @@ def run() -> int:
     fault.arm(spare=None if phase in ("net", "apply", "gc") else COMMAND)
     sys.argv = ["qemunet", phase, *rest]
     return main.main()
-
-
-if __name__ == "__main__":
-    sys.exit(run())

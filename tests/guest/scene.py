@@ -19,6 +19,7 @@ import pexpect
 import pexpect.fdpexpect
 
 from qemunet.live.control import connect
+from tests import forked
 
 TREE = Path(__file__).parents[2]
 QEMUNET = str(Path(sys.executable).with_name("qemunet"))
@@ -123,7 +124,7 @@ class Scene:
 
     def qemunet(self, *words: str, status: int = 0) -> str:
         """Run a command, which must end with `status`; return what it printed."""
-        done = subprocess.run([QEMUNET, *words], env=self.environment, capture_output=True, text=True, timeout=BOOT)
+        done = forked.run(("qemunet", *words), self.environment, BOOT)
         assert done.returncode == status, f"qemunet {' '.join(words)}: {done.returncode}: {done.stderr}"
         return done.stdout if status == 0 else done.stderr
 

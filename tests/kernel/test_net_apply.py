@@ -8,20 +8,20 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.crash import covered
 from tests.dump import difference, dump, program
 from tests.kernel.lan import UDHCPC, Guest, plugged
 from tests.kernel.test_net_commands import link
-from tests.world import TREE, World, machine, until
+from tests.world import World, machine, until
 
-VICTIM = TREE / "tests" / "crash" / "victim.py"
+VICTIM = "tests.crash.victim:run"
 ALICE, BOB = "52:54:00:00:00:0a", "52:54:00:00:00:0b"
 LAB = """
 [lab]
@@ -265,8 +265,7 @@ def victim(
     """Apply the file with a fault at one step; return how it ended, and how many steps there were."""
     count = world.folder / "count"
     count.unlink(missing_ok=True)
-    argv = [sys.executable, str(VICTIM), str(count), phase, str(number), fault, *words]
-    done = subprocess.run(argv, env=world.environment, capture_output=True, text=True, timeout=60)
+    done = forked.run(["victim", str(count), phase, str(number), fault, *words], world.environment, 60, VICTIM)
     return done, len(count.read_text().splitlines()) if count.exists() else 0
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.kernel.conftest import ip
-from tests.world import NETWORK, TREE, World, kill, machine
+from tests.world import NETWORK, World, kill, machine
 
-VICTIM = TREE / "tests" / "crash" / "victim.py"
+VICTIM = "tests.crash.victim:run"
 TWO = """
 [lab]
 name = "nets"
@@ -249,8 +249,7 @@ def victim(world: World, number: int, fault: str, *words: str) -> tuple[subproce
     """Run ``qemunet net`` with a fault at one step; return how it ended and how many steps there were."""
     count = world.folder / "count"
     count.unlink(missing_ok=True)
-    argv = [sys.executable, str(VICTIM), str(count), "net", str(number), fault, *words]
-    done = subprocess.run(argv, env=world.environment, capture_output=True, text=True, timeout=60)
+    done = forked.run(["victim", str(count), "net", str(number), fault, *words], world.environment, 60, VICTIM)
     assert "Traceback" not in done.stderr, done.stderr
     return done, len(count.read_text().splitlines()) if count.exists() else 0
 
