@@ -33,10 +33,10 @@ from qemunet import state
 from qemunet.host import processes
 from qemunet.host.linux import LinuxHost
 from qemunet.journal import Journal
-from qemunet.live import cards, cardwork, change, keeper, running, server, verbs
+from qemunet.live import keeper
 from qemunet.live.talk import Talk
+from tests import forked
 
-LOADED = (cards, cardwork, change, running, server, verbs)  # once, for all
 _GLANCE = 0.005
 
 
@@ -106,6 +106,7 @@ def arm(fault: Fault) -> None:
 
 def main(fault: str, count: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    forked.load()  # once, for all
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

@@ -218,6 +218,7 @@ class Live:
 
     def state(self, vm: str = "one") -> State:
         """Everything that a change of a vm changes, as whoever looks sees it: files, host, QEMU, keeper."""
+        shown = self.ask("nics", vm=vm)  # first: a new keeper answers when it has led back what it found
         scope = self.runtime.scope(f"vm/{vm}")
         record = scope.record()
         assert record is not None
@@ -234,8 +235,8 @@ class Live:
         return {
             "record": [str(as_dict(row)) for row in record.nics],
             "vm.toml": Path(scope.path("vm.toml")).read_text().splitlines(),
-            "nics": [str(row) for row in self.ask("nics", vm=vm)["nics"]],
-            "foreign": [str(row) for row in self.ask("nics", vm=vm)["foreign"]],
+            "nics": [str(row) for row in shown["nics"]],
+            "foreign": [str(row) for row in shown["foreign"]],
             "cards": sorted(map(str, devices.cards(monitor))),
             "netdevs": sorted(re.sub(r",?(fds?|restrict)=[^,\r\n]*", "", netdevs).splitlines()),
             "forwards": [" ".join(line.split()[3:]) for line in rules.splitlines() if "HOST_FORWARD" in line],
