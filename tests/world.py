@@ -26,12 +26,20 @@ PATIENCE = 60.0  # seconds
 Done = subprocess.CompletedProcess[str]
 
 
-def machine(name: str, *more: str, card: str = 'network = "lab"') -> str:
-    """A vm that runs nothing but its firmware; `more` are lines of its own table, `card` those of its only card."""
+def machine(name: str, *more: str, card: str = 'network = "lab"', rests: bool = True) -> str:
+    """A vm that runs nothing but its firmware, which is the usual one unless it `rests`.
+
+    `more` are lines of its own table, `card` those of its only card.
+    """
     lines = [f"[vm.{name}]", 'memory = "64M"', 'accel = "tcg"', *more]
+    if rests and not any(line.startswith("qemu-args") for line in more):
+        lines.append(RESTS)
     return "\n".join([*lines, f"[[vm.{name}.nic]]", card, ""])
 
 
+# A firmware that stops when it finds no kernel: the usual one looks for something to boot for ever, which costs a
+# processor, emulated, more than everything else that a test does.
+RESTS = 'qemu-args = ["-bios", "qboot.rom"]'
 NETWORK = '[network.lab]\nmode = "private"\n'
 
 

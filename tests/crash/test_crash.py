@@ -26,11 +26,13 @@ FEWEST = 10  # steps that any of the labs takes
 VICTIM = "tests.crash.victim:run"
 TREE = Path(__file__).parents[2]
 
+# The firmware is one that rests when it finds nothing to boot (see `tests.world`).
 LABS = {
     "files, hooks and cards that stand alone": """
 [vm.one]
 memory = "64M"
 accel = "tcg"
+qemu-args = ["-bios", "qboot.rom"]
 
 [[vm.one.disk]]
 file = "new.qcow2"
@@ -59,6 +61,7 @@ guard = "mac"
 [vm.one]
 memory = "64M"
 accel = "tcg"
+qemu-args = ["-bios", "qboot.rom"]
 
 [[vm.one.nic]]
 network = "quiet"
@@ -67,6 +70,7 @@ link = "down"
 [vm.two]
 memory = "64M"
 accel = "tcg"
+qemu-args = ["-bios", "qboot.rom"]
 
 [[vm.two.nic]]
 network = "quiet"
@@ -85,6 +89,7 @@ address = ["10.8.0.1/24", "fd08::1/64"]
 [vm.one]
 memory = "64M"
 accel = "tcg"
+qemu-args = ["-bios", "qboot.rom"]
 
 [[vm.one.nic]]
 network = "by-cable"
@@ -100,6 +105,7 @@ dns = { domain = "crash.test", hosts = { db = "10.7.0.9" } }
 [vm.one]
 memory = "64M"
 accel = "tcg"
+qemu-args = ["-bios", "qboot.rom"]
 
 [[vm.one.nic]]
 mode = "stream"
@@ -108,6 +114,7 @@ listen = "unix:wire.sock"
 [vm.two]
 memory = "64M"
 accel = "tcg"
+qemu-args = ["-bios", "qboot.rom"]
 
 [[vm.two.nic]]
 mode = "stream"

@@ -185,7 +185,7 @@ def test_what_cannot_be_is_refused_before_anything_is_done(world: World) -> None
 
 def test_guests_on_it_go_on_and_their_cards_fit(world: World) -> None:
     """Their taps take larger packets, what they are to have is reserved, and they stay as they are otherwise."""
-    vm = machine("kali", card=f'network = "lab"\nmac = "{BOB}"\nip = ["192.168.60.33/24"]')
+    vm = machine("kali", card=f'network = "lab"\nmac = "{BOB}"\nip = ["192.168.60.33/24"]', rests=False)
     file = world.write(LAB.replace("192.168.50.1/24", '192.168.50.1/24", "192.168.60.2/24') + vm)
     other = world.write(f'[lab]\nname = "elsewhere"\n{machine("eve")}[network.lab]\nexternal = true\n', "eve.toml")
     world.succeeds("run", "-d", file)
