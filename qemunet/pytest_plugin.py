@@ -57,15 +57,29 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def qemunet_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """The lab of the marker of this name, or the one beside the test: ``web, db = qemunet_lab``."""
+    from qemunet.errors import QemunetError
+
+    try:
+        return _lab(request, tmp_path_factory.getbasetemp())
+    except pytest.UsageError as error:
+        problem = str(error)
+    except QemunetError as error:
+        problem = f"{error}\n  hint: {error.hint}" if error.hint else str(error)
+    pytest.fail(problem, pytrace=False)  # where qemunet found that out is of no use to the test's author
+
+
+def _lab(request: pytest.FixtureRequest, base: Path) -> Bench:
+    """Return the lab, whose guests are ready, and keep what it says and sends from now on."""
     from qemunet.testing.evidence import Evidence
 
-    item, base = request.node, tmp_path_factory.getbasetemp()
+    item = request.node
     item.config.stash[_BASE] = base
     key = _key(item, base)
     opened = _opened(item.config, key)
-    evidence = Evidence(opened.bench, _folder(item, base), capture=item.config.getini("qemunet_capture"))
+    capture = item.config.getini("qemunet_capture")
+    evidence = Evidence(opened.bench, _folder(item, base), str(base), capture=capture)
     item.stash[_EVIDENCE] = evidence
-    request.addfinalizer(evidence.forget)  # noqa: PT021 - also if the next line raises, but after the report is made
+    request.addfinalizer(evidence.forget)
     opened.await_ready(key[0])
     return opened.bench
 

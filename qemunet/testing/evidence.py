@@ -31,13 +31,16 @@ _KEEPER = "keeper.log"
 
 
 class Evidence:
-    """Watches a lab from its making until `close`, its packets if `capture`; `folder` is for what is kept."""
+    """Watches a lab from its making until `close`, its packets if `capture`; `folder` is for what is kept.
 
-    def __init__(self, bench: Bench, folder: str, *, capture: bool) -> None:
+    Until then it is in `base`.
+    """
+
+    def __init__(self, bench: Bench, folder: str, base: str, *, capture: bool) -> None:
         self._bench = bench
         self._folder = folder
         self._logs = list(_logs(bench))
-        self._recorder = Recorder(bench) if capture else None
+        self._recorder = Recorder(bench, base) if capture else None
 
     def sections(self) -> Iterator[tuple[str, str]]:
         """Write everything into the directory; yield the titles and texts of a report."""
@@ -118,8 +121,8 @@ def _logs(bench: Bench) -> Iterator[_Log]:
 class Recorder:
     """Captures at every card of every guest, each into a file of its own, in a thread."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.folder = tempfile.mkdtemp(prefix="qemunet-packets-")
+    def __init__(self, bench: Bench, base: str) -> None:
+        self.folder = tempfile.mkdtemp(prefix="qemunet-packets-", dir=base)
         self._bench = bench
         self._over = threading.Event()
         self._cards = [card for name in bench.guests for card in self._begin(name)]

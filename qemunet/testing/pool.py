@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import tempfile
 import typing
@@ -74,12 +75,14 @@ class Opened:
     def _open(self, wish: Wish) -> Bench:
         spec = read.load(wish.file, wish.set)
         check.check(spec)
-        folder = tempfile.mkdtemp(prefix="qemunet-")  # short: the path of a socket is no longer than 107 bytes
-        self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        # Short: the path of a socket is no longer than 107 bytes. Not made here, it goes with what is in it: also if
+        # this program is killed.
+        path = os.path.join(tempfile.gettempdir(), f"qemunet-{secrets.token_hex(4)}")
+        self._stack.callback(shutil.rmtree, path, ignore_errors=True)
         isolated = wish.isolate and os.geteuid() == 0
         home = self._stack.enter_context(_fresh()) if isolated else netns.Place()
         unnamed = [f"netns.{one.name}.named=false" for one in spec.spaces] if isolated else []
-        runtime = Runtime(os.path.join(folder, "run"))
+        runtime = Runtime(path)
         around = self._enter(home, wish.around(seat.host(runtime, home))) if wish.around is not None else None
 
         def opened(vms: Sequence[str]) -> sync.Lab:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import time
 import typing
@@ -57,7 +58,7 @@ class Seat(ABC):
         __tracebackhide__ = True
         said = ""
         for command in commands:
-            done = self.execute(command, timeout)
+            done = self._in_time(command, timeout)
             if done.status != 0:
                 raise AssertionError(f"{self.name}: {command!r} fails: {done}")
             said += done.stdout
@@ -68,11 +69,18 @@ class Seat(ABC):
         __tracebackhide__ = True
         said = ""
         for command in commands:
-            done = self.execute(command, timeout)
+            done = self._in_time(command, timeout)
             if done.status == 0:
                 raise AssertionError(f"{self.name}: {command!r} succeeds: {done}")
             said += done.stdout + done.stderr
         return said
+
+    def _in_time(self, command: str | Sequence[str], timeout: float) -> Outcome:
+        __tracebackhide__ = True
+        try:
+            return self.execute(command, timeout)
+        except TimedOut as error:
+            raise AssertionError(f"{self.name}: {command!r} has not ended after {timeout:g} s: {error}") from None
 
     def wait_until(self, command: str | Sequence[str], timeout: float = PATIENCE) -> str:
         """Repeat a command until it succeeds; return what it wrote to stdout then."""
@@ -140,7 +148,7 @@ class Room(Seat):
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # with all that holds its output open
             process.communicate()
             raise TimedOut(f"{command!r} has not ended after {timeout:g} s", where=self.name) from None
         return Outcome(process.returncode, decoded(out), decoded(err))
@@ -150,6 +158,7 @@ class Room(Seat):
             [*self._enter, *words(command)],
             env=self.environment,
             stdin=subprocess.DEVNULL,
+            start_new_session=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
