@@ -38,6 +38,8 @@ def _exec(args: Namespace) -> int:
         return report(error, error.exit_status)
     except UsageError as error:
         return report(error, error.exit_status)
+    except BrokenPipeError:  # whoever read its output has left
+        raise
     except (QemunetError, OSError) as error:
         return report(error, OWN_FAULT)
 

@@ -24,8 +24,8 @@ def join(command: Command, stdin: int | None, timeout: float | None = None) -> i
     """Pass on what comes and goes; return the command's exit status.
 
     `stdin` is a descriptor, or None if the command was begun without input. What is not taken here waits in the guest.
-    Raises Expired after `timeout` seconds, Interrupted on a signal or when nobody reads the output any more; the
-    command has been killed then.
+    Raises Expired after `timeout` seconds, Interrupted on a signal, BrokenPipeError when nobody reads the output any
+    more; the command has been killed then.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     with wakeups() as wakeup:
@@ -35,7 +35,7 @@ def join(command: Command, stdin: int | None, timeout: float | None = None) -> i
                 if deadline is not None and time.monotonic() > deadline:
                     raise Expired(f"the command was killed after {timeout:g} s", where=command.place)
                 stdin = _turn(command, stdin, wakeup, deadline)
-        except (Interrupted, Expired):
+        except (Interrupted, Expired, BrokenPipeError):
             command.kill()
             raise
         return command.status
@@ -81,5 +81,7 @@ def _write(fd: int, data: bytes) -> None:
             view = view[os.write(fd, view) :]
         except BlockingIOError:
             select.select([], [fd], [], 0.2)
+        except BrokenPipeError:
+            raise
         except OSError as error:
             raise Interrupted(f"nobody reads the output any more ({error.strerror})") from None

@@ -256,6 +256,17 @@ def test_a_command_ends_with_whoever_asked_for_it(scene: Scene, end: Callable[[s
     wait_for(lambda: not any(runs(scene, pid) for pid in pids), timeout=LONG)
 
 
+def test_a_command_whose_reader_has_left_ends_without_a_word_as_in_a_pipe(scene: Scene) -> None:
+    asked = begin(scene, "inn", "--", "sh", "-c", "echo $$; while echo more; do :; done")
+    assert asked.stdout is not None
+    pid = asked.stdout.readline().decode().strip()
+    asked.stdout.close()
+    asked.stdout = None
+    _, err = asked.communicate(timeout=LONG)
+    assert (asked.returncode, err) == (141, b"")
+    wait_for(lambda: not runs(scene, pid), timeout=LONG)
+
+
 def test_what_it_leaves_running_is_not_waited_for(scene: Scene) -> None:
     """Though that has its output open: it may go on writing, to nobody."""
     done = run(
