@@ -58,7 +58,7 @@ def ports(spec: LabSpec) -> frozenset[tuple[str, str, int, int]]:
     """
     every = (forward for network in spec.networks for forward in network.forward or ())
     found = {(one.protocol, one.address, *one.ports) for one in every}
-    named = any(map(served.has_dns, spec.networks))
+    named = any(served.has_dns(network) for network in spec.networks)
     return frozenset(found | ({(protocol, NOBODYS, 53, 53) for protocol in ("tcp", "udp")} if named else set()))
 
 

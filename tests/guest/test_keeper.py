@@ -229,10 +229,9 @@ def test_a_flood_is_logged_exactly_whoever_does_not_read(bench: Bench) -> None:
 def test_the_control_socket_replays_and_becomes_the_console(bench: Bench) -> None:
     control = bench.start("a")
     assert control.ask("tail", vm="a", bytes=3) == {"text": "hi\n"}
-    sock, already = bench.reach().console("a", replay=2)
+    sock, data = bench.reach().console("a", replay=2), b""
     sock.settimeout(PATIENCE)
     sock.sendall(b"xyz")
-    data = already
     while len(data) < 5:
         data += sock.recv(100)
     assert data == b"i\nxyz"
