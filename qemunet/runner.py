@@ -85,9 +85,9 @@ def unwind(
         failure = undo(step, host)
         if failure is not None:
             failures.append(failure)
-            if isinstance(step, steps.PutAddress | steps.PutRoute):  # whoever has it now stays until then
-                break
-            if not isinstance(steps.bare(step), RunHook):  # what a program of the user's could not do, it never will
+            if isinstance(step, steps.PutAddress | steps.PutRoute):
+                break  # until somebody can have it back, whoever has it now stays
+            if not isinstance(steps.bare(step), RunHook):  # the user's program was run, and is not run again
                 continue
         for one in owed:
             journal.mark(one.number, "undone")
@@ -102,9 +102,8 @@ def undo(step: Step, host: Host) -> Exception | None:
     except Gone:
         pass
     except (OSError, QemunetError) as error:
-        was_never_gone = isinstance(error, Taken) and isinstance(steps.bare(step), steps.AddAddress | steps.Divert)
-        if not was_never_gone:
-            return _explained(step, error)
+        is_still_there = isinstance(error, Taken) and isinstance(steps.bare(step), steps.AddAddress | steps.Divert)
+        return None if is_still_there else _explained(step, error)
     return None
 
 
