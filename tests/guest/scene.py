@@ -153,16 +153,22 @@ class Scene:
 
     def guest(self, name: str) -> Guest:
         """Open a guest's console as soon as its keeper serves it."""
-        directory = self.runtime / "vm" / name
-        deadline = time.monotonic() + 30
-        while not (directory / "console.sock").exists() or not (directory / "console.log").exists():
-            assert time.monotonic() < deadline, sorted(directory.iterdir())
-            select.select([], [], [], 0.05)
-        return Guest(name, directory)
+        return attach(name, self.runtime / "vm" / name)
 
     def cards(self, vm: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(self.qemunet("nic", "list", vm, "--json"))
         return found
+
+
+def attach(name: str, directory: Path) -> Guest:
+    """Open a guest's console as soon as it is served: a socket has its name a moment before anybody listens there."""
+    deadline = time.monotonic() + 30
+    while True:
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            if (directory / "console.log").exists():
+                return Guest(name, directory)
+        assert time.monotonic() < deadline, sorted(directory.iterdir())
+        select.select([], [], [], 0.05)
 
 
 def wait_for(condition: Callable[[], bool], *, timeout: float = 30) -> None:

@@ -17,7 +17,7 @@ from tests.dump import dump, left_behind
 from tests.guest import scene as consoles
 from tests.guest.around import as_before, emulated, ping
 from tests.guest.cards import machine
-from tests.guest.scene import QEMUNET, TREE, Peer, Scene, host_pings, ip, join, wait_for
+from tests.guest.scene import QEMUNET, TREE, Peer, Scene, attach, host_pings, ip, join, wait_for
 
 pytestmark = pytest.mark.guest
 EXAMPLES = TREE / "examples"
@@ -281,12 +281,10 @@ def by_hand(scene: Scene, mac: str) -> Iterator[consoles.Guest]:
     argv += ["-netdev", f"tap,id=n0,script={scripts}/qemu-ifup,downscript={scripts}/qemu-ifdown"]
     argv += ["-device", f"virtio-net-pci,netdev=n0,mac={mac}"]
     with subprocess.Popen(argv, env={**scene.environment, "QEMUNET_BRIDGE": "br7"}) as qemu:
-        wait_for(lambda: (scene.folder / "console.log").exists() and (scene.folder / "console.sock").exists())
-        guest = consoles.Guest("hand", scene.folder)
         try:
-            guest.await_ready()
-            yield guest
+            with contextlib.closing(attach("hand", scene.folder)) as guest:
+                guest.await_ready()
+                yield guest
         finally:
-            guest.close()
             qemu.terminate()
             qemu.wait(timeout=30)
