@@ -145,10 +145,12 @@ def _teller(args: Namespace) -> Callable[[str], None] | None:
 
 def _think(source: Source, vms: Sequence[str] = (), tell: Callable[[str], None] | None = None) -> Thought:
     from qemunet.host.linux import LinuxHost
+    from qemunet.live.photo import photograph
 
     here = runtime()
     with closing(LinuxHost(here.path)) as host:
-        return source.think(here, vms, strict=False, host=host, tell=tell)
+        facts = photograph(here, source.wanted(), host)
+    return source.think(facts, vms, strict=False, tell=tell)
 
 
 COMMANDS: Commands = {

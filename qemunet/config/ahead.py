@@ -1,4 +1,4 @@
-"""Parses a lab file and its profiles for the process that starts its guests, while that one loads what it needs."""
+"""Parses a lab file and its profiles for the process that thinks about them, while that one loads what it needs."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ import json
 import os
 import time
 import zlib
-from typing import TYPE_CHECKING, TypeAlias
 
 from qemunet.frozen import frozen
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -36,7 +36,7 @@ APPEND = (
     " initcall_blacklist=crypto_kdf108_init,init_kprobe_trace,load_system_certificate_list"
 )
 
-Stamp: TypeAlias = tuple[str, int, int]  # path, size, time of change in nanoseconds
+Stamp = tuple[str, int, int]  # path, size, time of change in nanoseconds
 
 
 @frozen

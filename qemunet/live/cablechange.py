@@ -12,7 +12,7 @@ from qemunet.frozen import replace
 from qemunet.live import session
 from qemunet.live.cables import as_made, in_place
 from qemunet.live.netchange import Row
-from qemunet.live.source import photograph
+from qemunet.live.photo import photograph
 from qemunet.plan.live import Disruption
 from qemunet.state import write_private
 from qemunet.steps import SetVlans

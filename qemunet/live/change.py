@@ -18,6 +18,7 @@ from qemunet.frozen import replace
 from qemunet.live import devices, session
 from qemunet.live.record import nic_record
 from qemunet.live.seats import Seats
+from qemunet.live.sheets import of_shared
 from qemunet.live.taken import refuse_taken_networks
 from qemunet.plan import plug
 from qemunet.steps import DelLink, DelNetdev, DropTable, Plan, RunHook, Unclaim, Unreserve, bare
@@ -188,7 +189,7 @@ class Change:
             plan = think(found)
             refuse_taken_networks(self.runtime, Plan(shared=plan.shared))
             for part in plan.shared:
-                session.make_shared(self.runtime, self.host, found.lab, part, found.facts)
+                session.make_shared(self.runtime, self.host, part, found.facts, of_shared(found.lab, part.scope))
             self._apply(found, plan.own)
         self._apply(found, plan.guest)
         return found

@@ -1,13 +1,16 @@
 """Runs a lab: one process starts the guests and becomes their keeper, the other is the user's terminal.
 
-Theory of operation. The command forks before anything heavy is loaded, even before the command line is read: while the
-parent does that, the child loads what starting takes (`qemunet.live.starter`). The child starts the guests, tells the
-parent, and executes the keeper in its own place: the same process, so it stays QEMU's parent and sees how it ends, but
-fresh, with nothing but the descriptors it needs. The two are joined by a socket pair, the *tether*:
+Theory of operation. The command forks before anything heavy is loaded, even before the command line is read: the
+parent loads what thinking takes, and reads the lab file, while the child loads what acting takes
+(`qemunet.live.starter`). The child looks at the host, the parent works out what there is to do, and the child does it.
+It starts the guests, tells the parent, and executes the keeper in its own place: the same process, so it stays QEMU's
+parent and sees how it ends, but fresh, with nothing but the descriptors it needs. The two are joined by a socket pair,
+the *tether*:
 
 * while the guests start, the parent's death closes it, which interrupts the child, and everything is taken back;
-* the parent sends the order and, having time for that, the file parsed; the child sends ``ready`` or ``error``; the
-  parent answers ``go``, and only then is the start final; the child writes that down and says so;
+* the parent sends the order, the child the file parsed, the parent what it has to look at, the child what it sees,
+  the parent what there is to do; the child sends ``ready`` or ``error``; the parent answers ``go``, and only then is
+  the start final; the child writes that down and says so;
 * in the foreground it stays: when the terminal goes away without a word, the keeper ends the guests. With
   ``-d`` the parent closes it and is done.
 """
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any, NoReturn
 
+    from qemunet.facts import Facts
+    from qemunet.live.agenda import Thinker
     from qemunet.live.control import Control
     from qemunet.state import Runtime
 
@@ -130,7 +135,12 @@ class _Parent:
         """Wait for the start, then for the end if that is wanted; return the exit status."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._pass_on)
-        reply = self._answer()
+        try:
+            reply = self._answer()
+        except BaseException:  # it finds the tether closed, and takes back what it has done
+            self.tether.close()
+            os.waitpid(self.child, 0)
+            raise
         if "ready" in reply:
             interrupts.install()  # a TERM would tell the keeper to leave its guests alone
             return self._go_on(reply)
@@ -144,16 +154,38 @@ class _Parent:
         return self._clean_up(os.waitstatus_to_exitcode(status))
 
     def _answer(self) -> dict[str, Any]:
-        """Send the order; return the child's answer, and tell what it tells before that."""
-        from qemunet.config import ahead
+        """Send the order and read the lab file; return the child's answer, having thought for it before that."""
         from qemunet.live.tether import receive, send
 
-        send(self.tether, {**as_dict(self.order), "parsed": ahead.parsed(self.order.file)})
+        send(self.tether, {**as_dict(self.order), "thinks": True})
+        from qemunet.config import toml  # this, and more that it takes, while the child parses the file
+        from qemunet.live import sheets
+        from qemunet.live.source import Source
+        from qemunet.live.thinker import Here, environment
+
+        del sheets
+        toml.expect(receive(self.tether).get("parsed", ()))
+        source = Source.read(self.order.file, self.order.overrides)
+        environ = environment(source)
+        thinker = Here(source, self.order.vms, environ=environ, tell=self.tell)
+        send(self.tether, {"environ": environ}, thinker.brief)
         reply = receive(self.tether)
-        while "tell" in reply:
-            self.tell(reply["tell"])
+        if "facts" in reply:
+            self._think(thinker, reply["value"])
             reply = receive(self.tether)
         return reply
+
+    def _think(self, thinker: Thinker, facts: Facts) -> None:
+        from qemunet.live.tether import send
+
+        try:
+            agenda = thinker.agenda(facts)
+        except QemunetError as error:
+            send(self.tether, error.as_json())
+        except OSError as error:
+            send(self.tether, of_the_host(error).as_json())
+        else:
+            send(self.tether, {"agenda": True}, agenda)
 
     def _pass_on(self, number: int, _frame: object) -> None:
         """A signal sent to this process alone is meant for both."""

@@ -17,7 +17,7 @@ from qemunet.facts import Wanted
 from qemunet.frozen import frozen, replace
 from qemunet.host.linux import LinuxHost
 from qemunet.live import session
-from qemunet.live.source import photograph
+from qemunet.live.photo import photograph
 from qemunet.model import vlan
 from qemunet.model.cable import OnSwitch
 from qemunet.model.names import altname, group

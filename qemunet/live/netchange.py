@@ -26,7 +26,8 @@ from qemunet.errors import NotTakenBack
 from qemunet.frozen import frozen, replace
 from qemunet.host import leases
 from qemunet.live import session
-from qemunet.live.source import photograph
+from qemunet.live.photo import photograph
+from qemunet.live.sheets import of_shared
 from qemunet.live.taken import refuse_taken_networks
 from qemunet.model.network import Network, OwnBridge
 from qemunet.plan import leaving, netlive
@@ -245,7 +246,7 @@ def _do(runtime: Runtime, host: LinuxHost, scope: Scope, thought: _Thought) -> N
     new = [part for part in thought.ways if not plan.is_up(part, thought.facts)]
     refuse_taken_networks(runtime, Plan(shared=tuple(new)))
     for part in new:
-        session.make_shared(runtime, host, thought.lab, part, thought.facts)
+        session.make_shared(runtime, host, part, thought.facts, of_shared(thought.lab, part.scope))
     with session.working(scope) as journal:
         _change(scope, journal, host, thought)
 

@@ -16,6 +16,7 @@ from qemunet import interrupts, plan
 from qemunet.config import cables, modes, notes
 from qemunet.errors import NotFound, NotTakenBack, Taken
 from qemunet.live import mend, session
+from qemunet.live.sheets import of_shared
 from qemunet.live.source import Source
 from qemunet.live.taken import refuse_taken_networks
 from qemunet.model.names import is_name
@@ -171,7 +172,7 @@ def make(runtime: Runtime, host: LinuxHost, found: Networks) -> None:
     new = [part for part in every.values() if not plan.is_up(part, found.facts)]
     refuse_taken_networks(runtime, Plan(shared=tuple(new)))
     for part in new:
-        session.make_shared(runtime, host, found.lab, part, found.facts)
+        session.make_shared(runtime, host, part, found.facts, of_shared(found.lab, part.scope))
     for part in every.values():
         if part not in new and part.scope.startswith("net/"):
             mend.again(runtime, host, runtime.scope(part.scope))

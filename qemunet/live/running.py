@@ -11,7 +11,7 @@ from qemunet.config.resolve import resolve, wanted
 from qemunet.config.spec import BootSpec, LabSpec, NetworkSpec, VmSpec
 from qemunet.errors import ConfigError, NotFound
 from qemunet.frozen import frozen, replace
-from qemunet.live.source import photograph
+from qemunet.live.photo import photograph
 from qemunet.plan import live
 
 if typing.TYPE_CHECKING:

@@ -9,30 +9,25 @@ import time
 
 from qemunet import interrupts, runner
 from qemunet.errors import NotTakenBack
+from qemunet.facts import Wanted
 from qemunet.frozen import frozen, replace
 from qemunet.host import processes
 from qemunet.host.linux import LinuxHost
-from qemunet.live.record import record
+from qemunet.live.agenda import QEMU
+from qemunet.live.photo import photograph
 from qemunet.live.taken import refuse_taken_names, refuse_taken_networks
 from qemunet.locks import Lock
-from qemunet.model.network import OwnBridge
-from qemunet.plan import spaces
 from qemunet.state import SHARED_KINDS, Runtime, Scope, write_private
 from qemunet.steps import AwaitQemu
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from qemunet.facts import Facts
     from qemunet.journal import Journal
-    from qemunet.live.source import Source, Thought
-    from qemunet.model.lab import Lab
-    from qemunet.model.network import Network
-    from qemunet.model.vm import Vm
+    from qemunet.live.agenda import Agenda, Brief, Sheet, Thinker, VmSheet
     from qemunet.steps import Part
-
-    Tell = Callable[[str], None]
 
 _DYING, _GLANCE = 30.0, 0.005  # seconds for a killed process to be gone, and between two looks
 
@@ -54,30 +49,29 @@ class Start:
         self.runtime = runtime
         self.host = host
         self.tethered = tethered
-        self.secrets: Mapping[str, Mapping[str, str]] = {}  # by vm and name
         self._works: dict[str, Work] = {}
 
-    def prepare(self, thought: Thought, vms: Sequence[Vm]) -> None:
+    def prepare(self, agenda: Agenda, facts: Facts) -> None:
         """Make what is shared and each vm's own things; the runtime directory's lock must be held."""
-        for part in thought.plan.shared:
-            make_shared(self.runtime, self.host, thought.lab, part, thought.facts)
-        for vm in vms:
-            self._open(thought.lab, vm, thought.facts)
-        for part in thought.plan.own:
-            self._apply(part, thought.facts)
+        for part in agenda.plan.shared:
+            make_shared(self.runtime, self.host, part, facts, agenda.sheets.get(part.scope))
+        for vm, sheet in agenda.vms.items():
+            self._open(vm, sheet)
+        for part in agenda.plan.own:
+            self._apply(part, facts)
 
-    def launch(self, thought: Thought) -> None:
+    def launch(self, agenda: Agenda, facts: Facts) -> None:
         """Start the QEMUs, write down what is known of them while they get ready, and let the guests run.
 
         Nobody else waits for this. After it, all that will be on record has its room on the disk.
         """
-        parts = thought.plan.start
+        parts = agenda.plan.start
         ready = next(number for number, part in enumerate(parts) if isinstance(part.steps[0], AwaitQemu))
         for part in parts[:ready]:
-            self._apply(part, thought.facts)
+            self._apply(part, facts)
         self._write_down()
         for part in parts[ready:]:
-            self._apply(part, thought.facts)
+            self._apply(part, facts)
 
     def settle(self) -> None:
         """It is final: say so on record, and let go of the scopes."""
@@ -91,21 +85,19 @@ class Start:
         self.host.close()
         return failures + reap(self.runtime, self.host)
 
-    def _open(self, lab: Lab, vm: Vm, facts: Facts) -> None:
-        from qemunet.config.write import vm_toml
-
-        scope = self.runtime.scope(f"vm/{vm.name}")
+    def _open(self, vm: str, sheet: VmSheet) -> None:
+        scope = self.runtime.scope(f"vm/{vm}")
         scope.create()
         self._works[scope.name] = _begin(scope)
-        write_private(scope.path("vm.toml"), vm_toml(lab, vm))
-        if vm.script:
+        write_private(scope.path("vm.toml"), sheet.text)
+        if sheet.script:
             from qemunet.live import script
 
-            script.begin(scope.directory, vm.script, self.secrets.get(vm.name, {}))
-        scope.save(replace(record(lab, vm, facts), tethered=self.tethered))
+            script.begin(scope.directory, sheet.script, sheet.hidden)
+        scope.save(replace(sheet.record, tethered=self.tethered))
         lock = Lock.take(scope.path("lock"), wait=True, create=True)
         assert lock is not None, "a lock that is waited for is had"
-        self.host.handles[f"{vm.name}:lock"] = [lock.fd]
+        self.host.handles[f"{vm}:lock"] = [lock.fd]
 
     def _write_down(self) -> None:
         for name, work in self._works.items():
@@ -121,92 +113,79 @@ class Start:
         work.lasting.extend(runner.apply(part.steps, facts, self.host, work.journal, about=part.about))
 
 
-def make_shared(runtime: Runtime, host: LinuxHost, lab: Lab, part: Part, facts: Facts) -> None:
+def make_shared(runtime: Runtime, host: LinuxHost, part: Part, facts: Facts, sheet: Sheet | None) -> None:
     """Make what several guests share; the runtime directory's lock must be held, and `reap` takes it down."""
     scope = runtime.scope(part.scope)
     scope.create()
     with working(scope) as journal:
         runner.apply(part.steps, facts, host, journal)
-        kind, name = part.scope.split("/", 1)
-        if kind == "net":
-            _describe(scope, lab, lab.network(name))
-        elif kind in ("cable", "netns"):
-            _describe_wiring(scope, lab, name)
+        if sheet is not None:
+            write_private(scope.path(sheet.file), sheet.text)
+            if sheet.keep:
+                write_private(scope.path("keep"), "")
         scope.complete(part.fingerprint)
-
-
-def _describe(scope: Scope, lab: Lab, network: Network) -> None:
-    """Leave with a network that is up what others may want to know of it."""
-    from qemunet.config.write import net_toml
-
-    write_private(scope.path("net.toml"), net_toml(lab, network))
-    if network.keep:
-        write_private(scope.path("keep"), "")
-
-
-def _describe_wiring(scope: Scope, lab: Lab, name: str) -> None:
-    """Leave with a cable or a namespace what it was made from."""
-    from qemunet.config.write import cable_toml, netns_toml
-
-    if scope.name.startswith("cable/"):
-        cable = next(cable for cable in lab.cables if cable.name == name)
-        write_private(scope.path("cable.toml"), cable_toml(lab, cable))
-    else:
-        netns = next(netns for netns in lab.spaces if netns.name == name)
-        write_private(scope.path("netns.toml"), netns_toml(lab, netns))
 
 
 def start(
     runtime: Runtime,
     host: LinuxHost,
-    source: Source,
-    vms: Sequence[str],
+    thinker: Thinker,
     *,
     tethered: bool,
-    tell: Tell,
-    environ: Mapping[str, str] | None = None,
     commit: Callable[[Sequence[str]], None] = lambda names: None,
-) -> Lab:
-    """Start these vms of a lab (all of them if none is named) and what they need; return the lab.
+) -> None:
+    """Start the vms that somebody has thought about, and what they need.
 
-    Secrets of scripts come from `environ`. When they run, `commit` gets their names and may still raise. Raises any
-    QemunetError; then everything was taken back, or `NotTakenBack` says what was not. `host.guests` has the processes.
+    When they run, `commit` gets their names and may still raise. Raises any QemunetError; then everything was taken
+    back, or `NotTakenBack` says what was not. `host.guests` has the processes.
     """
-    for name in source.chosen(vms):
+    brief = thinker.brief
+    for name in brief.vms:
         _see_out(runtime.scope(f"vm/{name}"))
     clean(runtime, host)
-    source.try_kvm(host)
+    verdicts = _try_kvm(brief, host)
     attempt = Start(runtime, host, tethered=tethered)
     try:
         with runtime.exclusive():
-            refuse_taken_names(runtime, source.spec, source.chosen(vms))
+            refuse_taken_names(runtime, brief.lab, brief.path, brief.vms)
             drop_half_made(runtime, host)
-            thought = source.think(runtime, vms, host=host, tell=tell)
-            refuse_taken_networks(runtime, thought.plan)
-            attempt.secrets = source.secrets(thought.lab, vms, environ or {})
-            _heal(runtime, host, thought)
-            attempt.prepare(thought, [thought.lab.vm(name) for name in source.chosen(vms)])
-        attempt.launch(thought)
-        commit(source.chosen(vms))
+            facts = replace(photograph(runtime, brief.wanted, host), kvm=verdicts)
+            agenda = thinker.agenda(facts)
+            refuse_taken_networks(runtime, agenda.plan)
+            _heal(runtime, host, agenda)
+            attempt.prepare(agenda, facts)
+        attempt.launch(agenda, facts)
+        commit(brief.vms)
     except BaseException as error:
         failures = attempt.give_up()
         if failures:
             raise NotTakenBack([str(error), *failures]) from error
         raise
     attempt.settle()
-    return thought.lab
 
 
-def _heal(runtime: Runtime, host: LinuxHost, thought: Thought) -> None:
+def _try_kvm(brief: Brief, host: LinuxHost) -> dict[str, str]:
+    """Find out whether KVM works, if a vm leaves that open: by processor model why not, empty if it does.
+
+    It may take seconds, and is remembered.
+    """
+    if not brief.processors:
+        return {}
+    qemu = host.photograph(Wanted(programs=frozenset({QEMU}))).programs.get(QEMU)
+    if qemu is None:
+        return {}
+    from qemunet.live import accel
+
+    return {model: accel.kvm_verdict(qemu, model) for model in brief.processors}
+
+
+def _heal(runtime: Runtime, host: LinuxHost, agenda: Agenda) -> None:
     """Make the bridges again that networks which are up have lost while no guest was on them."""
-    for network in thought.lab.networks:
-        scope, switch = runtime.scope(f"net/{network.name}"), network.switch
-        up = isinstance(switch, OwnBridge) and scope.name in thought.facts.scopes
-        there = spaces.seen(network.netns, thought.facts).links
-        if up and isinstance(switch, OwnBridge) and switch.ifname not in there:
-            from qemunet.live import mend
+    if agenda.bare:
+        from qemunet.live import mend
 
-            mend.again(runtime, host, scope)
+        for scope in agenda.bare:
+            mend.again(runtime, host, runtime.scope(scope))
 
 
 def take_back(

@@ -8,19 +8,41 @@ import signal
 import sys
 
 from qemunet import interrupts, state
-from qemunet.config import toml
 from qemunet.errors import Interrupted
 from qemunet.host.linux import LinuxHost
 from qemunet.live import session
-from qemunet.live.source import Source
 from qemunet.live.tether import receive, send
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
+    from typing import Any
 
+    from qemunet.facts import Facts
+    from qemunet.live.agenda import Agenda, Brief, Thinker
     from qemunet.locks import Lock
+
+
+class There:
+    """Thinks in the process at the other end of the tether."""
+
+    def __init__(self, tether: socket.socket, brief: Brief) -> None:
+        self.tether = tether
+        self.brief = brief
+
+    def agenda(self, facts: Facts) -> Agenda:
+        """Ask it what there is to do; raises the QemunetError that it met, Interrupted if it is gone."""
+        send(self.tether, {"facts": True}, facts)
+        reply = receive(self.tether)
+        if "error" in reply:
+            from qemunet.live.control import error_from
+
+            raise error_from(reply["error"])
+        if "value" not in reply:
+            raise Interrupted("the process that asked for this is gone")
+        agenda: Agenda = reply["value"]
+        return agenda
 
 
 def start(tether: socket.socket) -> list[str]:
@@ -32,44 +54,53 @@ def start(tether: socket.socket) -> list[str]:
     order = receive(tether)
     if not order:
         os._exit(0)
-    toml.expect(order.get("parsed", ()))
     runtime = state.Runtime(state.locate())
-    source = Source.read(order["file"], order["overrides"])
-    keeper = runtime.take_lab(source.spec.name)
+    thinker, environ = _thinker(order, tether)
+    brief = thinker.brief
+    keeper = runtime.take_lab(brief.lab)
     if keeper is None:
-        send(tether, {"elsewhere": source.spec.name, "environ": _environment(source)})
+        send(tether, {"elsewhere": brief.lab, "environ": environ})
         os._exit(0)
-    environ = _environment(source)
     for name in environ:
         os.unsetenv(name)  # QEMU and the keeper, which are executed, do not get it
     host = LinuxHost(runtime.path)
-    tethered = order["hold"] or (not order["detach"] and len(source.chosen(order["vms"])) == 1)
+    tethered = order["hold"] or (not order["detach"] and len(brief.vms) == 1)
+    commit = lambda names: _commit(tether, names, tethered=tethered)  # noqa: E731
     try:
-        session.start(
-            runtime,
-            host,
-            source,
-            order["vms"],
-            tethered=tethered,
-            tell=lambda text: send(tether, {"tell": text}),
-            environ=environ,
-            commit=lambda names: _commit(tether, names, tethered=tethered),
-        )
+        session.start(runtime, host, thinker, tethered=tethered, commit=commit)
     except BaseException:
-        runtime.leave_lab(source.spec.name, keeper)
+        runtime.leave_lab(brief.lab, keeper)
         raise
-    send(tether, {"final": True, "lab": source.spec.name})
-    _let_go(runtime.lab(source.spec.name).path("keeper.log"))
-    return keeper_argv(runtime, source.spec.name, host, keeper, tether if tethered else None)
+    send(tether, {"final": True, "lab": brief.lab})
+    _let_go(runtime.lab(brief.lab).path("keeper.log"))
+    return keeper_argv(runtime, brief.lab, host, keeper, tether if tethered else None)
 
 
-def _environment(source: Source) -> dict[str, str]:
-    """Return what the secrets of a lab are of this process's environment: its keeper has another one."""
-    if not any(vm.secret or vm.login.password for vm in source.spec.vms):
-        return {}
-    from qemunet.live import secrets
+def _thinker(order: dict[str, Any], tether: socket.socket) -> tuple[Thinker, dict[str, str]]:
+    """Return who thinks about the lab file, and what of the environment its secrets come from."""
+    if order.get("thinks"):
+        return _there(order, tether)
+    from qemunet.live.source import Source
+    from qemunet.live.thinker import Here, environment
 
-    return secrets.environment(source.spec, os.environ)
+    source = Source.read(order["file"], order["overrides"])
+    environ = environment(source)
+    return Here(source, order["vms"], environ=environ, tell=lambda text: send(tether, {"tell": text})), environ
+
+
+def _there(order: dict[str, Any], tether: socket.socket) -> tuple[There, dict[str, str]]:
+    """Have the parent think: parse the file for it, and load what it takes to act until it has read that."""
+    from qemunet.config import ahead
+
+    send(tether, {"parsed": ahead.parsed(order["file"])})
+    from qemunet.guest import image
+    from qemunet.host import guests, openings, photograph, taps
+
+    del image, guests, openings, photograph, taps  # loaded: the parent is still busy
+    reply = receive(tether)
+    if "value" not in reply:  # there is something wrong with the file
+        os._exit(0)
+    return There(tether, reply["value"]), reply["environ"]
 
 
 def _commit(tether: socket.socket, vms: Sequence[str], *, tethered: bool) -> None:

@@ -13,7 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from qemunet.config.spec import LabSpec
     from qemunet.records import VmRecord
     from qemunet.state import Runtime
     from qemunet.steps import Plan
@@ -22,13 +21,13 @@ _OTHERS = "vms, networks, namespaces and labs share one set of names"
 _RENAME_LAB = '`[lab] name = "…"` in the file, or `--set lab.name=…`, gives this one another name'
 
 
-def refuse_taken_names(runtime: Runtime, lab: LabSpec, vms: Iterable[str]) -> None:
-    """Raise Taken if these vms of a lab cannot have their names, or it cannot have its own."""
+def refuse_taken_names(runtime: Runtime, lab: str, path: str, vms: Iterable[str]) -> None:
+    """Raise Taken if these vms of a lab cannot have their names, or it, from the file `path`, cannot have its own."""
     known = [vm for vm in runtime.vms() if vm.state != "dead"]
-    _refuse_other_file(lab, [vm for vm in known if vm.lab == lab.name])
-    who = _vm(runtime, lab.name) or _network(runtime, lab.name)
+    _refuse_other_file(lab, path, [vm for vm in known if vm.lab == lab])
+    who = _vm(runtime, lab) or _network(runtime, lab)
     if who:
-        raise _taken(lab.name, who, "lab.name", _RENAME_LAB)
+        raise _taken(lab, who, "lab.name", _RENAME_LAB)
     for name in vms:
         _refuse_running(runtime, name)
         who = _network(runtime, name) or _netns(runtime, name) or _lab(runtime, name, known)
@@ -52,11 +51,11 @@ def _taken(name: str, who: str, where: str, hint: str = f"{_OTHERS}: give this o
     return Taken(f'the name "{name}" is taken by {who}', where=where, hint=hint)
 
 
-def _refuse_other_file(lab: LabSpec, running: Iterable[VmRecord]) -> None:
+def _refuse_other_file(lab: str, path: str, running: Iterable[VmRecord]) -> None:
     """Two files with one stem are two labs, and do not share a keeper by accident."""
     for vm in running:
-        if os.path.realpath(vm.file) != os.path.realpath(lab.path):
-            raise _taken(lab.name, _lab_of(vm), "lab.name", _RENAME_LAB)
+        if os.path.realpath(vm.file) != os.path.realpath(path):
+            raise _taken(lab, _lab_of(vm), "lab.name", _RENAME_LAB)
 
 
 def _refuse_running(runtime: Runtime, name: str) -> None:

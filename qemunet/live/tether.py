@@ -2,27 +2,62 @@
 
 The parent begins with the order; the child answers with any number of ``tell`` (what people should know), then
 with ``ready``, ``error`` or ``elsewhere`` (the lab has a keeper already), and after the parent's ``go`` with ``final``.
+With an order that says ``thinks``, the parent thinks for the child: that sends the file ``parsed``, gets a ``brief``,
+looks at the host and sends the ``facts``, and gets the ``agenda`` or an ``error``. Values of ours follow their line,
+pickled: ``bytes`` says how long they are.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import json
+import pickle
 import socket
+from types import MappingProxyType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
-def send(tether: socket.socket, message: dict[str, Any]) -> None:
-    """Send one message; nobody minds if the other side is gone: that is seen when its answer is waited for."""
+def _plain(mapping: MappingProxyType[Any, Any]) -> tuple[Callable[..., Any], tuple[object]]:
+    """Say how a mapping that is only for reading is pickled: as a dictionary."""
+    return dict, (dict(mapping),)
+
+
+copyreg.pickle(MappingProxyType, _plain)
+
+
+def send(tether: socket.socket, message: dict[str, Any], value: object = None) -> None:
+    """Send one message, maybe with a value; nobody minds if the other side is gone: that is seen when it is to answer.
+
+    A value is made of value types, enums, tuples, sets and mappings.
+    """
+    data = b""
+    if value is not None:
+        data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        message = {**message, "bytes": len(data)}
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        tether.sendall(json.dumps(message).encode() + b"\n")
+        tether.sendall(json.dumps(message).encode() + b"\n" + data)
 
 
 def receive(tether: socket.socket) -> dict[str, Any]:
-    """Return one message and leave what follows for the next reader; an empty one if the other side is gone."""
+    """Return one message and leave what follows for the next reader; an empty one if the other side is gone.
+
+    If a value came with it, it is there as ``value``.
+    """
+    message = _line(tether)
+    if "bytes" not in message:
+        return message
+    data = _exactly(tether, message.pop("bytes"))
+    if data is None:
+        return {}
+    return {**message, "value": pickle.loads(data)}  # noqa: S301 - the other side is ourselves
+
+
+def _line(tether: socket.socket) -> dict[str, Any]:
     data = b""
     while not data.endswith(b"\n"):
         try:
@@ -34,3 +69,17 @@ def receive(tether: socket.socket) -> dict[str, Any]:
             return {}
     message: dict[str, Any] = json.loads(data)
     return message
+
+
+def _exactly(tether: socket.socket, size: int) -> bytes | None:
+    """Return so many bytes; None if the other side is gone before."""
+    data = b""
+    while len(data) < size:
+        try:
+            more = tether.recv(size - len(data))
+        except ConnectionResetError:
+            more = b""
+        if not more:
+            return None
+        data += more
+    return data

@@ -63,20 +63,19 @@ class Worker:
         from qemunet.host.linux import LinuxHost
         from qemunet.live import session
         from qemunet.live.source import Source
+        from qemunet.live.thinker import Here
 
         source = Source.read(wish.file, wish.overrides)
         if source.spec.name != self.lab:
             raise UsageError(f"this is the keeper of the lab {self.lab}, not of {source.spec.name}")
         host = LinuxHost(self.runtime.path)
         try:
+            thinker = Here(source, wish.vms, environ=wish.environ, tell=wish.tell)
             session.start(
                 self.runtime,
                 host,
-                source,
-                wish.vms,
-                tethered=wish.held or (wish.tethered and len(source.chosen(wish.vms)) == 1),
-                tell=wish.tell,
-                environ=wish.environ,
+                thinker,
+                tethered=wish.held or (wish.tethered and len(thinker.brief.vms) == 1),
                 commit=lambda names: _check(wish),
             )
             return [_seen(guest) for guest in host.guests.values()]

@@ -16,6 +16,7 @@ from qemunet.errors import QemunetError
 from qemunet.host.linux import LinuxHost
 from qemunet.live import nets, session
 from qemunet.live.source import Source
+from qemunet.live.thinker import Here
 from qemunet.state import Runtime
 from qemunet.steps import Step, bare
 from tests import namespace
@@ -118,7 +119,7 @@ class Scene:
 
     def run(self, host: LinuxHost) -> None:
         source = Source.read(str(self.folder / "wired.toml"))
-        session.start(self.runtime, host, source, [], tethered=True, tell=lambda text: None)
+        session.start(self.runtime, host, Here(source), tethered=True)
 
     def stop(self, host: LinuxHost) -> None:
         session.take_back(self.runtime, host, ["one"])

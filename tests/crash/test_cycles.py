@@ -11,6 +11,7 @@ import pytest
 from qemunet.host.linux import LinuxHost
 from qemunet.live import session
 from qemunet.live.source import Source
+from qemunet.live.thinker import Here
 from qemunet.state import Runtime
 from tests import namespace
 from tests.dump import dump, left_behind
@@ -41,7 +42,7 @@ forward = ["tcp::8080:one:80", "udp::5000-5009:one:5000-5009"]
 def cycle(runtime: Runtime, source: Source) -> None:
     """Start the lab's guest, and everything that it needs, and take it back."""
     with contextlib.closing(LinuxHost(runtime.path)) as host:
-        session.start(runtime, host, source, (), tethered=True, tell=lambda text: None)
+        session.start(runtime, host, Here(source), tethered=True)
         assert runtime.scope("net/out").fingerprint() is not None
         failures = session.take_back(runtime, host, source.chosen(()))
     assert not failures

@@ -23,6 +23,7 @@ from qemunet.cli import main
 from qemunet.host.linux import LinuxHost
 from qemunet.live import session
 from qemunet.live.source import Source
+from qemunet.live.thinker import Here
 from qemunet.steps import Step
 
 COMMAND = os.getpid()
@@ -81,7 +82,7 @@ def take_back(fault: Fault, file: str) -> int:
     runtime = state.Runtime(state.locate())
     host = LinuxHost(runtime.path)
     source = Source.read(file)
-    session.start(runtime, host, source, (), tethered=True, tell=print)
+    session.start(runtime, host, Here(source, tell=print), tethered=True)
     fault.arm()
     return len(session.take_back(runtime, host, source.chosen(())))
 

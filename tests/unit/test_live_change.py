@@ -21,6 +21,7 @@ from qemunet.live.change import Change
 from qemunet.live.record import record
 from qemunet.live.running import Comparison
 from qemunet.live.seats import Seats
+from qemunet.live.sheets import of_shared
 from qemunet.locks import Lock
 from qemunet.model.lab import Lab
 from qemunet.model.network import Dhcp, Firewall, Masquerade, Network, NetworkMode, OwnBridge, Services
@@ -144,7 +145,7 @@ class Scene:
             lock = Lock.take(self.scope.path("lock"), create=True)
             journal = self.scope.journal()
             for part in start.shared:
-                session.make_shared(self.runtime, self.host, self.lab, part, facts)  # type: ignore[arg-type]
+                session.make_shared(self.runtime, self.host, part, facts, of_shared(self.lab, part.scope))  # type: ignore[arg-type]
             for part in (*start.own, *start.start):
                 runner.apply(part.steps, facts, self.host, journal, about=part.about)
             journal.close()

@@ -7,14 +7,24 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qemunet.cli import main
-from qemunet.frozen import as_dict
-from qemunet.live import launch, tether
+from qemunet.config import ahead
+from qemunet.errors import HostLacks, Interrupted
+from qemunet.facts import Wanted
+from qemunet.frozen import as_dict, replace
+from qemunet.live import launch, sheets, starter, tether
+from qemunet.live.agenda import Agenda, Brief
+from qemunet.live.source import Source
+from qemunet.live.thinker import Here
+from tests.golden import test_golden
+from tests.unit import config_host
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -75,7 +85,6 @@ def test_a_command_line_that_starts_nothing_leaves_no_process(
 def test_what_is_wrong_with_a_file_is_said_by_the_parent(
     children: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The child finds out, and says nothing itself."""
     monkeypatch.setenv("QEMUNET_RUNTIME_DIR", str(tmp_path / "run"))
     assert main.main(["run", "-d", str(tmp_path / "none.toml")]) == 2
     assert capfd.readouterr().err.count("no such file") == 1
@@ -85,15 +94,97 @@ def test_what_is_wrong_with_a_file_is_said_by_the_parent(
 # ---------------------------------------------------------------- what they say to each other
 
 
-def test_the_parent_sends_its_order_and_tells_what_it_is_told(pair: Pair) -> None:
+class Scene:
+    """The parent with a lab file, while a child of ours answers as that does which starts guests."""
+
+    def __init__(self, pair: Pair, folder: Path, text: str) -> None:
+        self.ours, self.theirs = pair
+        self.file = folder / "a \udcff.toml"
+        self.file.write_text(text)
+        self.order = launch.Order(file=str(self.file), vms=("x",), overrides=("vm.x.cpus=2",), detach=True)
+        self.told: list[str] = []
+
+    def answer(self, child: Callable[[], None]) -> dict[str, Any]:
+        """Let the parent work, and `child` beside it; return what the parent got in the end."""
+        with ThreadPoolExecutor(1) as pool:
+            beside = pool.submit(child)
+            reply = launch._Parent(self.order, 0, self.ours, self.told.append)._answer()
+            beside.result()
+        return reply
+
+    def receive(self) -> dict[str, Any]:
+        return tether.receive(self.theirs)
+
+
+@pytest.fixture
+def scene(pair: Pair, tmp_path: Path) -> Scene:
+    return Scene(pair, tmp_path, '[vm.x]\naccel = "tcg"\nboot.guest = "tiny"\nnic = [{ mode = "user" }]\n')
+
+
+GUEST = replace(config_host.FACTS, guest=config_host.GUEST)
+
+
+def test_the_parent_sends_its_order_and_thinks_for_the_child(scene: Scene) -> None:
+    """The child parses, looks and acts; the notes are the parent's to tell."""
+    seen: list[dict[str, Any]] = []
+
+    def child() -> None:
+        seen.append(scene.receive())
+        tether.send(scene.theirs, {"parsed": ahead.parsed(str(scene.file))})
+        seen.append(scene.receive())
+        tether.send(scene.theirs, {"facts": True}, GUEST)
+        seen.append(scene.receive())
+        tether.send(scene.theirs, {"ready": ["x"], "tethered": False})
+
+    assert scene.answer(child) == {"ready": ["x"], "tethered": False}
+    order, brief, agenda = seen
+    assert order == {**json.loads(json.dumps(as_dict(scene.order))), "thinks": True}
+    thinker = Here(Source.read(str(scene.file), scene.order.overrides), ("x",))
+    assert brief == {"environ": {}, "value": thinker.brief}
+    assert agenda == {"agenda": True, "value": thinker.agenda(GUEST)}
+    assert agenda["value"].vms["x"].record.name == "x"
+
+
+def test_what_the_parent_finds_wrong_when_it_thinks_is_the_childs_to_report(scene: Scene) -> None:
+    """It has to take back what it has done by then."""
+
+    def child() -> None:
+        order = scene.receive()
+        there, environ = starter._thinker(order, scene.theirs)
+        assert environ == {}
+        with pytest.raises(HostLacks, match="the built-in guest") as caught:
+            there.agenda(replace(GUEST, guest=None))
+        tether.send(scene.theirs, caught.value.as_json())
+
+    assert scene.answer(child)["error"]["kind"] == HostLacks.kind
+
+
+def test_a_parent_that_dies_while_it_thinks_interrupts_the_child(pair: Pair) -> None:
     ours, theirs = pair
-    told: list[str] = []
-    order = launch.Order(file="a \udcff.toml", vms=("x",), overrides=("vm.x.cpus=2",), detach=True)
-    for message in ({"tell": "note: one"}, {"tell": "note: two"}, {"ready": ["x"], "tethered": False}):
-        tether.send(theirs, message)
-    assert launch._Parent(order, 0, ours, told.append)._answer() == {"ready": ["x"], "tethered": False}
-    assert told == ["note: one", "note: two"]
-    assert tether.receive(theirs) == {**json.loads(json.dumps(as_dict(order))), "parsed": []}
+    ours.close()
+    with pytest.raises(Interrupted, match="is gone"):
+        starter.There(theirs, Brief("lab", "/lab.toml", ("x",), Wanted())).agenda(GUEST)
+
+
+@pytest.mark.parametrize("folder", test_golden.CASES, ids=lambda path: path.name)
+def test_what_is_seen_and_what_is_to_do_are_the_same_at_both_ends(folder: Path, pair: Pair) -> None:
+    ours, theirs = pair
+    facts, found = test_golden.photograph(folder), test_golden.outcome(folder)
+    vms = {vm.name: sheets.of_vm(found.lab, vm, facts, {"pass": "secret"}) for vm in found.lab.vms}
+    shared = {part.scope: sheets.of_shared(found.lab, part.scope) for part in found.plan.shared}
+    agenda = Agenda(found.plan, {scope: sheet for scope, sheet in shared.items() if sheet}, vms, ("net/lan",))
+    with ThreadPoolExecutor(1) as pool:
+        for value in (facts, agenda):
+            sent = pool.submit(tether.send, ours, {"is": "sent"}, value)
+            assert tether.receive(theirs) == {"is": "sent", "value": value}
+            sent.result()
+
+
+def test_a_value_of_which_the_end_is_missing_is_an_empty_message(pair: Pair) -> None:
+    ours, theirs = pair
+    ours.sendall(b'{"bytes": 10}\n12345')
+    ours.close()
+    assert tether.receive(theirs) == {}
 
 
 def test_a_message_is_taken_and_the_next_one_left_for_the_next_reader(pair: Pair) -> None:
@@ -122,6 +213,20 @@ def test_the_end_of_the_other_side_is_an_empty_message(pair: Pair) -> None:
 
 
 # ---------------------------------------------------------------- what a start costs
+
+
+def loaded(code: str) -> set[str]:
+    """Return the modules that are loaded when a new Python has run this."""
+    code = f"{code}\nimport sys; print(*sys.modules)"
+    return {*subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()}
+
+
+def test_each_of_the_two_processes_loads_only_what_it_does() -> None:
+    """One thinks, the other one acts: what both load, nobody has gained."""
+    acting = loaded("from qemunet.live import starter; from qemunet.host import guests, openings, photograph, taps")
+    assert not {name for name in acting if name.startswith(("qemunet.config", "qemunet.plan"))}
+    thinking = loaded("from qemunet.live import launch, sheets, source, thinker")
+    assert not {name for name in thinking if name.startswith(("qemunet.host", "qemunet.guest", "qemunet.state"))}
 
 
 def test_what_starts_guests_loads_nothing_that_it_does_not_need() -> None:
