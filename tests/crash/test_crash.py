@@ -211,7 +211,7 @@ def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
     with namespace.fresh_namespace():
         for line in SET_UP.strip().splitlines():
             subprocess.run(line.split(), check=True)
-        wait_for_carrier("br0", "up0")
+        wait_for_carrier("br0", "port0", "port1", "far0", "up0")
         scene = Scene(folder, tmp_path / "world" / "run", request.param)
         scene.before = dump(scene.folder.parent)
         yield scene
