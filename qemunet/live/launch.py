@@ -96,9 +96,12 @@ def _child(tether: socket.socket) -> NoReturn:
     try:
         interrupts.install()
         interrupts.watch(tether)
-        from qemunet.live import starter
+        from qemunet.live.order import take
 
-        argv = starter.start(tether)
+        order = take(tether)
+        from qemunet.live import starter  # now that the parent has the file
+
+        argv = starter.start(tether, order)
     except QemunetError as error:
         _report(tether, error)
         os._exit(error.exit_status)
@@ -158,17 +161,16 @@ class _Parent:
         from qemunet.live.tether import receive, send
 
         send(self.tether, {**as_dict(self.order), "thinks": True})
-        from qemunet.config import toml  # this, and more that it takes, while the child parses the file
-        from qemunet.live import sheets
+        from qemunet.config import toml  # this, and all that it takes to read, while the child parses the file
         from qemunet.live.source import Source
         from qemunet.live.thinker import Here, environment
 
-        del sheets
         toml.expect(receive(self.tether).get("parsed", ()))
         source = Source.read(self.order.file, self.order.overrides)
         environ = environment(source)
         thinker = Here(source, self.order.vms, environ=environ, tell=self.tell)
         send(self.tether, {"environ": environ}, thinker.brief)
+        thinker.get_ready()  # while the child looks
         reply = receive(self.tether)
         if "facts" in reply:
             self._think(thinker, reply["value"])

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from qemunet import plan
-from qemunet.config import files, notes, profiles, read, resolve
+from qemunet.config import files, profiles, read, resolve
 from qemunet.errors import NotFound, QemunetError
 from qemunet.frozen import frozen, replace
+from qemunet.later import later
 from qemunet.live.agenda import QEMU
 from qemunet.model.network import NetworkMode
 from qemunet.model.vm import Accel, DirectBoot, Firmware, NicBus
-from qemunet.plan.qemu import acceleration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from qemunet import plan
+    from qemunet.config import notes
     from qemunet.config.spec import LabSpec, Profile, VmSpec
     from qemunet.facts import Facts, Wanted
     from qemunet.host.linux import LinuxHost
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from qemunet.steps import Part, Plan
 
     Tell = Callable[[str], None]
+else:
+    plan = later("qemunet.plan")
+    notes = later("qemunet.config.notes")
 
 _KINDS = ("net", "cable", "netns")  # of scopes that can be brought up without a guest
 
@@ -161,6 +165,8 @@ def _with_clock(facts: Facts, lab: Lab) -> Lab:
 
 def _clocked(facts: Facts, vm: Vm) -> Vm:
     tiny = isinstance(vm.boot, DirectBoot) and vm.boot.tiny
+    from qemunet.plan.qemu import acceleration
+
     if not tiny or vm.machine.nic_bus is not NicBus.MMIO or acceleration(vm, facts)[0] is Accel.KVM:
         return vm
     from qemunet.guest.clock import kernel_word

@@ -34,6 +34,9 @@ class There:
     def agenda(self, facts: Facts) -> Agenda:
         """Ask it what there is to do; raises the QemunetError that it met, Interrupted if it is gone."""
         send(self.tether, {"facts": True}, facts)
+        from qemunet.host import guests, openings, taps  # while it thinks
+
+        del guests, openings, taps
         reply = receive(self.tether)
         if "error" in reply:
             from qemunet.live.control import error_from
@@ -45,15 +48,11 @@ class There:
         return agenda
 
 
-def start(tether: socket.socket) -> list[str]:
-    """Wait for the parent's order and start what it says; return the command line of the keeper, to be executed.
+def start(tether: socket.socket, order: dict[str, Any]) -> list[str]:
+    """Start what the parent's order says; return the command line of the keeper, to be executed.
 
-    Raises any QemunetError; then everything was taken back. Without an order, or if the lab has a keeper already, it
-    ends the process.
+    Raises any QemunetError; then everything was taken back. If the lab has a keeper already, it ends the process.
     """
-    order = receive(tether)
-    if not order:
-        os._exit(0)
     runtime = state.Runtime(state.locate())
     thinker, environ = _thinker(order, tether)
     brief = thinker.brief
@@ -79,7 +78,7 @@ def start(tether: socket.socket) -> list[str]:
 def _thinker(order: dict[str, Any], tether: socket.socket) -> tuple[Thinker, dict[str, str]]:
     """Return who thinks about the lab file, and what of the environment its secrets come from."""
     if order.get("thinks"):
-        return _there(order, tether)
+        return _there(tether)
     from qemunet.live.source import Source
     from qemunet.live.thinker import Here, environment
 
@@ -88,15 +87,14 @@ def _thinker(order: dict[str, Any], tether: socket.socket) -> tuple[Thinker, dic
     return Here(source, order["vms"], environ=environ, tell=lambda text: send(tether, {"tell": text})), environ
 
 
-def _there(order: dict[str, Any], tether: socket.socket) -> tuple[There, dict[str, str]]:
-    """Have the parent think: parse the file for it, and load what it takes to act until it has read that."""
-    from qemunet.config import ahead
+def _there(tether: socket.socket) -> tuple[There, dict[str, str]]:
+    """Have the parent think; load what it takes to look until it has read the file."""
+    import pickle
 
-    send(tether, {"parsed": ahead.parsed(order["file"])})
     from qemunet.guest import image
-    from qemunet.host import guests, openings, photograph, taps
+    from qemunet.host import photograph
 
-    del image, guests, openings, photograph, taps  # loaded: the parent is still busy
+    del image, photograph, pickle
     reply = receive(tether)
     if "value" not in reply:  # there is something wrong with the file
         os._exit(0)

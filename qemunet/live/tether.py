@@ -10,24 +10,14 @@ pickled: ``bytes`` says how long they are.
 from __future__ import annotations
 
 import contextlib
-import copyreg
 import json
-import pickle
 import socket
-from types import MappingProxyType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import MappingProxyType
     from typing import Any
-
-
-def _plain(mapping: MappingProxyType[Any, Any]) -> tuple[Callable[..., Any], tuple[object]]:
-    """Say how a mapping that is only for reading is pickled: as a dictionary."""
-    return dict, (dict(mapping),)
-
-
-copyreg.pickle(MappingProxyType, _plain)
 
 
 def send(tether: socket.socket, message: dict[str, Any], value: object = None) -> None:
@@ -37,7 +27,7 @@ def send(tether: socket.socket, message: dict[str, Any], value: object = None) -
     """
     data = b""
     if value is not None:
-        data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        data = _packed(value)
         message = {**message, "bytes": len(data)}
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         tether.sendall(json.dumps(message).encode() + b"\n" + data)
@@ -54,7 +44,23 @@ def receive(tether: socket.socket) -> dict[str, Any]:
     data = _exactly(tether, message.pop("bytes"))
     if data is None:
         return {}
+    import pickle
+
     return {**message, "value": pickle.loads(data)}  # noqa: S301 - the other side is ourselves
+
+
+def _packed(value: object) -> bytes:
+    import copyreg
+    import pickle  # not before the order is on its way
+    from types import MappingProxyType
+
+    copyreg.pickle(MappingProxyType, _plain)
+    return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+
+
+def _plain(mapping: MappingProxyType[Any, Any]) -> tuple[Callable[..., Any], tuple[object]]:
+    """Say how a mapping that is only for reading is pickled: as a dictionary."""
+    return dict, (dict(mapping),)
 
 
 def _line(tether: socket.socket) -> dict[str, Any]:

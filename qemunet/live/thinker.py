@@ -7,7 +7,6 @@ import os
 from qemunet.live.agenda import Agenda, Brief
 from qemunet.model.network import OwnBridge
 from qemunet.model.vm import Accel
-from qemunet.plan import links, spaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +36,13 @@ class Here:
         self.tell = tell
         spec, chosen = source.spec, source.chosen(vms)
         self.brief = Brief(spec.name, spec.path, chosen, source.wanted(), _processors(source, chosen))
+
+    def get_ready(self) -> None:
+        """Load what it takes to work out what there is to do."""
+        from qemunet import plan
+        from qemunet.live import sheets
+
+        del plan, sheets
 
     def agenda(self, facts: Facts) -> Agenda:
         """Work out what there is to do; raises any QemunetError."""
@@ -87,6 +93,8 @@ def _processors(source: Source, vms: Sequence[str]) -> frozenset[str]:
 
 def _bare(thought: Thought) -> Iterator[str]:
     """Yield the scopes of networks that are up, and have lost their bridge while no guest was on them."""
+    from qemunet.plan import links, spaces
+
     for network in thought.lab.networks:
         scope, switch = links.network_scope(network.name), network.switch
         up = isinstance(switch, OwnBridge) and scope in thought.facts.scopes

@@ -21,6 +21,7 @@ from qemunet.facts import Wanted
 from qemunet.frozen import as_dict, replace
 from qemunet.live import launch, sheets, starter, tether
 from qemunet.live.agenda import Agenda, Brief
+from qemunet.live.order import take
 from qemunet.live.source import Source
 from qemunet.live.thinker import Here
 from tests.golden import test_golden
@@ -149,8 +150,7 @@ def test_what_the_parent_finds_wrong_when_it_thinks_is_the_childs_to_report(scen
     """It has to take back what it has done by then."""
 
     def child() -> None:
-        order = scene.receive()
-        there, environ = starter._thinker(order, scene.theirs)
+        there, environ = starter._thinker(take(scene.theirs), scene.theirs)
         assert environ == {}
         with pytest.raises(HostLacks, match="the built-in guest") as caught:
             there.agenda(replace(GUEST, guest=None))
