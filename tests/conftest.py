@@ -5,7 +5,9 @@ With `pytest -n` that is done where the workers' reports come together, and the 
 
 from __future__ import annotations
 
+import gc
 import signal
+from collections.abc import Generator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,17 @@ class Skips:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write what golden tests found as what they expect")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Have what lasts as long as the process looked through for garbage neither while it comes to be nor ever after."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(trylast=True)
