@@ -11,13 +11,14 @@ import difflib
 import json
 import os
 import re
-import select
 import stat
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from tests.patience import rest
 
 Dump = dict[str, list[str]]
 Entries = list[dict[str, Any]]  # of one answer of ip(8)
@@ -28,6 +29,7 @@ FAMILIES = ("-4", "-6")
 
 VOLATILE_SYSCTLS = {"nf_conntrack_count", "tcp_fastopen_key"}  # the key is made with the first server that wants one
 VOLATILE_BRIDGE = re.compile(r"_timer$|^(topology_change|root_port|bridge_id|designated_root)")
+ROOM = 4096  # bytes of a sysctl: the kernel clears as much as it is asked for, each time
 LINK_KEYS = ("link", "master", "mtu", "address", "group", "altnames", "promiscuity", "ifalias")
 
 
@@ -62,9 +64,12 @@ def difference(before: Dump, after: Dump) -> str:
 def left_behind(before: Dump, runtime: Path | None = None, seconds: float = 20) -> str:
     """Return what differs now; the kernel and dying processes get some time to finish by themselves."""
     deadline = time.monotonic() + seconds
-    while (found := difference(before, dump(runtime))) and time.monotonic() < deadline:
-        select.select([], [], [], 0.05)
-    return found
+    while True:
+        begun = time.monotonic()
+        found = difference(before, dump(runtime))
+        if not found or time.monotonic() > deadline:
+            return found
+        rest(begun)
 
 
 def program(*argv: str, given: str | None = None) -> str:
@@ -153,7 +158,9 @@ def _sysctl(name: str, at: int) -> str:
     """Read one of a thousand, without the way to it, and without what makes a file object of it."""
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=at)
     try:
-        return os.read(fd, 1 << 16).decode().strip()
+        said = os.read(fd, ROOM)
+        assert len(said) < ROOM, f"{name} says more than fits: {said!r}"
+        return said.decode().strip()
     finally:
         os.close(fd)
 

@@ -28,6 +28,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -60,13 +61,28 @@ def begin() -> socket.socket:
     return ours
 
 
-def run(argv: Sequence[str], env: Mapping[str, str], seconds: float, entry: str = QEMUNET) -> Done:
-    """Run a command to its end, and to the end of all that writes where it does; return what was said.
+@dataclass
+class Command:
+    """A command that was begun: where it writes, where it complains, and where its process and its end are told."""
 
-    Raises subprocess.TimeoutExpired after some seconds, and kills the command then.
-    """
+    argv: Sequence[str]
+    pipes: list[int]
+
+    def finish(self, seconds: float) -> Done:
+        """Wait for its end, and for that of all that writes where it does; return what was said.
+
+        Raises subprocess.TimeoutExpired after some seconds, and kills the command then.
+        """
+        out, err, ended = _read(self.pipes, self.argv, seconds)
+        _, *status = ended.split()
+        assert status, f"who should tell how {self.argv} ended is gone: {err}"
+        return subprocess.CompletedProcess(self.argv, int(status[0]), out, err)
+
+
+def start(argv: Sequence[str], env: Mapping[str, str], entry: str = QEMUNET) -> Command:
+    """Begin a command, which has to be finished."""
     server, request = begin(), {"argv": argv, "env": dict(env), "cwd": os.getcwd(), "entry": entry}
-    pipes = [os.pipe() for _ in range(3)]  # what it writes, what it complains of, how it ends
+    pipes = [os.pipe() for _ in range(3)]
     spaces = [os.open(f"/proc/thread-self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in NAMESPACES]
     given = [*(theirs for _, theirs in pipes), *spaces]
     try:
@@ -74,10 +90,12 @@ def run(argv: Sequence[str], env: Mapping[str, str], seconds: float, entry: str 
     finally:
         for fd in given:
             os.close(fd)
-    out, err, ended = _read([ours for ours, _ in pipes], argv, seconds)
-    _, *status = ended.split()
-    assert status, f"who should tell how {argv} ended is gone: {err}"
-    return subprocess.CompletedProcess(argv, int(status[0]), out, err)
+    return Command(argv, [ours for ours, _ in pipes])
+
+
+def run(argv: Sequence[str], env: Mapping[str, str], seconds: float, entry: str = QEMUNET) -> Done:
+    """Begin a command and finish it (see `Command.finish`)."""
+    return start(argv, env, entry).finish(seconds)
 
 
 def _read(fds: list[int], argv: Sequence[str], seconds: float) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 from qemunet.host import processes
 from tests import forked, namespace
 from tests.dump import Dump, dump, left_behind
+from tests.patience import rest
 
 TREE = Path(__file__).parents[1]
 QEMUNET = str(Path(sys.executable).with_name("qemunet"))
@@ -145,10 +145,12 @@ def kill(*pids: int) -> None:
 
 def until(true: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
     """Wait until something is true."""
-    deadline = time.monotonic() + seconds
+    begun = time.monotonic()
+    deadline = begun + seconds
     while not true():
         assert time.monotonic() < deadline, f"it never came true: {what}"
-        select.select([], [], [], 0.01)
+        rest(begun)
+        begun = time.monotonic()
 
 
 def status(pid: int) -> dict[str, list[str]]:

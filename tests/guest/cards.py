@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import select
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +17,10 @@ import pytest
 from qemunet.guest import image
 from qemunet.journal import Journal
 from qemunet.live.control import Control
-from tests import namespace
+from tests import forked, namespace
 from tests.dump import Dump, difference, dump
 from tests.guest.scene import QEMUNET, Guest, Peer, Scene, ip, join
+from tests.patience import rest
 
 PATIENCE = 60.0  # seconds
 
@@ -43,15 +43,18 @@ class Stage:
     # ---------------------------------------------------------------- commands
 
     def begin(self, *words: str) -> subprocess.Popen[str]:
+        """Begin a command in a Python of its own."""
         pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen([QEMUNET, *words], env=self.scene.environment, text=True, **pipes)
 
     def does(self, *words: str) -> Done:
-        return finish(self.begin(*words))
+        (done,) = self.all_do([words])
+        return done
 
     def all_do(self, commands: Sequence[Sequence[str]]) -> list[Done]:
         """Give commands at once; wait for all."""
-        return [finish(process) for process in [self.begin(*words) for words in commands]]
+        begun = [forked.start(("qemunet", *words), self.scene.environment) for words in commands]
+        return [unbroken(one.finish(PATIENCE)) for one in begun]
 
     def succeeds(self, *words: str) -> Done:
         done = self.does(*words)
@@ -136,10 +139,12 @@ class Stage:
 
     def is_as(self, before: Dump, seconds: float = 20) -> None:
         """Check that all is as it was; what ends by itself has some time for that."""
-        deadline = time.monotonic() + seconds
+        begun = time.monotonic()
+        deadline = begun + seconds
         while found := difference(before, self.look()):
             assert time.monotonic() < deadline, found
-            select.select([], [], [], 0.05)
+            rest(begun)
+            begun = time.monotonic()
 
     # ---------------------------------------------------------------- a guest's view
 
@@ -182,23 +187,30 @@ def card(done: Done) -> Card:
 
 
 def finish(process: subprocess.Popen[str]) -> Done:
-    """Wait for a command; nobody ever sees a traceback."""
+    """Wait for a command that has a Python of its own."""
     try:
         out, err = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
-    assert "Traceback" not in err, err
-    assert "mistake in qemunet" not in err, err
-    assert "keeper.log" not in err, err
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return unbroken(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+
+
+def unbroken(done: Done) -> Done:
+    """Return what a command has come to; nobody ever sees a traceback."""
+    assert "Traceback" not in done.stderr, done.stderr
+    assert "mistake in qemunet" not in done.stderr, done.stderr
+    assert "keeper.log" not in done.stderr, done.stderr
+    return done
 
 
 def until(true: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
     """Wait until something is true."""
-    deadline = time.monotonic() + seconds
+    begun = time.monotonic()
+    deadline = begun + seconds
     while not true():
         assert time.monotonic() < deadline, f"it never came true: {what}"
-        select.select([], [], [], 0.02)
+        rest(begun)
+        begun = time.monotonic()
 
 
 def answers(peer: Peer, address: str) -> None:
@@ -251,7 +263,7 @@ def end_everything(stage: Stage) -> str:
     for vm in list(stage.guests):
         stage.lose(vm)
     vms = [vm["name"] for vm in json.loads(stage.scene.qemunet("ps", "--json"))]
-    done = finish(stage.begin("stop", "--force", *vms)) if vms else None
+    done = stage.does("stop", "--force", *vms) if vms else None
     return done.stderr if done and done.returncode else ""
 
 

@@ -20,6 +20,7 @@ import pexpect.fdpexpect
 
 from qemunet.live.control import connect
 from tests import forked
+from tests.patience import rest
 
 TREE = Path(__file__).parents[2]
 QEMUNET = str(Path(sys.executable).with_name("qemunet"))
@@ -67,11 +68,12 @@ class Guest:
         """Repeat a command until it succeeds."""
         deadline = time.monotonic() + timeout
         while True:
+            begun = time.monotonic()
             status, text = self.run(command)
             if status == 0:
                 return text
             assert time.monotonic() < deadline, f"{self.name}: {command} never succeeds: {text}"
-            select.select([], [], [], 0.05)
+            rest(begun)
 
     def pings(self, address: str) -> None:
         self.succeeds(f"ping -c 1 -W 5 {address}")
@@ -173,10 +175,12 @@ def attach(name: str, directory: Path) -> Guest:
 
 def wait_for(condition: Callable[[], bool], *, timeout: float = 30) -> None:
     """Wait until something is so."""
-    deadline = time.monotonic() + timeout
+    begun = time.monotonic()
+    deadline = begun + timeout
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
-        select.select([], [], [], 0.05)
+        rest(begun)
+        begun = time.monotonic()
 
 
 def ip(*words: str) -> str:
