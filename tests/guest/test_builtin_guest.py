@@ -19,9 +19,10 @@ import pytest
 from qemunet.errors import HostLacks
 from qemunet.guest.clock import kernel_word
 from qemunet.guest.image import GuestImage, build
+from tests.patience import rest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = [
     pytest.mark.guest,
@@ -86,10 +87,11 @@ class Guest:
 
     def wait_until(self, command: str, text: str, within: float = 20) -> float:
         """Repeat a command until its output contains a text; return the seconds that it took."""
-        start = time.monotonic()
+        start = begun = time.monotonic()
         while text not in (seen := self.run(command)):
             assert time.monotonic() < start + within, f"{command}: no {text!r} after {within} s, last seen {seen!r}"
-            time.sleep(0.05)
+            rest(begun)
+            begun = time.monotonic()
         return time.monotonic() - start
 
     def end(self) -> None:
@@ -175,20 +177,25 @@ def test_addresses_and_gateways_of_the_command_line(image: GuestImage) -> None:
         assert "UP" in third
 
 
-def test_no_card_and_no_dhcp_do_not_hold_it_up(image: GuestImage) -> None:
-    with booted(image, "q35") as guest:
-        assert guest.ready() == "qemunet guest ready: vm1"
+def test_no_dhcp_does_not_hold_it_up(image: GuestImage) -> None:
     silent = ["-netdev", "hubport,id=h,hubid=1", "-device", "virtio-net-pci,netdev=h"]
     with booted(image, "q35", *silent) as guest:
         assert guest.ready() == "qemunet guest ready: vm1 eth0=-"
         assert guest.run("pidof udhcpc").strip().isdecimal()  # it still asks
 
 
-@pytest.mark.parametrize(("machine", "bus"), [("pc", ""), ("q35", "rp0")])
-@pytest.mark.parametrize("model", ["virtio-net-pci", "e1000", "rtl8139"])
-def test_a_hot_plugged_card_gets_its_lease_and_leaves(image: GuestImage, machine: str, bus: str, model: str) -> None:
+@pytest.fixture(scope="class")
+def plugged_into(image: GuestImage, machine: str, bus: str) -> Iterator[Guest]:
     with booted(image, machine, *(root_ports(2) if bus else [])) as guest:
         guest.ready()
+        yield guest
+
+
+@pytest.mark.parametrize(("machine", "bus"), [("pc", ""), ("q35", "rp0")], scope="class")
+class TestHotPlug:
+    @pytest.mark.parametrize("model", ["virtio-net-pci", "e1000", "rtl8139"])
+    def test_a_hot_plugged_card_gets_its_lease_and_leaves(self, plugged_into: Guest, bus: str, model: str) -> None:
+        guest = plugged_into
         for _ in range(2):  # the same name again, another card
             place = {"bus": bus, "addr": "0x0"} if bus else {}
             guest.qmp("netdev_add", type="user", id="host-net9")
@@ -209,16 +216,6 @@ def test_a_static_card_of_the_command_line_may_come_later(image: GuestImage) -> 
         guest.wait_until("ip -4 addr show eth0", "10.9.0.5/24")
 
 
-def test_a_link_that_was_down_asks_anew(image: GuestImage) -> None:
-    with booted(image, "q35", *card(0, "virtio-net-pci")) as guest:
-        guest.ready()
-        for interrupt in (interrupted_for_a_second, interrupted_as_shortly_as_it_sees):
-            client = guest.run("pidof udhcpc").strip()
-            interrupt(guest)
-            guest.wait_until(f"[ \"$(pidof udhcpc)\" = '{client}' ] || echo another", "another\r\n")
-            guest.wait_until("ip -4 addr show eth0", SLIRP_ADDRESS)
-
-
 def interrupted_for_a_second(guest: Guest) -> None:
     guest.qmp("set_link", name="net0", up=False)
     time.sleep(1)
@@ -235,19 +232,52 @@ def interrupted_as_shortly_as_it_sees(guest: Guest) -> None:
         guest.qmp("set_link", name="net0", up=True)
 
 
-def test_the_console_is_free_of_escape_sequences(image: GuestImage) -> None:
+@pytest.fixture(scope="class")
+def with_a_card(image: GuestImage) -> Iterator[tuple[Guest, str]]:
+    """A guest, and what it said when it was ready."""
     with booted(image, "q35", *card(0, "virtio-net-pci")) as guest:
-        assert "\x1b" not in guest.ready()
+        yield guest, guest.ready()
+
+
+class TestWithACard:
+    def test_the_console_is_free_of_escape_sequences(self, with_a_card: tuple[Guest, str]) -> None:
+        guest, line = with_a_card
+        assert "\x1b" not in line
         guest.console.sendline("echo one two")
         guest.console.expect_exact(PROMPT)
         assert guest.console.before == "echo one two\r\none two\r\n"
         assert "\x1b" not in guest.run("ls /; cd /tmp; true")
         assert guest.run("pwd") == "/tmp\r\n"  # and the prompt has not changed
 
+    @pytest.mark.parametrize("interrupt", [interrupted_for_a_second, interrupted_as_shortly_as_it_sees])
+    def test_a_link_that_was_down_asks_anew(
+        self, with_a_card: tuple[Guest, str], interrupt: Callable[[Guest], None]
+    ) -> None:
+        guest, _ = with_a_card
+        client = guest.run("pidof udhcpc").strip()
+        interrupt(guest)
+        guest.wait_until(f"[ \"$(pidof udhcpc)\" = '{client}' ] || echo another", "another\r\n")
+        guest.wait_until("ip -4 addr show eth0", SLIRP_ADDRESS)
 
-def test_the_shell_comes_back(image: GuestImage) -> None:
+
+@pytest.fixture(scope="class")
+def without_a_card(image: GuestImage) -> Iterator[tuple[Guest, str]]:
+    """A guest, and what it said when it was ready."""
     with booted(image, "q35") as guest:
-        guest.ready()
+        yield guest, guest.ready()
+
+
+class TestWithoutACard:
+    def test_no_card_does_not_hold_it_up(self, without_a_card: tuple[Guest, str]) -> None:
+        assert without_a_card[1] == "qemunet guest ready: vm1"
+
+    def test_the_web_page_says_the_name(self, without_a_card: tuple[Guest, str]) -> None:
+        answer = without_a_card[0].run("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc 127.0.0.1 80")
+        assert "200 OK" in answer
+        assert answer.rstrip().endswith("vm1")
+
+    def test_the_shell_comes_back(self, without_a_card: tuple[Guest, str]) -> None:
+        guest, _ = without_a_card
         guest.console.sendline("exit")
         guest.console.expect_exact(PROMPT)
         assert "ready" not in guest.console.before
@@ -258,33 +288,21 @@ def test_the_shell_comes_back(image: GuestImage) -> None:
         assert "done" in guest.run("echo done")
 
 
-def test_the_web_page_says_the_name(image: GuestImage) -> None:
-    with booted(image, "q35") as guest:
-        guest.ready()
-        answer = guest.run("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc 127.0.0.1 80")
-        assert "200 OK" in answer
-        assert answer.rstrip().endswith("vm1")
-
-
 @pytest.mark.parametrize("machine", ["pc", "q35", "microvm"])
 class TestTheEnd:
-    def test_poweroff_ends_qemu(self, image: GuestImage, machine: str) -> None:
-        with booted(image, machine) as guest:
-            guest.ready()
-            guest.console.sendline("poweroff")
-            assert guest.process.wait(timeout=10) == 0
-
     def test_the_power_button_ends_qemu(self, image: GuestImage, machine: str) -> None:
         with booted(image, machine) as guest:
             guest.ready()
             guest.qmp("system_powerdown")
             assert guest.process.wait(timeout=10) == 0
 
-    def test_reboot_boots_again(self, image: GuestImage, machine: str) -> None:
+    def test_reboot_boots_again_and_poweroff_ends_qemu(self, image: GuestImage, machine: str) -> None:
         with booted(image, machine) as guest:
             guest.ready()
             guest.console.sendline("reboot")
             assert guest.ready() == "qemunet guest ready: vm1"
+            guest.console.sendline("poweroff")
+            assert guest.process.wait(timeout=10) == 0
 
     def test_reboot_without_reboot_ends_qemu(self, image: GuestImage, machine: str) -> None:
         with booted(image, machine, "-no-reboot") as guest:
