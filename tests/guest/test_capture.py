@@ -25,6 +25,7 @@ LAB = """
 memory = "128M"
 accel = "tcg"
 boot.guest = "tiny"
+hotplug-slots = 0
 [[vm.one.nic]]
 mode = "user"
 forward = ["tcp:127.0.0.1:5580:80"]

@@ -31,6 +31,7 @@ LAB = """
 memory = "128M"
 accel = "tcg"
 boot.guest = "tiny"
+hotplug-slots = 0
 nic = []
 """
 

@@ -28,6 +28,7 @@ LAB = """
 memory = "128M"
 accel = "tcg"
 boot.guest = "tiny"
+hotplug-slots = 0
 """
 PLAIN = """
 [vm.plain]

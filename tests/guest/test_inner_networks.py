@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from qemunet.testing.bench import Bench, Room, Seat
-from tests.guest.around import as_before, emulated, links, ping, shown
+from tests.guest.around import as_before, emulated_with_room, links, ping, shown
 from tests.guest.cards import until
 from tests.guest.managed import seen
 from tests.guest.scene import TREE
@@ -29,7 +29,7 @@ PATIENCE = 30.0
 pytestmark = [
     pytest.mark.root,
     pytest.mark.guest,
-    pytest.mark.qemunet_lab(BRIDGED + FRONT, set=emulated("kali1", "kali2"), around=as_before),
+    pytest.mark.qemunet_lab(BRIDGED + FRONT, set=emulated_with_room("kali1", "kali2"), around=as_before),
 ]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from qemunet.host import daemons
 from qemunet.testing.bench import Bench, Room
-from tests.guest.around import emulated, ping
+from tests.guest.around import emulated, emulated_with_room, ping
 from tests.guest.cards import until
 from tests.guest.managed import (
     BEYOND,
@@ -50,7 +50,7 @@ WEB = "192.168.122.80"
 
 # The example, and a network more, that nobody is on yet.
 behind_the_host = pytest.mark.qemunet_lab(
-    (EXAMPLES / "nat.toml").read_text() + OFFICE, set=emulated("web", "desk"), around=site
+    (EXAMPLES / "nat.toml").read_text() + OFFICE, set=emulated_with_room("web", "desk"), around=site
 )
 
 

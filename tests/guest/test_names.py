@@ -14,7 +14,7 @@ import pytest
 
 from qemunet.guest import image
 from qemunet.testing.bench import Bench, Seat
-from tests.guest.around import as_before, emulated, shown
+from tests.guest.around import as_before, emulated_with_room, shown
 from tests.guest.scene import TREE, Scene, host_pings, ip, wait_for
 
 pytestmark = [pytest.mark.guest, pytest.mark.root]
@@ -36,7 +36,7 @@ END_AGENT = """for one in /proc/[0-9]*; do
     [ "$(readlink $one/fd/4)" != /dev/vport0p1 ] || kill -9 ${one#/proc/}
 done"""
 Card = dict[str, Any]
-three_networks = pytest.mark.qemunet_lab(THREE, set=emulated("router"), around=as_before)
+three_networks = pytest.mark.qemunet_lab(THREE, set=emulated_with_room("router"), around=as_before)
 
 
 def named(where: Scene | Bench, vm: str) -> dict[str, Card]:

@@ -16,6 +16,7 @@ VM = """
 memory = "128M"
 accel = "tcg"
 boot.guest = "tiny"
+hotplug-slots = 0
 [[vm.{0}.nic]]
 network = "lan"
 ip = ["10.77.0.{1}/24"]

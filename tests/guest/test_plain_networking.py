@@ -28,7 +28,7 @@ EXAMPLES = TREE / "examples"
 MODELS = {"virtio": 2, "e1000": 3, "rtl8139": 4}
 CARD = '{{ mode = "user", model = "{0}", subnet = "10.0.{1}.0/24", forward = ["tcp:127.0.0.1:555{1}:22"] }}'
 CARDS = ", ".join(CARD.format(model, number) for model, number in MODELS.items())
-USER = machine("bare") + machine("one", f"nic = [{CARDS}]")
+USER = machine("bare") + machine("one", "hotplug-slots = 0", f"nic = [{CARDS}]")
 in_user_mode = pytest.mark.qemunet_lab(USER, "one", around=as_before)
 
 
@@ -156,7 +156,7 @@ def on_lans(name: str, own: int, **modes: str) -> str:
     cards = (
         (shared if mode == "shared" else card).format(parent, mode, parent[-1], own) for parent, mode in modes.items()
     )
-    return machine(name, f"nic = [{', '.join(cards)}]")
+    return machine(name, "hotplug-slots = 0", f"nic = [{', '.join(cards)}]")
 
 
 EACH = {"eth1": "bridge", "eth2": "private", "eth3": "vepa", "eth4": "shared"}

@@ -27,6 +27,7 @@ with_web = pytest.mark.qemunet_lab("""
 memory = "128M"
 accel = "tcg"
 boot.guest = "tiny"
+hotplug-slots = 0
 [[vm.web.nic]]
 mode = "user"
 """, timeout=240)

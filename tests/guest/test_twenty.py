@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.root, pytest.mark.guest, pytest.mark.slow]
 
 NAMES = [f"g{number:02}" for number in range(20)]
 NETWORK = '[lab]\nname = "many"\n[network.lan]\nmode = "isolated"\naddress = ["10.49.0.1/24"]\ndhcp = true\n'
-LAB = NETWORK + "".join(machine(name, 'nic = [{ network = "lan" }]') for name in NAMES)
+LAB = NETWORK + "".join(machine(name, "hotplug-slots = 0", 'nic = [{ network = "lan" }]') for name in NAMES)
 PATIENCE = 280  # seconds; it takes thirty where nobody else has work
 
 

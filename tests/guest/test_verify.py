@@ -27,6 +27,7 @@ b-address = "192.168.60.9/24"
 memory = "128M"
 accel = "tcg"
 boot.guest = "tiny"
+hotplug-slots = 0
 [[vm.web.nic]]
 network = "lan"
 
@@ -34,6 +35,7 @@ network = "lan"
 memory = "128M"
 accel = "tcg"
 boot.guest = "tiny"
+hotplug-slots = 0
 [[vm.db.nic]]
 network = "lan"
 [[vm.db.nic]]
