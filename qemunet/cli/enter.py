@@ -25,7 +25,7 @@ def _arguments(parser: Parser) -> None:
     what = "what to run there, behind -- (default in a namespace: a shell)"
     parser.add_argument("command", metavar="CMD", nargs="*", default=[], help=what)
     parser.add_argument("-n", "--no-input", action="store_true", help="the command's standard input is empty")
-    what = "kill the command after that time and return 124; e.g. 30s (in a guest only)"
+    what = "kill the command after that time and return 124; e.g. 30s (in a guest only); 0 is never, as of timeout(1)"
     parser.add_argument("--timeout", metavar="TIME", type=seconds, help=what)
     what = "how long a guest that still boots is waited for (default: 60s)"
     parser.add_argument("--wait", metavar="TIME", type=seconds, default=60.0, help=what)
@@ -73,7 +73,7 @@ def _inside(here: Runtime, args: Namespace) -> int:
     told = {"has_input": stdin is not None, "is_typed": stdin is not None and os.isatty(stdin)}
     with inside.Command.begin(here, args.name, args.command, **told, boot=args.wait) as command:
         try:
-            return relay.join(command, stdin, args.timeout)
+            return relay.join(command, stdin, args.timeout or None)
         except inside.Expired as error:
             return report(error, TOO_LATE)
 

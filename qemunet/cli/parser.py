@@ -138,6 +138,13 @@ def seconds(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
+def file_name(text: str) -> str:
+    """Return a file's name, ``-`` for a standard file; raises ArgumentTypeError."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a file is not empty")
+    return text
+
+
 def count(text: str) -> int:
     """Return a positive whole number; raises what argparse turns into a complaint."""
     if not re.fullmatch(r"0*[1-9][0-9]{0,5}", text):

@@ -6,7 +6,7 @@ import sys
 
 from qemunet.cli import render
 from qemunet.cli.known import runtime
-from qemunet.cli.parser import add_json, add_overrides
+from qemunet.cli.parser import add_json, add_overrides, file_name
 from qemunet.errors import QemunetError, UsageError
 
 TYPE_CHECKING = False
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from qemunet.model.expect import Expect
 
 _HEADER = ("EXPECT", "FROM", "TO", "CHECK", "ALLOW", "RESULT", "TIME", "SEEN")
+_STDOUT = "-"
 
 
 def _arguments(parser: Parser) -> None:
     parser.add_argument("file", metavar="FILE", help="the lab file, whose lab runs")
-    parser.add_argument("--junit", metavar="FILE", help="write a report for CI systems there, as JUnit XML")
+    what = "write a report for CI systems there, as JUnit XML; - is standard output, instead of the table"
+    parser.add_argument("--junit", metavar="FILE", type=file_name, help=what)
     add_overrides(parser)
     add_json(parser)
 
@@ -37,6 +39,8 @@ def _verify(args: Namespace) -> int:
     from qemunet.live.spots import Spots
     from qemunet.live.verify import Verdict, judge_all
 
+    if args.junit == _STDOUT and args.json:
+        raise UsageError("--junit - and --json are both for standard output", hint="one of them can go to a file")
     interrupts.install()
     spec = Source.read(args.file, args.overrides).spec
     check.check(spec)
@@ -49,27 +53,32 @@ def _verify(args: Namespace) -> int:
     results = judge_all(wanted, spots.find)
     if args.junit:
         _write(args.junit, spec.name, args.file, results, began)
-    _print(results, args.file, as_json=args.json)
+    if args.json:
+        render.as_json([_shape(one) for one in results])
+    else:
+        _print(results, args.file, tabled=args.junit != _STDOUT)
     return 0 if all(one.verdict is Verdict.HOLDS for one in results) else 1
 
 
 def _write(path: str, lab: str, file: str, results: Sequence[Result], began: str) -> None:
     from qemunet.cli import junit
 
+    report = junit.xml(lab, file, results, began)
+    if path == _STDOUT:
+        render.out(report.decode())
+        return
     try:
-        with open(path, "wb") as report:
-            report.write(junit.xml(lab, file, results, began))
+        with open(path, "wb") as found:
+            found.write(report)
     except OSError as error:
         raise QemunetError(f"the report cannot be written: {error.strerror}", where=path) from error
 
 
-def _print(results: Sequence[Result], file: str, *, as_json: bool) -> None:
+def _print(results: Sequence[Result], file: str, *, tabled: bool) -> None:
     from qemunet.live.verify import Verdict
 
-    if as_json:
-        render.as_json([_shape(one) for one in results])
-        return
-    render.table(_HEADER, map(_row, results))
+    if tabled:
+        render.table(_HEADER, map(_row, results))
     wrong = [one for one in results if one.verdict is not Verdict.HOLDS]
     for one in wrong:
         render.note(f"{render.paint('error', sys.stderr)}: {render.line(file)}: {one.expect.path}: {one.complaint}")

@@ -144,6 +144,7 @@ def test_the_command_line_passes_on_what_it_is_given(scene: Scene) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (3, b"PIPED", b"-n")
     late = scene.qemunet("exec", "--timeout", "1s", "inn", "--", "sleep", "1000", status=124)
     assert late == "error: vm.inn: the command was killed after 1 s\n"
+    assert not scene.qemunet("exec", "--timeout", "0", "inn", "--", "true")
     assert "nobody" in scene.qemunet("exec", "nobody", "--", "true", status=125)
     assert "missing" in scene.qemunet("exec", "inn", status=2)
 

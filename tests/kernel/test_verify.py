@@ -156,6 +156,17 @@ def test_what_does_not_hold_is_told_with_its_place(world: World) -> None:
     assert all(float(case.get("time", "")) >= 0 for case in suite.iter("testcase"))
 
 
+def test_a_report_may_go_to_standard_output_in_place_of_the_table(world: World) -> None:
+    """As with other programs that write a file; what is wrong stays on stderr."""
+    file = world.write(LAB + to_db(ping=True) + to_db(tcp=80, timeout="1s"), "expects.toml")
+    done = world.qemunet("verify", file, "--junit", "-")
+    assert done.returncode == 1
+    assert [case.get("classname") for case in ET.fromstring(done.stdout).iter("testcase")] == ["shop", "shop"]
+    assert "expect[1]: web must reach db by tcp 80" in done.stderr
+    assert "one of them can go" in world.fails(2, "verify", file, "--junit", "-", "--json")
+    assert "name of a file" in world.fails(2, "verify", file, "--junit", "")
+
+
 def test_what_does_not_run_is_named_and_nothing_is_tried(world: World) -> None:
     """All of it at once, with what helps."""
     text = LAB + '[netns.absent]\n[vm.gone]\nmemory = "64M"\n' + expect(source="absent", to="gone", ping=True)
