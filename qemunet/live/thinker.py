@@ -40,9 +40,10 @@ class Here:
     def get_ready(self) -> None:
         """Load what it takes to work out what there is to do."""
         from qemunet import plan
+        from qemunet.config import notes
         from qemunet.live import sheets
 
-        del plan, sheets
+        del plan, notes, sheets
 
     def agenda(self, facts: Facts) -> Agenda:
         """Work out what there is to do; raises any QemunetError."""
