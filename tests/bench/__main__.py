@@ -1,8 +1,8 @@
 """Prints what a start and what taps cost here, as ratios to the same work done by hand (``make bench``).
 
 The contenders take turns (A B A B …), so that whatever else the machine does falls on all of them; the table has
-medians and the ratio of each to the first of its group. Nothing is asserted: a clock is no witness on a shared machine.
-Everything happens in a network namespace made for it.
+medians of the times, and of the ratios to the first of the group in the same turn. Nothing is asserted: a clock is no
+witness on a shared machine. Everything happens in a network namespace made for it.
 """
 
 from __future__ import annotations
@@ -95,17 +95,23 @@ def measure(contenders: Sequence[Contender], rounds: int) -> list[list[tuple[flo
     return times
 
 
+def cell(part: str, column: Sequence[float], base: Sequence[float]) -> str:
+    """Return what the table says of one part of a contender's work."""
+    ratios = [one / other for one, other in zip(column, base, strict=True)]
+    low, median, high = statistics.quantiles(ratios, n=4)
+    return f"{part} {statistics.median(column) * 1000:8.1f} ms  {median:5.2f} x ({low:.2f}-{high:.2f})"
+
+
 def print_table(title: str, contenders: Sequence[Contender], times: Sequence[list[tuple[float, ...]]]) -> None:
-    """Print the medians in milliseconds and the ratios to the first contender."""
-    print(f"\n{title} ({len(times[0])} turns, medians)")
-    parts = contenders[0].parts
-    first = [statistics.median(column) for column in zip(*times[0], strict=True)]
+    """Print the medians in milliseconds, and those of the ratios to the first contender with their quartiles.
+
+    A ratio is one of two times of the same turn: a machine that is shared is fast now and slow then, for all of them.
+    """
+    print(f"\n{title} ({len(times[0])} turns, medians; in brackets half of the ratios)")
+    first = list(zip(*times[0], strict=True))
     for contender, taken in zip(contenders, times, strict=True):
-        medians = [statistics.median(column) for column in zip(*taken, strict=True)]
-        cells = [
-            f"{part} {median * 1000:8.1f} ms  {median / base:5.2f} x"
-            for part, median, base in zip(parts, medians, first, strict=True)
-        ]
+        columns = zip(contenders[0].parts, zip(*taken, strict=True), first, strict=True)
+        cells = [cell(part, column, base) for part, column, base in columns]
         print(f"  {contender.name:<44}{'   '.join(cells)}")
     if not shutil.which("virsh") and "start of a guest" in title:
         print("  virsh start: not measured, libvirt is not installed here")
