@@ -129,12 +129,18 @@ def address_body(address: IpAddress, index: int, more: int = 0) -> bytes:
     body += nl.number(_PRIORITY, address.metric) if address.metric else b""
     body += nl.raw(_ORIGIN, bytes((address.origin,))) if address.origin else b""
     if address.valid is not None or address.preferred is not None:
-        body += nl.raw(_CACHEINFO, struct.pack("=IIII", _left(address.preferred), _left(address.valid), 0, 0))
+        now = _now()  # once: the kernel refuses an address that is preferred for longer than it is valid
+        body += nl.raw(_CACHEINFO, struct.pack("=IIII", _left(address.preferred, now), _left(address.valid, now), 0, 0))
     return body
 
 
-def _left(until: int | None) -> int:
-    return _NEVER if until is None else max(0, until - int(time.clock_gettime(time.CLOCK_BOOTTIME)))
+def _left(until: int | None, now: int) -> int:
+    return _NEVER if until is None else max(0, until - now)
+
+
+def _now() -> int:
+    """Return how many seconds ago the kernel began."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 # ---------------------------------------------------------------- routes
@@ -200,7 +206,7 @@ def _text(family: int, values: dict[int, bytes], kind: int) -> str | None:
 def _expires(cache: bytes) -> int | None:
     """Return when a route is over (struct rta_cacheinfo), None for never."""
     ticks = struct.unpack_from("=IIi", cache)[2] if len(cache) >= 12 else 0
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME)) + max(1, ticks // _TICKS) if ticks else None
+    return _now() + max(1, ticks // _TICKS) if ticks else None
 
 
 def _ways(net: Netlink, family: int, values: dict[int, bytes], flags: int) -> Iterator[Way]:
@@ -240,7 +246,7 @@ def route_body(route: IpRoute, index_of: Callable[[Way], int]) -> bytes:
     body += nl.number(_METRIC, route.metric) if route.metric else b""
     body += nl.raw(_PREFERENCE, bytes((route.preference,))) if route.preference is not None else b""
     body += nl.nested(_METRICS, *(nl.number(*one) for one in route.options)) if route.options else b""
-    body += nl.number(_EXPIRES, _left(route.expires)) if route.expires is not None else b""
+    body += nl.number(_EXPIRES, _left(route.expires, _now())) if route.expires is not None else b""
     if several:
         return body + nl.raw(_MULTIPATH, b"".join(_hop(family, way, index_of(way)) for way in route.ways))
     return body + b"".join(_gateway(family, way) + nl.number(_OIF, index_of(way)) for way in route.ways)
