@@ -2,9 +2,9 @@
 MAKEFLAGS += --no-print-directory
 PYTHON = .venv/bin/python
 TESTS = tests
-# Tests wait more than they work: twice as many processes as there are processors, and two, keep these busy. 0 is no
-# process but make's own, which is faster for a few files.
-WORKERS = $(if $(findstring .py,$(TESTS)),0,$(shell n=$$(nproc); echo $$((n < 3 ? 2 * n + 2 : 8))))
+# Tests wait about as much as they work: two processes more than there are processors keep these busy. 0 is no process
+# but make's own, which is faster for a few files.
+WORKERS = $(if $(findstring .py,$(TESTS)),0,$(shell n=$$(nproc); echo $$((n < 7 ? n + 2 : 8))))
 
 .PHONY: demo test test-in-guest test-disk-guest bench setup clean help
 
