@@ -33,6 +33,8 @@ HOSTS = {"network": "10.77.1.1", "bridge": "10.7.0.1", "point": "10.0.0.1", "mac
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, Peer]]:
     with running(tmp_path_factory.mktemp("everywhere"), LAB) as stage, lan() as peer:
         foreign_bridge("br7", "10.7.0.1/24")
+        for vm in ("q35", "pc"):  # while one boots, its QEMU opens what belongs to its devices
+            stage.guest(vm)
         yield stage, peer
         ip("link", "del", "br7")
 
