@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 
 from qemunet import interrupts, state
 from qemunet.errors import Interrupted
@@ -64,9 +65,8 @@ def start(tether: socket.socket, order: dict[str, Any]) -> list[str]:
         os.unsetenv(name)  # QEMU and the keeper, which are executed, do not get it
     host = LinuxHost(runtime.path)
     tethered = order["hold"] or (not order["detach"] and len(brief.vms) == 1)
-    commit = lambda names: _commit(tether, names, tethered=tethered)  # noqa: E731
     try:
-        session.start(runtime, host, thinker, tethered=tethered, commit=commit)
+        session.start(runtime, host, thinker, tethered=tethered, commit=partial(_commit, tether, tethered=tethered))
     except BaseException:
         runtime.leave_lab(brief.lab, keeper)
         raise
